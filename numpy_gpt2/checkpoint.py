@@ -1,0 +1,62 @@
+"""A model's name or folder -> all that it takes to run it; and a model -> a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tiktoken
+from numpy.typing import DTypeLike
+
+from .config import GPT2Config
+from .hub import model_folder
+from .tokenizer import load_tokenizer, save_tokenizer
+from .weights import FILE, Weights, load_weights, save_weights
+
+
+class Model(NamedTuple):
+    """What `load` returns: `weights, config, tokenizer = load("gpt2")`."""
+
+    weights: Weights
+    config: GPT2Config
+    tokenizer: tiktoken.Encoding
+
+
+def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
+    """Load a model: a folder, a folder under `weights/`, `gpt2` and its sizes, or `owner/name` on the hub.
+
+    What is only on the hub is downloaded the first time. Raises OSError when the model cannot be had, and ValueError
+    when its files are damaged or do not fit each other.
+    """
+    folder = model_folder(name_or_folder)
+    config = GPT2Config.from_json(folder / "config.json")
+    weights = load_weights(folder, dtype)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.n_vocab > config.vocab_size:
+        raise ValueError(f"{folder}: the tokenizer has {tokenizer.n_vocab} tokens, the model only {config.vocab_size}")
+    return Model(weights, config, tokenizer)
+
+
+def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokenizer: tiktoken.Encoding) -> None:
+    """Write config.json, model.safetensors, vocab.json and merges.txt: a folder that transformers loads as it is.
+
+    All four are written aside and moved into place when they are whole; a failed save changes nothing.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "dtype": str(weights["wte.weight"].dtype),
+        **dataclasses.asdict(config),
+    }
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        (Path(aside) / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        save_weights(Path(aside) / FILE, weights)
+        save_tokenizer(aside, tokenizer)
+        for path in Path(aside).iterdir():
+            path.replace(folder / path.name)

@@ -1,0 +1,111 @@
+"""The decode loop: predict the next token, append it, repeat."""
+
+from __future__ import annotations
+
+import math
+import operator
+import warnings
+from collections.abc import Callable, Collection, Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .cache import KVCache
+from .config import GPT2Config
+from .model import hidden_states, logits
+from .sampling import probabilities, sample
+from .weights import Weights
+
+CHUNK = 256  # tokens of a prompt at a time: what they need in between stays in the processor's cache
+
+
+def generate(
+    tokens: ArrayLike,
+    weights: Weights,
+    config: GPT2Config,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop_tokens: Collection[int] = (),
+    n_vocab: int | None = None,
+    rng: np.random.Generator | None = None,
+) -> Iterator:
+    """Continue `tokens`, one token a step: from (T,) an iterator of ints, from (B, T) an iterator of (B,) int arrays.
+
+    `temperature=0` is greedy; see `sampling.probabilities` for the rest. A stop token ends the iteration and is not
+    yielded; in a batch, a finished row yields −1 until all have finished. Ids of `n_vocab` and above are never chosen.
+
+    Past the window of `n_positions` there are no position embeddings, so there the last half of the window is read anew
+    and the text goes on. A longer prompt is cut from the left, with a warning. ValueError for impossible arguments.
+    """
+    prompt = np.asarray(tokens)
+    if prompt.ndim not in (1, 2) or prompt.size == 0 or not np.issubdtype(prompt.dtype, np.integer):
+        raise ValueError(
+            f"the prompt is {prompt.dtype} {prompt.shape}; it must be token ids, (T,) or (B, T), T at least 1"
+        )
+    if operator.index(max_new_tokens) < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; it must be above 0, or 0 for greedy")
+    if top_k is not None and operator.index(top_k) < 0:
+        raise ValueError(f"top_k is {top_k}; it must be 1 or more, or 0 or None for all")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
+    if n_vocab is not None and not 1 <= n_vocab <= config.vocab_size:
+        raise ValueError(f"n_vocab is {n_vocab}; it must be between 1 and the vocabulary's {config.vocab_size}")
+    if prompt.shape[-1] > config.n_positions:
+        warnings.warn(
+            f"the prompt has {prompt.shape[-1]:,} tokens, the window {config.n_positions:,}: only the last"
+            f" {config.n_positions:,} are read",
+            stacklevel=2,
+        )
+        prompt = prompt[..., -config.n_positions :]
+    rng = np.random.default_rng() if rng is None else rng
+
+    def choose(hidden: np.ndarray) -> np.ndarray:
+        scores = logits(hidden, weights)[:, :n_vocab]
+        if temperature == 0:
+            return scores.argmax(axis=-1)
+        return sample(probabilities(scores, temperature, top_k, top_p), rng)
+
+    rows = decode(np.atleast_2d(prompt), weights, config, max_new_tokens, choose, np.array([*stop_tokens], int))
+    return (int(row[0]) for row in rows) if prompt.ndim == 1 else rows
+
+
+def decode(
+    text: np.ndarray,
+    weights: Weights,
+    config: GPT2Config,
+    max_new_tokens: int,
+    choose: Callable[[np.ndarray], np.ndarray],
+    stop_tokens: np.ndarray,
+) -> Iterator[np.ndarray]:
+    """The loop itself. `text` is (B, T) and grows to the right; `choose` maps hidden states (B, C) to ids (B,)."""
+    B = len(text)
+    rows_are_equal = (text == text[0]).all()
+    cache = KVCache(config, 1 if rows_are_equal else B, weights["wte.weight"].dtype)
+    unread = text[:1] if rows_are_equal else text
+    running = np.ones(B, bool)
+    for _ in range(max_new_tokens):
+        if cache.length + unread.shape[1] > config.n_positions:
+            cache.truncate(0)
+            unread = text[:, -max(1, config.n_positions // 2) :]
+        hidden = read(unread, weights, config, cache)
+        if len(hidden) < B:  # equal prompts have been read once; from here on each row has a text of its own
+            hidden, cache = np.repeat(hidden, B, axis=0), cache.repeat(B)
+        tokens = choose(hidden)
+        running &= ~np.isin(tokens, stop_tokens)
+        if not running.any():
+            return
+        yield np.where(running, tokens, -1)
+        unread = tokens[:, None]
+        text = np.concatenate([text, unread], axis=1)
+
+
+def read(tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCache) -> np.ndarray:
+    """Take (B, T) tokens into the cache, a chunk at a time; the last position's hidden state, (B, C)."""
+    for start in range(0, tokens.shape[1], CHUNK):
+        hidden = hidden_states(tokens[:, start : start + CHUNK], weights, config, cache)
+    return hidden[:, -1]

@@ -1,0 +1,65 @@
+"""Logits -> the next token. Pure functions over the last axis, for one row or a batch of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .model import softmax
+
+
+def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
+    """Set all but the k largest to −inf; what ties with the k-th stays. (..., V) -> (..., V).
+
+    Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.4.
+    """
+    if k >= logits.shape[-1]:
+        return logits
+    kth_largest = np.partition(logits, -k, axis=-1)[..., -k, None]
+    return np.where(logits < kth_largest, -math.inf, logits)
+
+
+def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
+    """Set all but the fewest most probable, which together reach probability p, to −inf. (..., V) -> (..., V).
+
+    A token stays if those before it have not reached p, so one always does. Holtzman et al. 2020, "The Curious Case of
+    Neural Text Degeneration", section 3.1.
+    """
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    probabilities = softmax(np.take_along_axis(logits, order, axis=-1))
+    before = np.cumsum(probabilities, axis=-1, dtype=np.float64) - probabilities
+    kept = np.empty(logits.shape, bool)
+    np.put_along_axis(kept, order, before < p, axis=-1)
+    return np.where(kept, logits, -math.inf)
+
+
+def probabilities(
+    logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> np.ndarray:
+    """The distribution that the next token is drawn from. (..., V) -> (..., V).
+
+    In this order: logits / temperature, the k largest of them, then the nucleus of what is left, renormalised.
+    Temperature 0 is the limit: all on the largest logit, the first of them in a tie.
+    """
+    if temperature == 0:
+        return np.asarray(np.arange(logits.shape[-1]) == logits.argmax(axis=-1, keepdims=True), logits.dtype)
+    logits = logits - logits.max(axis=-1, keepdims=True)  # so that a tiny temperature sends the others to −inf
+    with np.errstate(over="ignore"):
+        logits /= max(temperature, float(np.finfo(logits.dtype).tiny))
+    if top_k:
+        logits = keep_top_k(logits, top_k)
+    if top_p is not None and top_p < 1:
+        logits = keep_top_p(logits, top_p)
+    return softmax(logits)
+
+
+def sample(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw from each row by inverting its cumulative distribution. (..., V) -> (...) ints.
+
+    The uniform number is in (0, 1], so that a token of probability 0 is never the first to reach it. Sums are taken in
+    float64: over 50,257 float32 terms the last ones would be lost.
+    """
+    cumulative = np.cumsum(probabilities, axis=-1, dtype=np.float64)
+    threshold = (1 - rng.random((*cumulative.shape[:-1], 1))) * cumulative[..., -1:]
+    return (cumulative < threshold).sum(axis=-1)
