@@ -1,0 +1,63 @@
+"""What several test files use: a tiny model folder, and the data beside the checkout where it is present."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from numpy_gpt2 import GPT2Config, init_weights, load_tokenizer, save_model
+from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+MERGES = ["t h", "th e", "Ġ the", "Ġ a", "o u", "Ġ y", "Ġy ou", "Ã ©"]  # the last one is the two bytes of é
+
+
+def write_tokenizer(folder: Path) -> int:
+    """A byte-level BPE of a few merges in GPT-2's file format; returns the number of tokens."""
+    tokens = [*CHARACTER_OF_BYTE, *(merge.replace(" ", "") for merge in MERGES), ENDOFTEXT]
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab = {token: i for i, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES]) + "\n", encoding="utf-8")
+    return len(tokens)
+
+
+def write_model(folder: Path, seed: int = 0, scale: float = 10.0, **fields) -> Path:
+    """A tiny model with a tokenizer of its own. `scale` makes its weights large enough for opinions."""
+    n_vocab = write_tokenizer(folder)
+    sizes = {"vocab_size": n_vocab, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    config = GPT2Config(**{**sizes, "bos_token_id": n_vocab - 1, "eos_token_id": n_vocab - 1, **fields})
+    weights = init_weights(config, np.random.default_rng(seed))
+    weights = {name: array * scale if array.ndim == 2 else array for name, array in weights.items()}
+    save_model(folder, weights, config, load_tokenizer(folder))
+    return folder
+
+
+def run_cli(*arguments, env=None, **options) -> subprocess.CompletedProcess:
+    """`python -m numpy_gpt2` as a process of its own, offline unless `env` says otherwise; bytes in, bytes out."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})}
+    command = [sys.executable, "-m", "numpy_gpt2", *map(str, arguments)]
+    options = {"stdin": subprocess.DEVNULL, "timeout": 60, **options}
+    if "input" in options:
+        del options["stdin"]
+    return subprocess.run(command, capture_output=True, env=environment, **options)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """The folder of a tiny model."""
+    return write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The reference data beside the checkout; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference data in {SHARED}")
+    return SHARED
