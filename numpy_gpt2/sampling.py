@@ -39,16 +39,16 @@ def probabilities(
 ) -> np.ndarray:
     """The distribution that the next token is drawn from. (..., V) -> (..., V).
 
-    In this order: logits / temperature, the k largest of them, then the nucleus of what is left, renormalised.
-    Temperature 0 is the limit: all on the largest logit, the first of them in a tie.
+    Of the k largest logits, divided by the temperature, the nucleus; renormalised. (The order of the first two makes no
+    difference.) Temperature 0 is the limit: all on the largest logit, the first of them in a tie.
     """
     if temperature == 0:
         return np.asarray(np.arange(logits.shape[-1]) == logits.argmax(axis=-1, keepdims=True), logits.dtype)
+    if top_k:
+        logits = keep_top_k(logits, top_k)
     logits = logits - logits.max(axis=-1, keepdims=True)  # so that a tiny temperature sends the others to −inf
     with np.errstate(over="ignore"):
         logits /= max(temperature, float(np.finfo(logits.dtype).tiny))
-    if top_k:
-        logits = keep_top_k(logits, top_k)
     if top_p is not None and top_p < 1:
         logits = keep_top_p(logits, top_p)
     return softmax(logits)

@@ -1,0 +1,192 @@
+"""Make the reference outputs, with PyTorch and transformers: `python -m tests.reference.make_references`.
+
+Writes, beside this file:
+  tiny.npz      for every variation of `seeded.py`: logits, loss, intermediate results and greedy ids
+  full.npz      for a model of gpt2's size with seeded weights: a selection of the logits, loss, greedy ids
+  bundled.npz   for the bundled model: a selection of the logits, loss, greedy ids
+  tokens.json   texts, and their ids by the bundled tokenizer and, where its files are at hand, by GPT-2's
+"""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from numpy_gpt2 import GPT2Config
+from numpy_gpt2.hub import bundled_folder
+
+from .seeded import FOLDER, VARIATIONS, seeded_tokens, seeded_weights, variation
+
+GPT2_TOKENIZER = Path(__file__).parents[3] / "shared" / "gpt2-tokenizer"
+
+# What transformers' modules put out -> the hook's names for it. The input of ln_2 is the stream between the sub-blocks.
+MODULES = {
+    "ln_1": "ln_1",
+    "attn.c_proj": "attn_out",
+    "ln_2": "ln_2",
+    "mlp.c_fc": "mlp.pre",
+    "mlp.act": "mlp.post",
+    "mlp.c_proj": "mlp_out",
+}
+
+
+def oracle(config: GPT2Config, weights: dict[str, np.ndarray], dtype: torch.dtype):
+    """transformers' model with these weights."""
+    fields = dataclasses.asdict(config) | {"bos_token_id": None, "eos_token_id": None}
+    with torch.device("meta"):
+        model = transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(**fields, attn_implementation="eager", use_cache=True)
+        )
+    names = {name: name if name == "lm_head.weight" else f"transformer.{name}" for name in weights}
+    state = {names[name]: torch.from_numpy(array).to(dtype) for name, array in weights.items()}
+    if config.tie_word_embeddings:
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    model.load_state_dict(state, assign=True)
+    model.tie_weights()
+    return model.eval()
+
+
+def traced(model, tokens: torch.Tensor) -> dict[str, np.ndarray]:
+    """What happens inside, under the names of the hook."""
+    trace = {}
+
+    def keep(name):
+        return lambda module, inputs, output: trace.update({name: output.numpy()})
+
+    def keep_input(name):
+        return lambda module, inputs: trace.update({name: inputs[0].numpy()})
+
+    handles = []
+    for i, block in enumerate(model.transformer.h):
+        for module, name in MODULES.items():
+            handles.append(block.get_submodule(module).register_forward_hook(keep(f"h.{i}.{name}")))
+        handles.append(block.ln_2.register_forward_pre_hook(keep_input(f"h.{i}.resid_mid")))
+    output = model(tokens, output_hidden_states=True, output_attentions=True)
+    for handle in handles:
+        handle.remove()
+    for i, attention in enumerate(output.attentions):
+        trace[f"h.{i}.attn.pattern"] = attention.numpy()
+        trace[f"h.{i}.resid_pre"] = output.hidden_states[i].numpy()
+    trace["ln_f"] = output.hidden_states[-1].numpy()
+    return trace
+
+
+def loss(model, tokens: torch.Tensor) -> float:
+    """The mean cross-entropy of each token but the first, and of those after the third of each row left out."""
+    targets = tokens[:, 1:].clone()
+    targets[:, 3] = -100
+    logits = model(tokens).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
+
+
+def greedy(model, tokens: torch.Tensor, n: int) -> np.ndarray:
+    """The ids that greedy decoding adds."""
+    return model.generate(
+        tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=n, do_sample=False, pad_token_id=0
+    )[:, tokens.shape[1] :].numpy()
+
+
+def make_tiny() -> None:
+    arrays = {}
+    for seed, name in enumerate(VARIATIONS):
+        config = variation(name)
+        weights = seeded_weights(config, seed, scale=0.4)
+        tokens = torch.from_numpy(seeded_tokens(config, seed, (2, 9)))
+        model = oracle(config, weights, torch.float64)
+        arrays[f"{name}/logits"] = model(tokens).logits.numpy()
+        arrays[f"{name}/logits_float32"] = oracle(config, weights, torch.float32)(tokens).logits[:, -1].numpy()
+        arrays[f"{name}/loss"] = np.array(loss(model, tokens))
+        arrays[f"{name}/greedy"] = greedy(model, tokens[:, :5], 20)
+        if name in ("plain", "inverse_layer", "gelu_exact"):
+            arrays |= {f"{name}/trace/{key}": value for key, value in traced(model, tokens[:1]).items()}
+    np.savez_compressed(FOLDER / "tiny.npz", **arrays)
+
+
+def make_full() -> None:
+    config = GPT2Config.preset("gpt2")
+    weights = seeded_weights(config, seed=124, scale=0.02)
+    tokens = torch.from_numpy(seeded_tokens(config, 124, (1, 40)))
+    model = oracle(config, weights, torch.float64)
+    np.savez_compressed(
+        FOLDER / "full.npz",
+        logits=model(tokens).logits[:, ::3, ::101].numpy(),
+        loss=np.array(loss(model, tokens)),
+        greedy=greedy(model, tokens[:, :20], 20),
+    )
+
+
+def make_bundled() -> None:
+    folder = bundled_folder()
+    model = transformers.GPT2LMHeadModel.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager"
+    ).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    arrays = {}
+    for i, prompt in enumerate(["ROMEO:\n", "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\n"]):
+        tokens = torch.tensor([tokenizer(prompt).input_ids])
+        arrays |= {
+            f"{i}/prompt": np.array(prompt),
+            f"{i}/tokens": tokens.numpy()[0],
+            f"{i}/logits": model(tokens).logits.numpy()[0],
+            f"{i}/greedy": greedy(model, tokens, 40)[0],
+        }
+        if tokens.shape[1] > 4:
+            arrays[f"{i}/loss"] = np.array(loss(model, tokens))
+    np.savez_compressed(FOLDER / "bundled.npz", **arrays)
+
+
+def random_texts(n: int, seed: int) -> list[str]:
+    """Strings of letters, spaces, digits, marks, emoji, rare scripts, and whatever else Unicode has."""
+    rng = random.Random(seed)
+    pools = [
+        "abcdefghij THE the and 's 'll 've 're 'd 't 'm",
+        " \t\n\r\u00a0\u2003\u3000\u0085\u200b\x1c",
+        "0123456789²½٣๔Ⅷ",
+        ".,;:!?-–—'\"()[]{}<|>/\\`~@#$%^&*_=+€£",
+        "éüñßøåÆŒçžşığ",
+        "αβγδЖшщыאבגدهوकखग你好世界日本語한국어ไทย",
+        "😀👩\u200d👩\u200d👧🏽🇩🇪\u0301\u0300\ufe0f\u20e3",
+        "<|endoftext|>",
+    ]
+    texts = []
+    for _ in range(n):
+        text = ""
+        for _ in range(rng.randint(0, 12)):
+            if rng.random() < 0.1:
+                code = rng.choice([rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)])
+                text += chr(code)
+            else:
+                pool = rng.choice(pools)
+                text += pool if rng.random() < 0.1 else "".join(rng.choices(pool, k=rng.randint(1, 6)))
+        texts.append(text)
+    return texts
+
+
+def make_tokens() -> None:
+    texts = ["Hello, my dog is cute", " leading", "trailing ", "a  b   c", "\n\n\n", "", *random_texts(300, seed=0)]
+    folders = {"bundled": bundled_folder(), "gpt2": GPT2_TOKENIZER}
+    result: dict[str, list] = {"texts": texts}
+    for name, folder in folders.items():
+        # The special token is left out of what it knows, so that text which looks like one is text.
+        tokenizer = byte_level_bpe(folder)
+        result[name] = [tokenizer.encode(text).ids for text in texts]
+    (FOLDER / "tokens.json").write_text(json.dumps(result, separators=(",", ":")) + "\n")
+
+
+def byte_level_bpe(folder: Path):
+    """The tokenizers library's byte-level BPE, from vocab.json and merges.txt, without special tokens."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    return ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), add_prefix_space=False)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    make_tiny()
+    make_full()
+    make_bundled()
+    make_tokens()

@@ -1,0 +1,57 @@
+"""Configs and weights that the reference script and the tests both make from seeds, so that neither is stored."""
+
+from pathlib import Path
+
+import numpy as np
+
+from numpy_gpt2 import GPT2Config
+
+FOLDER = Path(__file__).parent
+
+SMALL = {"vocab_size": 97, "n_positions": 32, "n_embd": 24, "n_layer": 3, "n_head": 4}
+
+# Every variation that a checkpoint may bring, one at a time, and some of them together.
+VARIATIONS: dict[str, dict] = {
+    "plain": {},
+    "gelu_pytorch_tanh": {"activation_function": "gelu_pytorch_tanh"},
+    "gelu_fast": {"activation_function": "gelu_fast"},
+    "gelu_exact": {"activation_function": "gelu"},
+    "relu": {"activation_function": "relu"},
+    "unscaled": {"scale_attn_weights": False},
+    "inverse_layer": {"scale_attn_by_inverse_layer_idx": True},
+    "inverse_layer_only": {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
+    "untied": {"tie_word_embeddings": False},
+    "narrow_mlp": {"n_inner": 10},
+    "wide_mlp": {"n_inner": 150, "activation_function": "gelu"},
+    "large_epsilon": {"layer_norm_epsilon": 0.1},
+    "one_channel_heads": {"n_embd": 6, "n_head": 6},
+    "one_head_one_layer": {"n_head": 1, "n_layer": 1},
+    "odd_sizes": {"vocab_size": 101, "n_embd": 21, "n_head": 3, "n_positions": 27, "tie_word_embeddings": False},
+}
+
+
+def variation(name: str) -> GPT2Config:
+    """The tiny config of a variation."""
+    return GPT2Config(**{**SMALL, **VARIATIONS[name]})
+
+
+def seeded_weights(config: GPT2Config, seed: int, scale: float) -> dict[str, np.ndarray]:
+    """float32 weights from a seed: uniform with standard deviation `scale`, layer norm weights around 1.
+
+    Drawn with `Generator.random`, whose stream is the plainest of all, and in the order of `parameter_shapes`.
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    weights = {}
+    for name, shape in config.parameter_shapes().items():
+        array = rng.random(shape, np.float32)
+        array -= np.float32(0.5)
+        array *= np.float32(scale * 12**0.5)
+        if "ln_" in name and name.endswith("weight"):
+            array += np.float32(1)
+        weights[name] = array
+    return weights
+
+
+def seeded_tokens(config: GPT2Config, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Random token ids from a seed."""
+    return (np.random.Generator(np.random.PCG64(seed)).random(shape) * config.vocab_size).astype(np.int64)

@@ -1,0 +1,131 @@
+"""load and save_model: names to folders, folders to models, models to folders, without a network."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import numpy_gpt2 as gpt2
+from numpy_gpt2 import hub
+from numpy_gpt2.weights import save_weights
+
+from .conftest import write_tokenizer
+from .reference.seeded import FOLDER
+
+
+@pytest.fixture
+def models(tiny, tmp_path, monkeypatch):
+    """A weights folder of its own with the tiny model in it, in an otherwise empty place, offline."""
+    monkeypatch.setenv("NUMPY_GPT2_WEIGHTS", str(tmp_path / "models"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny, tmp_path / "models" / "mine")
+    return tmp_path / "models"
+
+
+def test_save_and_load(tiny, tmp_path):
+    model = gpt2.load(tiny)
+    gpt2.save_model(tmp_path / "new" / "folder", *model)
+    again = gpt2.load(tmp_path / "new" / "folder")
+    assert again.config == model.config
+    assert again.weights.keys() == model.weights.keys()
+    for name, array in model.weights.items():
+        np.testing.assert_array_equal(again.weights[name], array)
+    assert again.tokenizer.encode_ordinary("the you") == model.tokenizer.encode_ordinary("the you")
+    files = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
+    assert files == {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
+
+
+def test_a_saved_folder_can_be_saved_over_itself(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    model = gpt2.load(folder)  # its weights are views of the file that is replaced
+    gpt2.save_model(folder, *model)
+    for name, array in gpt2.load(folder).weights.items():
+        np.testing.assert_array_equal(array, model.weights[name])
+
+
+def test_a_failed_save_changes_nothing(tiny, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    model = gpt2.load(folder)
+
+    def full_disk(path, weights):
+        save_weights(path, weights)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("numpy_gpt2.checkpoint.save_weights", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        gpt2.save_model(folder, *model)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_where_a_name_is_looked_up(models, tmp_path):
+    assert hub.model_folder("mine") == models / "mine"
+    shutil.copytree(models / "mine", models / "owner" / "name")
+    assert hub.model_folder("owner/name") == models / "owner" / "name"
+    shutil.copytree(models / "mine", tmp_path / "mine")
+    assert hub.model_folder("mine").resolve() == tmp_path / "mine"  # an existing folder comes first
+    assert gpt2.load(str(models / "mine")).config.n_layer == 2
+
+
+def test_what_has_no_such_name_is_an_error(models):
+    with pytest.raises(OSError, match=r"no model 'yours'.*gpt2-xl"):
+        gpt2.load("yours")
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE"):
+        gpt2.load("gpt2")
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE"):
+        gpt2.load("owner/name")
+    assert not (models / "gpt2").exists()
+
+
+def test_a_tokenizer_that_knows_more_than_the_model_is_refused(models):
+    config = json.loads((models / "mine" / "config.json").read_text())
+    model = gpt2.load(models / "mine")
+    weights = {**model.weights, "wte.weight": model.weights["wte.weight"][:200]}
+    save_weights(models / "mine" / "model.safetensors", weights)
+    (models / "mine" / "config.json").write_text(json.dumps({**config, "vocab_size": 200}))
+    with pytest.raises(ValueError, match=r"tokenizer has 265 tokens, the model only 200"):
+        gpt2.load("mine")
+
+
+def test_a_padded_vocabulary_is_no_trouble(tmp_path):
+    n_vocab = write_tokenizer(tmp_path)
+    config = gpt2.GPT2Config(vocab_size=n_vocab + 7, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    gpt2.save_model(
+        tmp_path, gpt2.init_weights(config, np.random.default_rng(0)), config, gpt2.load_tokenizer(tmp_path)
+    )
+    model = gpt2.load(tmp_path)
+    assert (model.tokenizer.n_vocab, model.config.vocab_size) == (n_vocab, n_vocab + 7)
+
+
+def test_the_package_imports_only_what_it_may():
+    """In a fresh interpreter; requests and tqdm only when something is downloaded."""
+    script = (
+        "import sys, numpy, tiktoken, safetensors.numpy; before = set(sys.modules); import numpy_gpt2;"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(result.stdout.split()) <= {"numpy_gpt2", "numpy"}
+
+
+def test_the_bundled_model_equals_transformers():
+    with np.load(FOLDER / "bundled.npz") as expected:
+        for dtype, tolerance in [(np.float32, 1e-5), (np.float64, 1e-10)]:
+            weights, config, tokenizer = gpt2.load(hub.bundled_folder(), dtype)
+            for i in (0, 1):
+                tokens = expected[f"{i}/tokens"]
+                assert tokenizer.encode_ordinary(str(expected[f"{i}/prompt"])) == tokens.tolist()
+                logits, reference = gpt2.forward(tokens, weights, config), expected[f"{i}/logits"]
+                np.testing.assert_allclose(logits, reference, rtol=0, atol=tolerance * np.abs(reference).max())
+                greedy = gpt2.generate(tokens, weights, config, max_new_tokens=40, temperature=0)
+                assert list(greedy) == expected[f"{i}/greedy"].tolist()
+
+
+def test_the_bundled_model_is_small_and_has_its_card():
+    folder = hub.bundled_folder()
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 12.5e6
+    assert "bits per byte" in (folder / "README.md").read_text()

@@ -1,0 +1,201 @@
+"""The decode loop against transformers' greedy ids, and against the same loop without a cache."""
+
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+import numpy_gpt2 as gpt2
+from numpy_gpt2 import GPT2Config, forward, generate
+from numpy_gpt2.sampling import probabilities
+
+from .reference.seeded import FOLDER, VARIATIONS, seeded_tokens, seeded_weights, variation
+
+MODULE = sys.modules["numpy_gpt2.generate"]  # the package's attribute of that name is the function
+CONFIG = variation("plain")
+WEIGHTS = seeded_weights(CONFIG, 0, scale=0.4)
+PROMPTS = seeded_tokens(CONFIG, 0, (2, 9))[:, :5]
+
+
+def greedy(tokens, weights=WEIGHTS, config=CONFIG, **options):
+    return np.array(list(generate(tokens, weights, config, temperature=0, **{"max_new_tokens": 20, **options})))
+
+
+def greedy_without_cache(tokens, n, weights=WEIGHTS, config=CONFIG):
+    """One full forward pass a token; past the window, the last half of it is all there is."""
+    text, start = list(tokens), 0
+    for _ in range(n):
+        if len(text) - start > config.n_positions:
+            start = len(text) - config.n_positions // 2
+        text.append(int(forward(np.array(text[start:]), weights, config)[-1].argmax()))
+    return text[len(tokens) :]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_greedy_ids_equal_transformers(name, dtype):
+    seed = list(VARIATIONS).index(name)
+    config = variation(name)
+    weights = {key: array.astype(dtype) for key, array in seeded_weights(config, seed, scale=0.4).items()}
+    prompts = seeded_tokens(config, seed, (2, 9))[:, :5]
+    with np.load(FOLDER / "tiny.npz") as references:
+        expected = references[f"{name}/greedy"]
+    np.testing.assert_array_equal(greedy(prompts, weights, config).T, expected)
+    for prompt, ids in zip(prompts, expected, strict=True):
+        tokens = list(generate(prompt, weights, config, max_new_tokens=20, temperature=0))
+        assert tokens == ids.tolist()
+        assert all(type(token) is int for token in tokens)
+
+
+def test_greedy_ids_of_a_full_size_model_equal_transformers():
+    config = GPT2Config.preset("gpt2")
+    weights = seeded_weights(config, seed=124, scale=0.02)
+    prompt = seeded_tokens(config, 124, (1, 40))[:, :20]
+    with np.load(FOLDER / "full.npz") as references:
+        np.testing.assert_array_equal(greedy(prompt, weights, config).T, references["greedy"])
+
+
+@pytest.mark.parametrize("length", [1, 30, 31, 32])
+@pytest.mark.parametrize("name", ["plain", "odd_sizes"])
+def test_past_the_window_the_last_half_is_read_anew(name, length):
+    config = variation(name)
+    length = min(length, config.n_positions)
+    weights = seeded_weights(config, 3, scale=0.4)
+    prompt = seeded_tokens(config, 1, (length,))
+    assert greedy(prompt, weights, config, max_new_tokens=80).tolist() == greedy_without_cache(
+        prompt, 80, weights, config
+    )
+
+
+def test_a_window_of_one_position_is_a_bigram_model():
+    config = GPT2Config(vocab_size=97, n_positions=1, n_embd=8, n_layer=1, n_head=2)
+    weights = seeded_weights(config, 0, scale=0.4)
+    expected, token = [], 5
+    for _ in range(6):
+        token = int(forward(np.array([token]), weights, config)[0].argmax())
+        expected.append(token)
+    assert greedy([5], weights, config, max_new_tokens=6).tolist() == expected
+
+
+def test_prompts_in_several_chunks_change_nothing(monkeypatch):
+    expected = greedy(PROMPTS[0])
+    monkeypatch.setattr(MODULE, "CHUNK", 2)
+    np.testing.assert_array_equal(greedy(PROMPTS[0]), expected)
+
+
+def test_a_longer_prompt_is_cut_from_the_left_with_a_warning():
+    prompt = seeded_tokens(CONFIG, 1, (40,))
+    with pytest.warns(UserWarning, match="40 tokens, the window 32"):
+        tokens = generate(prompt, WEIGHTS, CONFIG, max_new_tokens=10, temperature=0)
+    assert list(tokens) == greedy(prompt[-32:], max_new_tokens=10).tolist()
+
+
+def test_equal_rows_share_one_prefill(monkeypatch):
+    sizes = []
+
+    def counted(tokens, *arguments):
+        sizes.append(np.shape(tokens))
+        return gpt2.hidden_states(tokens, *arguments)
+
+    monkeypatch.setattr(MODULE, "hidden_states", counted)
+    expected = greedy(PROMPTS[0], max_new_tokens=4)
+    sizes.clear()
+    batch = greedy(np.tile(PROMPTS[0], (3, 1)), max_new_tokens=4)
+    assert sizes == [(1, 5), (3, 1), (3, 1), (3, 1)]  # nothing is computed that is not asked for
+    np.testing.assert_array_equal(batch, np.tile(expected, (3, 1)).T)
+
+
+def test_stop_tokens_end_it_and_are_not_yielded():
+    tokens = greedy(PROMPTS[0]).tolist()
+    stop = tokens[7]
+    assert greedy(PROMPTS[0], stop_tokens=[stop]).tolist() == tokens[: tokens.index(stop)]
+    assert greedy(PROMPTS[0], stop_tokens={tokens[0]}).tolist() == []
+
+
+def test_a_finished_row_yields_minus_1_until_all_have_finished():
+    prompts = seeded_tokens(CONFIG, 2, (2, 5))
+    a, b = (greedy(prompt).tolist() for prompt in prompts)
+    only_a, only_b = 63, 91
+    assert (a.index(only_a), b.index(only_b)) == (2, 18)
+    assert only_a not in b
+    assert only_b not in a
+    rows = greedy(prompts, stop_tokens=[only_a])
+    assert rows[:, 0].tolist() == a[:2] + [-1] * 18
+    assert rows[:, 1].tolist() == b
+    rows = greedy(prompts, stop_tokens=[only_a, only_b])
+    assert rows[:, 0].tolist() == a[:2] + [-1] * 16
+    assert rows[:, 1].tolist() == b[:18]
+
+
+def test_ids_from_n_vocab_on_are_never_chosen():
+    unlimited = list(generate(PROMPTS[0], WEIGHTS, CONFIG, max_new_tokens=200, rng=np.random.default_rng(0)))
+    assert max(unlimited) >= 10
+    for temperature in (0, 1.0, 50.0):
+        tokens = generate(
+            PROMPTS[0],
+            WEIGHTS,
+            CONFIG,
+            max_new_tokens=200,
+            temperature=temperature,
+            n_vocab=10,
+            rng=np.random.default_rng(0),
+        )
+        assert set(tokens) <= set(range(10))
+
+
+def test_samples_follow_the_models_distribution():
+    """The first token of many equal rows, by chi-square as in test_sampling.py; then the second, given the first."""
+    n = 20_000
+    options = {"temperature": 0.8, "top_k": 12, "top_p": 0.95}
+    rows = list(
+        generate(
+            np.tile(PROMPTS[0], (n, 1)), WEIGHTS, CONFIG, max_new_tokens=2, rng=np.random.default_rng(0), **options
+        )
+    )
+    most_common = np.bincount(rows[0]).argmax()
+    for prompt, sampled in [(PROMPTS[0], rows[0]), ([*PROMPTS[0], most_common], rows[1][rows[0] == most_common])]:
+        p = probabilities(forward(np.array(prompt), WEIGHTS, CONFIG)[-1], **options).astype(float)
+        counts = np.bincount(sampled, minlength=len(p))
+        assert (counts[p == 0] == 0).all()
+        expected = len(sampled) * p[p > 0]
+        chi_square = ((counts[p > 0] - expected) ** 2 / expected).sum()
+        assert chi_square < len(expected) - 1 + 4 * np.sqrt(2 * (len(expected) - 1))
+
+
+def test_a_seed_gives_the_same_tokens_again():
+    def run(seed):
+        return list(generate(PROMPTS[0], WEIGHTS, CONFIG, max_new_tokens=20, rng=np.random.default_rng(seed)))
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tokens": []}, r"\(0,\)"),
+        ({"tokens": [[]]}, r"\(1, 0\)"),
+        ({"tokens": [[[1]]]}, r"\(1, 1, 1\)"),
+        ({"tokens": [1.5]}, "float64"),
+        ({"tokens": 3}, r"\(\)"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"top_k": -1}, "top_k is -1"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"n_vocab": 0}, "n_vocab is 0"),
+        ({"n_vocab": 98}, "n_vocab is 98.*97"),
+    ],
+)
+def test_impossible_arguments_are_refused_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate(**{"tokens": [1], "weights": WEIGHTS, "config": CONFIG, "max_new_tokens": 1, **arguments})
+
+
+def test_no_tokens_are_no_tokens():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(generate([1], WEIGHTS, CONFIG, max_new_tokens=0)) == []

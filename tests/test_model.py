@@ -1,0 +1,235 @@
+"""The math against PyTorch's, by the saved outputs of tests/reference/."""
+
+import ast
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import numpy_gpt2 as gpt2
+from numpy_gpt2 import GPT2Config, KVCache, cross_entropy, forward, record
+
+from .reference.seeded import FOLDER, VARIATIONS, seeded_tokens, seeded_weights, variation
+
+TOLERANCE = {np.float32: 1e-5, np.float64: 1e-10}  # relative to the largest logit
+
+BLOCK_NAMES = [
+    "resid_pre",
+    "ln_1",
+    "attn.q",
+    "attn.k",
+    "attn.v",
+    "attn.scores",
+    "attn.pattern",
+    "attn.z",
+    "attn_out",
+    "resid_mid",
+    "ln_2",
+    "mlp.pre",
+    "mlp.post",
+    "mlp_out",
+    "resid_post",
+]
+
+
+@pytest.fixture(scope="module")
+def references():
+    with np.load(FOLDER / "tiny.npz") as file:
+        return dict(file)
+
+
+def setup(name, dtype):
+    """A variation's config, weights and tokens, as the reference script made them."""
+    seed = list(VARIATIONS).index(name)
+    config = variation(name)
+    weights = {key: array.astype(dtype) for key, array in seeded_weights(config, seed, scale=0.4).items()}
+    return config, weights, seeded_tokens(config, seed, (2, 9))
+
+
+def assert_close(actual, expected, tolerance):
+    """Equal to within `tolerance` of the largest expected number."""
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_logits_and_loss_equal_transformers(name, dtype, references):
+    config, weights, tokens = setup(name, dtype)
+    logits = forward(tokens, weights, config)
+    assert logits.dtype == dtype
+    assert_close(logits, references[f"{name}/logits"], TOLERANCE[dtype])
+    assert_close(logits[:, -1], references[f"{name}/logits_float32"], 1e-5)
+    targets = tokens[:, 1:].copy()
+    targets[:, 3] = -1
+    assert cross_entropy(logits[:, :-1], targets) == pytest.approx(references[f"{name}/loss"], rel=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", ["plain", "inverse_layer", "gelu_exact"])
+def test_intermediate_results_equal_transformers(name, dtype, references):
+    config, weights, tokens = setup(name, dtype)
+    trace = {}
+    forward(tokens[:1], weights, config, hook=record(trace))
+    expected = {key.removeprefix(f"{name}/trace/"): key for key in references if key.startswith(f"{name}/trace/")}
+    assert len(expected) == 9 * config.n_layer + 1
+    for ours, theirs in expected.items():
+        assert_close(trace[ours], references[theirs], 3 * TOLERANCE[dtype])
+
+
+def test_a_full_size_model_equals_transformers():
+    config = GPT2Config.preset("gpt2")
+    weights = seeded_weights(config, seed=124, scale=0.02)
+    tokens = seeded_tokens(config, 124, (1, 40))
+    targets = tokens[:, 1:].copy()
+    targets[:, 3] = -1
+    with np.load(FOLDER / "full.npz") as expected:
+        for dtype, tolerance in TOLERANCE.items():
+            weights = {name: array.astype(dtype, copy=False) for name, array in weights.items()}
+            logits = forward(tokens, weights, config)
+            assert_close(logits[:, ::3, ::101], expected["logits"], tolerance)
+            assert cross_entropy(logits[:, :-1], targets) == pytest.approx(expected["loss"], rel=tolerance)
+
+
+def test_the_hook_is_called_with_these_names():
+    config, weights, tokens = setup("plain", np.float32)
+    names = []
+
+    def hook(name, value):
+        names.append(name)
+        return value
+
+    forward(tokens, weights, config, hook=hook)
+    blocks = [f"h.{layer}.{name}" for layer in range(config.n_layer) for name in BLOCK_NAMES]
+    assert names == ["embed", "pos_embed", *blocks, "ln_f"]
+
+
+def test_the_computation_goes_on_with_what_the_hook_returns():
+    """Removing a head by the hook is the same as removing its rows of the output projection."""
+    config, weights, tokens = setup("plain", np.float64)
+
+    def without_head_2(name, value):
+        return value * (np.arange(4) != 2)[:, None, None] if name == "h.1.attn.z" else value
+
+    removed = {**weights, "h.1.attn.c_proj.weight": weights["h.1.attn.c_proj.weight"].copy()}
+    removed["h.1.attn.c_proj.weight"][12:18] = 0
+    actual = forward(tokens, weights, config, hook=without_head_2)
+    assert_close(actual, forward(tokens, removed, config), 1e-12)
+    assert np.abs(actual - forward(tokens, weights, config)).max() > 1e-3
+
+
+def test_what_went_through_the_hook_is_not_written_to():
+    config, weights, tokens = setup("plain", np.float32)
+
+    def freeze(name, value):
+        value.flags.writeable = False
+        return value
+
+    frozen = forward(tokens, weights, config, KVCache(config, 2), hook=freeze)
+    np.testing.assert_array_equal(frozen, forward(tokens, weights, config))
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_a_float32_run_has_no_float64_in_it(name):
+    config, weights, tokens = setup(name, np.float32)
+    trace = {}
+    cache = KVCache(config, 2)
+    logits = forward(tokens, weights, config, cache, hook=record(trace))
+    loss = cross_entropy(logits, tokens)
+    assert {array.dtype for array in [*trace.values(), logits, loss]} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("name", ["plain", "inverse_layer", "odd_sizes", "one_channel_heads"])
+@given(cuts=st.sets(st.integers(1, 8)))
+@settings(max_examples=20, deadline=None)
+def test_any_split_into_chunks_gives_the_same_logits(name, cuts):
+    config, weights, tokens = setup(name, np.float64)
+    cache = KVCache(config, 2, np.float64)
+    edges = [0, *sorted(cuts), 9]
+    chunks = [forward(tokens[:, a:b], weights, config, cache) for a, b in itertools.pairwise(edges)]
+    assert cache.length == 9
+    assert_close(np.concatenate(chunks, axis=1), forward(tokens, weights, config), 1e-12)
+
+
+def test_a_row_of_a_batch_is_a_run_of_its_own():
+    config, weights, tokens = setup("plain", np.float32)
+    batch = forward(tokens, weights, config)
+    for row, logits in zip(tokens, batch, strict=True):
+        alone = forward(row, weights, config)
+        assert alone.shape == (9, config.vocab_size)
+        assert_close(alone, logits, 1e-6)
+
+
+def test_later_tokens_change_nothing_before_them():
+    config, weights, tokens = setup("plain", np.float64)
+    changed = tokens.copy()
+    changed[:, 6] = (changed[:, 6] + 1) % config.vocab_size
+    before, after = forward(tokens, weights, config), forward(changed, weights, config)
+    np.testing.assert_array_equal(before[:, :6], after[:, :6])
+    assert (np.abs(before - after)[:, 6:].max(axis=(0, 2)) > 1e-6).all()
+
+
+def test_the_end_of_the_window_and_of_the_vocabulary_are_errors():
+    config, weights, _ = setup("plain", np.float32)
+    with pytest.raises(ValueError, match=r"33 positions .* n_positions = 32"):
+        forward(np.zeros(33, int), weights, config)
+    cache = KVCache(config)
+    forward(np.zeros(30, int), weights, config, cache)
+    with pytest.raises(ValueError, match="33 positions"):
+        forward(np.zeros(3, int), weights, config, cache)
+    assert cache.length == 30
+    for token in (-1, 97):
+        with pytest.raises(IndexError, match=str(token)):
+            forward(np.array([0, token]), weights, config)
+
+
+@pytest.mark.parametrize(("T", "S"), [(1, 1), (1, 5), (3, 3), (2, 5)])
+def test_causal_mask_is_aligned_to_the_lower_right(T, S):
+    expected = [[key <= S - T + query for key in range(S)] for query in range(T)]
+    mask = gpt2.causal_mask(T, S)
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_known_values_of_gelu():
+    assert gpt2.gelu(np.float64(1)) == pytest.approx(0.841192, abs=5e-7)
+    x = np.linspace(-6, 6, 120_001)
+    y = gpt2.gelu(x)
+    assert y.min() == pytest.approx(-0.17004, abs=5e-6)
+    assert x[y.argmin()] == pytest.approx(-0.7525, abs=5e-4)
+    difference = np.abs(y - gpt2.gelu_exact(x))
+    assert difference.max() == pytest.approx(4.73e-4, abs=1e-6)  # far more than the tolerances above let pass
+    exact = [0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in x]
+    np.testing.assert_allclose(gpt2.gelu_exact(x), exact, rtol=1e-15, atol=1e-15)
+
+
+def test_softmax_and_cross_entropy_do_not_overflow():
+    logits = np.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4]], np.float32)
+    np.testing.assert_allclose(gpt2.softmax(logits), [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+    assert cross_entropy(logits, np.array([1, 0])) == pytest.approx((1e4 + math.log(3)) / 2)
+
+
+def test_the_loss_of_a_new_model_is_that_of_guessing():
+    """ln V, and on top half the variance that the tied head gives the logits."""
+    config = GPT2Config(vocab_size=5000, n_positions=64, n_embd=192, n_layer=2, n_head=4)
+    weights = gpt2.init_weights(config, np.random.default_rng(0))
+    tokens = seeded_tokens(config, 0, (4, 64))
+    loss = cross_entropy(forward(tokens, weights, config)[:, :-1], tokens[:, 1:])
+    assert loss == pytest.approx(math.log(5000) + 0.02**2 * 192 / 2, abs=0.02)
+
+
+def test_model_py_imports_nothing_but_numpy_math_config_and_special():
+    source = Path(sys.modules[forward.__module__].__file__).read_text(encoding="utf-8")
+    imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {
+        name
+        for node in imports
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+    }
+    assert names <= {"numpy", "math", "config", "special"}
+    assert len(source.splitlines()) <= 250

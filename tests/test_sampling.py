@@ -1,0 +1,118 @@
+"""Sampling against exact probabilities, computed here in plain Python."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from numpy_gpt2.sampling import probabilities, sample
+
+finite_logits = arrays(np.float64, st.integers(1, 30), elements=st.floats(-30, 30))
+
+
+def expected_probabilities(logits, temperature, top_k, top_p):
+    """The definition, one token after another."""
+    weights = [math.exp((z - max(logits)) / temperature) for z in logits]
+    if top_k:
+        threshold = sorted(logits, reverse=True)[min(top_k, len(logits)) - 1]
+        weights = [w if z >= threshold else 0.0 for w, z in zip(weights, logits, strict=True)]
+    if top_p:
+        total, reached = sum(weights), 0.0
+        for i in sorted(range(len(logits)), key=lambda i: -logits[i]):
+            weights[i], reached = (0.0 if reached >= top_p else weights[i]), reached + weights[i] / total
+    return np.array(weights) / sum(weights)
+
+
+@given(
+    finite_logits,
+    st.floats(0.05, 5),
+    st.none() | st.integers(1, 35),
+    st.none() | st.sampled_from([0.01, 0.3, 0.513, 0.9, 0.9999]),
+)
+def test_probabilities_equal_the_definition(logits, temperature, top_k, top_p):
+    actual = probabilities(logits, temperature, top_k, top_p)
+    expected = expected_probabilities(logits.tolist(), temperature, top_k, top_p)
+    if top_p:  # where a partial sum lands on P but for rounding, either side of it is right
+        assert actual.sum() == pytest.approx(1)
+        borderline = (actual > 0) != (expected > 0)
+        assert borderline.sum() <= 1 or len(set(np.round(logits, 9))) < len(logits)
+        if borderline.any():
+            return
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"),
+    [
+        (None, None, [0, 1, 2, 3]),
+        (0, 1.0, [0, 1, 2, 3]),
+        (1, None, [1]),
+        (2, None, [1, 3]),
+        (9, None, [0, 1, 2, 3]),
+        (None, 0.3, [1]),
+        (None, 0.4, [1]),
+        (None, 0.41, [1, 3]),
+        (None, 0.71, [1, 3, 0]),
+        (3, 0.9, [1, 3, 0]),  # of what top-k has left: 0.4 / 0.9, 0.3 / 0.9, 0.2 / 0.9
+        (3, 0.7, [1, 3]),
+    ],
+)
+def test_cuts_keep_what_they_should(top_k, top_p, kept):
+    p = np.array([0.2, 0.4, 0.1, 0.3])
+    expected = np.where(np.isin(np.arange(4), kept), p, 0)
+    actual = probabilities(np.log(p).astype(np.float32), 1.0, top_k, top_p)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected / expected.sum(), rtol=1e-6)
+
+
+def test_temperature_0_and_tiny_ones_are_greedy():
+    logits = np.array([[1.0, 3.0, 3.0, -5.0], [9.0, 0.0, 1.0, 2.0]], np.float32)
+    np.testing.assert_array_equal(probabilities(logits, 0), [[0, 1, 0, 0], [1, 0, 0, 0]])
+    for temperature in (1e-8, 1e-30, 1e-300):
+        np.testing.assert_array_equal(probabilities(logits, temperature), [[0, 0.5, 0.5, 0], [1, 0, 0, 0]])
+
+
+def test_rows_of_a_batch_are_independent():
+    logits = np.random.default_rng(0).normal(size=(5, 100))
+    batch = probabilities(logits, 0.7, 20, 0.8)
+    for row, p in zip(logits, batch, strict=True):
+        np.testing.assert_allclose(probabilities(row, 0.7, 20, 0.8), p, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, None, None), (0.5, None, None), (1.5, 4, None), (1.0, None, 0.8), (2.0, 6, 0.9)],
+)
+def test_samples_follow_the_distribution(temperature, top_k, top_p):
+    """Chi-square: the statistic exceeds its mean by more than 4 standard deviations once in some ten thousand seeds."""
+    logits = np.random.default_rng(1).normal(size=9)
+    p = expected_probabilities(logits.tolist(), temperature, top_k, top_p)
+    n = 200_000
+    rows = np.broadcast_to(probabilities(logits, temperature, top_k, top_p), (n, 9))
+    counts = np.bincount(sample(rows, np.random.default_rng(2)), minlength=9)
+    assert (counts[p == 0] == 0).all()
+    expected = n * p[p > 0]
+    freedom = len(expected) - 1
+    chi_square = ((counts[p > 0] - expected) ** 2 / expected).sum()
+    assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
+
+
+class Fixed:
+    """A random generator that always draws the same number."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def random(self, shape):
+        return np.full(shape, self.value)
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-53])
+def test_the_ends_of_the_random_range_choose_possible_tokens(u):
+    p = np.array([[0, 0.25, 0, 0.5, 0.25, 0], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1]])
+    chosen = sample(p, Fixed(u))
+    assert (p[np.arange(3), chosen] > 0).all()
+    assert chosen[0] == {0.0: 4, 0.5: 3, 1 - 2**-53: 1}[u]

@@ -1,0 +1,177 @@
+"""The tokenizer against another implementation's ids, and against the definition of byte-pair encoding."""
+
+import json
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from numpy_gpt2 import load_tokenizer
+from numpy_gpt2.hub import bundled_folder
+from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, save_tokenizer
+
+from .conftest import MERGES
+from .reference.seeded import FOLDER
+
+REFERENCE = json.loads((FOLDER / "tokens.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def gpt2(shared):
+    return load_tokenizer(shared / "gpt2-tokenizer")
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load_tokenizer(bundled_folder())
+
+
+@pytest.fixture(scope="module")
+def tiny_tokenizer(tiny):
+    return load_tokenizer(tiny)
+
+
+@pytest.mark.parametrize("name", ["bundled", "gpt2"])
+def test_ids_equal_the_tokenizers_librarys(name, request):
+    tokenizer = request.getfixturevalue(name)
+    for text, ids in zip(REFERENCE["texts"], REFERENCE[name], strict=True):
+        assert tokenizer.encode_ordinary(text) == ids, repr(text)
+        assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("Every effort moves you", [6109, 3626, 6100, 345]),
+        ("Every day holds a", [6109, 1110, 6622, 257]),
+        ("The dog", [464, 3290]),
+        ("<|endoftext|>", [27, 91, 437, 1659, 5239, 91, 29]),
+    ],
+)
+def test_known_ids_of_gpt2(text, ids, gpt2):
+    assert gpt2.encode_ordinary(text) == ids
+
+
+def test_gpt2s_special_token(gpt2):
+    assert (gpt2.n_vocab, gpt2.eot_token, gpt2.special_tokens_set) == (50257, 50256, {"<|endoftext|>"})
+    assert gpt2.decode([50256]) == "<|endoftext|>"
+
+
+@given(st.text())
+def test_any_text_makes_the_round_trip(tiny_tokenizer, text):
+    assert tiny_tokenizer.decode(tiny_tokenizer.encode_ordinary(text)) == text
+
+
+@given(st.text(alphabet="the you!é'\n  s\u00a0\U0001f600", max_size=60))
+def test_ids_are_those_of_the_definition(tiny_tokenizer, text):
+    """Join the first pair of merges.txt wherever it stands, then the second, and so on."""
+    expected = []
+    for piece in _pieces(text):
+        parts = [CHARACTER_OF_BYTE[byte] for byte in piece.encode()]
+        for merge in MERGES:
+            i = 0
+            while i + 1 < len(parts):
+                if f"{parts[i]} {parts[i + 1]}" == merge:
+                    parts[i : i + 2] = [parts[i] + parts[i + 1]]
+                i += 1
+        expected += parts
+    spelled = [
+        "".join(CHARACTER_OF_BYTE[byte] for byte in tiny_tokenizer.decode_single_token_bytes(i))
+        for i in tiny_tokenizer.encode_ordinary(text)
+    ]
+    assert spelled == expected
+
+
+def _pieces(text):
+    """GPT-2's rule for cutting text, one character after another."""
+    pieces, i = [], 0
+
+    def kind(c):
+        return "space" if c.isspace() else "letter" if c.isalpha() else "number" if c.isnumeric() else "other"
+
+    while i < len(text):
+        contraction = next((c for c in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d") if text.startswith(c, i)), None)
+        if contraction:
+            pieces.append(contraction)
+            i += len(contraction)
+            continue
+        start = i + (text[i] == " " and i + 1 < len(text) and kind(text[i + 1]) != "space")
+        end = start
+        while end < len(text) and kind(text[end]) == kind(text[start]):
+            end += 1
+        if kind(text[start]) == "space" and end < len(text) and end - start > 1:
+            end -= 1  # the last white space goes with what follows, or stands alone
+        pieces.append(text[i:end])
+        i = end
+    return pieces
+
+
+def test_long_runs_are_no_trouble(tiny_tokenizer):
+    for text in ("a" * 100_000, "the" * 50_000, " " * 100_000, "!" * 100_000, "\n" * 50_000 + "x", "7" * 100_000):
+        assert tiny_tokenizer.decode(tiny_tokenizer.encode_ordinary(text)) == text
+
+
+@pytest.mark.parametrize("name", ["tiny_tokenizer", "bundled", "gpt2"])
+def test_save_and_load_give_the_same_tokenizer(name, request, tmp_path):
+    tokenizer = request.getfixturevalue(name)
+    save_tokenizer(tmp_path, tokenizer)
+    again = load_tokenizer(tmp_path)
+    assert again.token_byte_values() == tokenizer.token_byte_values()
+    assert again.n_vocab == tokenizer.n_vocab
+    assert again.special_tokens_set == tokenizer.special_tokens_set
+    for text, ids in zip(REFERENCE["texts"], map(tokenizer.encode_ordinary, REFERENCE["texts"]), strict=True):
+        assert again.encode_ordinary(text) == ids
+
+
+def test_saved_files_are_the_files_that_were_loaded(shared, gpt2, tmp_path):
+    save_tokenizer(tmp_path, gpt2)
+    for name in ("vocab.json", "merges.txt"):
+        original = (shared / "gpt2-tokenizer" / name).read_text(encoding="utf-8")
+        saved = (tmp_path / name).read_text(encoding="utf-8")
+        assert json.loads(saved) == json.loads(original) if name.endswith("json") else saved == original
+
+
+def edit(change):
+    """A change to the loaded vocab and merges lines."""
+
+    def apply(folder):
+        vocab = json.loads((folder / "vocab.json").read_text())
+        merges = (folder / "merges.txt").read_text().split("\n")
+        change(vocab, merges)
+        (folder / "vocab.json").write_text(json.dumps(vocab))
+        (folder / "merges.txt").write_text("\n".join(merges))
+
+    return apply
+
+
+DAMAGES = {
+    "a merge whose token is not in the vocabulary": edit(lambda vocab, merges: merges.append("x y")),
+    "merges in another order than the ids": edit(lambda vocab, merges: merges.reverse()),
+    "a merge of three parts": edit(lambda vocab, merges: merges.append("t h e")),
+    "a byte that is missing": edit(lambda vocab, merges: vocab.pop("a")),
+    "an id twice": edit(lambda vocab, merges: vocab.update(th=5)),
+    "a gap in the ids": edit(lambda vocab, merges: vocab.update({"<|endoftext|>": 999})),
+    "an id that is text": edit(lambda vocab, merges: vocab.update(th="256")),
+    "a negative id": edit(lambda vocab, merges: vocab.update(th=-1)),
+    "a list for a vocabulary": lambda folder: (folder / "vocab.json").write_text("[1]"),
+    "html for a vocabulary": lambda folder: (folder / "vocab.json").write_text("<html>"),
+    "a vocabulary cut short": lambda folder: (folder / "vocab.json").write_text('{"a": 1, "b'),
+    "bytes for merges": lambda folder: (folder / "merges.txt").write_bytes(b"\xff\xfe\x00"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_files_are_refused(name, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    DAMAGES[name](folder)
+    with pytest.raises(ValueError, match="are no GPT-2 tokenizer"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_missing_files_are_named(name, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load_tokenizer(folder)

@@ -1,0 +1,263 @@
+"""Checkpoints as they come: every layout loads to the same numbers; what does not fit is refused, with all the names."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from numpy_gpt2 import GPT2Config, init_weights, load_weights
+from numpy_gpt2.weights import save_weights
+
+from .conftest import write_model
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """A copy of the tiny model to do things to."""
+    return shutil.copytree(tiny, tmp_path / "model")
+
+
+def tensors_of(folder):
+    return safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+def rewrite(folder, tensors, metadata=None):
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata)
+
+
+def raw_file(path, dtypes, tensors):
+    """A safetensors file written by hand, for what NumPy has no type for: name -> (shape, bytes)."""
+    header, data = {}, b""
+    for name, (shape, content) in tensors.items():
+        header[name] = {"dtype": dtypes[name], "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def assert_equal(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
+
+
+def test_float32_tensors_are_views_of_the_mapped_file(folder):
+    weights = load_weights(folder)
+    expected = {name.removeprefix("transformer."): array for name, array in tensors_of(folder).items()}
+    assert_equal(weights, expected)
+    for name, array in weights.items():
+        base = array
+        while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+            base = base.base
+        assert isinstance(base, np.memmap), f"{name} is a copy"
+        assert array.dtype == np.float32
+        assert not array.flags.writeable
+        assert array.flags.aligned
+
+
+def test_float64_on_request(folder):
+    weights = load_weights(folder, np.float64)
+    assert {array.dtype for array in weights.values()} == {np.dtype(np.float64)}
+    assert_equal(weights, load_weights(folder))
+    for dtype in (np.float16, np.int8):
+        with pytest.raises(ValueError, match="float32 or float64"):
+            load_weights(folder, dtype)
+
+
+def bare(folder, tensors):
+    rewrite(folder, {name.removeprefix("transformer."): array for name, array in tensors.items()})
+
+
+def with_mask_buffers(folder, tensors):
+    masks = {f"transformer.h.{i}.attn.bias": np.tri(63, dtype=bool)[None, None] for i in range(2)}
+    masks |= {f"transformer.h.{i}.attn.masked_bias": np.array(-1e4, np.float32) for i in range(2)}
+    rewrite(folder, {**masks, **tensors})
+
+
+def with_a_copy_of_the_embedding_as_head(folder, tensors):
+    rewrite(folder, {**tensors, "lm_head.weight": tensors["transformer.wte.weight"]})
+
+
+def sharded(folder, tensors):
+    (folder / "model.safetensors").unlink()
+    weight_map = {name: f"model-0000{i % 3 + 1}-of-00003.safetensors" for i, name in enumerate(tensors)}
+    for shard in set(weight_map.values()):
+        part = {name: array for name, array in tensors.items() if weight_map[name] == shard}
+        safetensors.numpy.save_file(part, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def as_float64(folder, tensors):
+    rewrite(folder, {name: array.astype(np.float64) for name, array in tensors.items()})
+
+
+def unaligned(folder, tensors):
+    raw = {"pad": ([1], b"\1"), **{name: (array.shape, array.tobytes()) for name, array in tensors.items()}}
+    raw["transformer.h.0.attn.masked_bias"] = raw.pop("pad")
+    dtypes = dict.fromkeys(raw, "F32") | {"transformer.h.0.attn.masked_bias": "BOOL"}
+    raw = dict(sorted(raw.items(), key=lambda item: len(item[1][1])))  # the odd byte first
+    raw_file(folder / "model.safetensors", dtypes, raw)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [bare, with_mask_buffers, with_a_copy_of_the_embedding_as_head, sharded, as_float64, unaligned],
+    ids=lambda layout: layout.__name__,
+)
+def test_every_layout_loads_to_the_same_weights(layout, folder):
+    expected = load_weights(folder)
+    expected = {name: array.copy() for name, array in expected.items()}
+    layout(folder, tensors_of(folder))
+    actual = load_weights(folder)
+    assert_equal(actual, expected)
+    assert all(array.dtype == np.float32 and array.flags.aligned for array in actual.values())
+
+
+def test_half_precision_is_widened(folder):
+    tensors = {name.removeprefix("transformer."): array for name, array in tensors_of(folder).items()}
+    rewrite(folder, {name: array.astype(np.float16) for name, array in tensors.items()})
+    assert_equal(load_weights(folder), {name: array.astype(np.float16) for name, array in tensors.items()})
+
+    upper_halves = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in tensors.items()}
+    raw = {name: (array.shape, array.tobytes()) for name, array in upper_halves.items()}
+    raw_file(folder / "model.safetensors", dict.fromkeys(raw, "BF16"), raw)
+    expected = {name: (array.view(np.uint32) & 0xFFFF0000).view(np.float32) for name, array in tensors.items()}
+    for dtype in (np.float32, np.float64):
+        assert_equal(load_weights(folder, dtype), expected)
+
+
+def test_a_head_of_its_own_is_kept(tmp_path, folder):
+    untied = write_model(tmp_path / "untied", tie_word_embeddings=False)
+    assert load_weights(untied)["lm_head.weight"].shape == (265, 32)
+    tensors = tensors_of(folder)  # its config says tied, its file says otherwise: transformers believes the file
+    head = tensors["transformer.wte.weight"] + 1
+    rewrite(folder, {**tensors, "lm_head.weight": head})
+    np.testing.assert_array_equal(load_weights(folder)["lm_head.weight"], head)
+
+
+def test_one_error_lists_all_that_does_not_fit(folder):
+    tensors = tensors_of(folder)
+    del tensors["transformer.h.0.attn.c_attn.bias"], tensors["transformer.ln_f.weight"]
+    tensors["transformer.h.1.mlp.c_fc.weight"] = tensors["transformer.h.1.mlp.c_fc.weight"].T.copy()
+    tensors["transformer.h.2.ln_1.weight"] = tensors["score.weight"] = np.ones(3, np.float32)
+    rewrite(folder, tensors)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        load_weights(folder)
+    message = str(error.value)
+    assert "2 missing: h.0.attn.c_attn.bias, ln_f.weight" in message
+    assert "2 unexpected: " in message
+    assert {"h.2.ln_1.weight", "score.weight"} <= set(message.replace(",", " ").replace(";", " ").split())
+    assert "1 misshaped: h.1.mlp.c_fc.weight is (128, 32), not (32, 128)" in message
+
+
+def damage(name):
+    def apply(folder):
+        path = folder / "model.safetensors"
+        content = path.read_bytes()
+        damaged = {
+            "truncated": content[:-1],
+            "longer": content + b"\0",
+            "half": content[: len(content) // 2],
+            "empty": b"",
+            "header only": content[:100],
+            "html": b"<!DOCTYPE html><html><body>Not found</body></html>" * 10,
+            "lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 548105171\n",
+            "huge header": (1 << 62).to_bytes(8, "little") + content[8:],
+            "mislabelled": content.replace(b'"F32"', b'"F16"', 1),
+            "pickle": b"\x80\x02}q\x00." * 50,
+        }[name]
+        path.write_bytes(damaged)
+
+    apply.__name__ = name
+    return apply
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "truncated",
+        "longer",
+        "half",
+        "empty",
+        "header only",
+        "html",
+        "lfs pointer",
+        "huge header",
+        "mislabelled",
+        "pickle",
+    ],
+)
+def test_damaged_files_are_refused(name, folder):
+    damage(name)(folder)
+    with pytest.raises(ValueError, match=r"model\.safetensors is not a whole safetensors file"):
+        load_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{}", "no index"),
+        ("<html>", "no index"),
+        ('{"weight_map": {}}', "no index"),
+        ('{"weight_map": {"wte.weight": "../../evil.safetensors"}}', "no index"),
+        ('{"weight_map": {"wte.weight": 3}}', "no index"),
+    ],
+)
+def test_a_damaged_index_is_refused(index, message, folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ValueError, match=message):
+        load_weights(folder)
+
+
+def test_missing_files_are_named(folder):
+    sharded(folder, tensors_of(folder))
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model-00002-of-00003"):
+        load_weights(folder)
+    (folder / "model.safetensors.index.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"neither model.safetensors nor model.safetensors.index.json"):
+        load_weights(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        load_weights(folder)
+
+
+def test_other_number_types_are_refused(folder):
+    tensors = tensors_of(folder)
+    rewrite(folder, {**tensors, "transformer.ln_f.bias": np.zeros(32, np.int64)})
+    with pytest.raises(ValueError, match=r"ln_f\.bias is stored as I64; known are F64, F32, F16, BF16"):
+        load_weights(folder)
+
+
+@pytest.mark.parametrize("field", ["n_layer", "n_embd", "n_positions", "vocab_size", "n_inner"])
+def test_impossible_sizes_are_refused_before_anything_is_allocated(field, folder):
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, field: 4 * 10**11}))
+    with pytest.raises(ValueError, match="400000000000"):
+        load_weights(folder)
+
+
+def test_init_weights_have_gpt2s_spread():
+    config = GPT2Config(vocab_size=300, n_positions=100, n_embd=128, n_layer=8, n_head=4)
+    weights = init_weights(config, np.random.default_rng(0))
+    assert {name: array.shape for name, array in weights.items()} == config.parameter_shapes()
+    assert {array.dtype for array in weights.values()} == {np.dtype(np.float32)}
+    for name, array in weights.items():
+        if name.endswith("c_proj.weight"):
+            assert array.std() == pytest.approx(0.02 / 4, rel=0.03)
+        elif array.ndim == 2:
+            assert array.std() == pytest.approx(0.02, rel=0.03)
+        else:
+            np.testing.assert_array_equal(array, 1 if name.endswith("weight") else 0)
+
+
+def test_saved_weights_are_laid_out_as_transformers_does(tmp_path):
+    config = GPT2Config(vocab_size=9, n_positions=4, n_embd=4, n_layer=1, n_head=2, tie_word_embeddings=False)
+    weights = init_weights(config, np.random.default_rng(0))
+    save_weights(tmp_path / "model.safetensors", weights)
+    with safetensors.safe_open(tmp_path / "model.safetensors", framework="np") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert set(file.keys()) == {"lm_head.weight", *(f"transformer.{name}" for name in weights if name[:2] != "lm")}
