@@ -139,14 +139,14 @@ def block(x, w, config, layer, cache=None, hook=identity):
     q, k, v = hook("attn.q", q), hook("attn.k", k), hook("attn.v", v)
     if cache is not None:
         k, v = cache.update(layer, k, v)  # (B, H, S, D) each
-    mask = causal_mask(T, k.shape[-2])
-    z = attention(q, k, v, mask, config.attention_scale(layer), hook)
+    z = attention(q, k, v, causal_mask(T, k.shape[-2]), config.attention_scale(layer), hook)
     z = z.swapaxes(1, 2).reshape(B, T, C)  # the heads side by side again
-    x = hook("resid_mid", x + hook("attn_out", linear(z, w["attn.c_proj.weight"], w["attn.c_proj.bias"])))
+    attn_out = hook("attn_out", linear(z, w["attn.c_proj.weight"], w["attn.c_proj.bias"]))
+    x = hook("resid_mid", x + attn_out)
 
     normalized = hook("ln_2", layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], eps))
-    activation = ACTIVATIONS[config.activation_function]
-    return hook("resid_post", x + hook("mlp_out", mlp(normalized, w, activation, hook)))
+    mlp_out = hook("mlp_out", mlp(normalized, w, ACTIVATIONS[config.activation_function], hook))
+    return hook("resid_post", x + mlp_out)
 
 
 def hidden_states(tokens, weights, config, cache=None, hook=identity):

@@ -76,10 +76,10 @@ def test_impossible_configs_are_refused(fields, message, tmp_path):
 def test_what_is_no_config_is_refused(text, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         GPT2Config.from_json(path)
 
 
 def test_unknown_presets_are_refused():
-    with pytest.raises(ValueError, match="gpt2-huge.*gpt2-xl"):
+    with pytest.raises(ValueError, match=r"gpt2-huge.*gpt2-xl"):
         GPT2Config.preset("gpt2-huge")

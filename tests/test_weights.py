@@ -1,4 +1,4 @@
-"""Checkpoints as they come: every layout loads to the same numbers; what does not fit is refused, with all the names."""
+"""Checkpoints as they come: every layout loads to the same numbers; what does not fit is refused with all names."""
 
 import json
 import shutil

@@ -4,7 +4,7 @@ Writes, beside this file:
   tiny.npz      for every variation of `seeded.py`: logits, loss, intermediate results and greedy ids
   full.npz      for a model of gpt2's size with seeded weights: a selection of the logits, loss, greedy ids
   bundled.npz   for the bundled model: a selection of the logits, loss, greedy ids
-  tokens.json   texts, and their ids by the bundled tokenizer and, where its files are at hand, by GPT-2's
+  tokens.json   texts, and their ids by the bundled tokenizer and by GPT-2's, which is looked for in ../shared
 """
 
 import dataclasses
