@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 import shutil
-import socket
-import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from .config import RELEASED_SIZES, GPT2Config
 from .weights import FILE, INDEX, shard_names
@@ -29,7 +26,7 @@ BUNDLED = "shakespeare"
 
 TIMEOUT = 10  # seconds without an answer
 ATTEMPTS = 5  # without a byte gained
-PAUSE = 0.5  # seconds before the second attempt; doubled before each further one
+PAUSE = 0.5  # seconds before going on where bytes came in; doubled with every attempt that brought none
 CHUNK = 1 << 14  # bytes: as much as a cut connection can lose
 
 
@@ -40,13 +37,7 @@ def weights_folder() -> Path:
     checkout = Path(__file__).parent.parent
     if (checkout / "pyproject.toml").exists() and (checkout / "weights").is_dir():
         return checkout / "weights"
-    if sys.platform == "win32":
-        cache = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        cache = Path.home() / "Library" / "Caches"
-    else:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "numpy_gpt2"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numpy_gpt2"
 
 
 def bundled_folder() -> Path:
@@ -59,7 +50,8 @@ def bundled_folder() -> Path:
 def model_folder(name: str | Path) -> Path:
     """The folder of a model: an existing one, one under `weights/`, one of the five names, or `owner/name` on the hub.
 
-    What is on the hub and not here yet is downloaded. Raises OSError when that fails or when nothing has this name.
+    What is on the hub and not here yet is downloaded. Raises OSError when that fails or when nothing has this name,
+    and ValueError when the hub's config or shard index is not one.
     """
     name = os.fspath(name)
     if Path(name).is_dir():
@@ -96,23 +88,23 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def why_unreachable(seconds: float = 2.0) -> str | None:
+def why_unreachable(seconds: float = 1.5) -> str | None:
     """Why the hub cannot be reached, or None when it answers in time, whatever it says.
 
-    It is asked in a thread of its own because looking up a host's name knows no time-out.
+    It is asked in a thread that may be left behind, because looking up a host's name knows no time-out.
     """
     if is_offline():
         return "HF_HUB_OFFLINE is set"
     import requests
 
-    problem: str | None = f"no answer within {seconds:g} seconds"
+    problem: str | None = f"{endpoint()}: no answer within {seconds:g} seconds"
 
     def ask() -> None:
         nonlocal problem
         try:
-            requests.head(endpoint(), timeout=seconds, allow_redirects=False)
+            requests.head(endpoint(), timeout=TIMEOUT, allow_redirects=False)
             problem = None
-        except requests.RequestException as error:
+        except (OSError, ValueError) as error:  # ValueError: an address that is none
             problem = describe(error)
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -133,35 +125,41 @@ def download(repository: str, folder: Path) -> Path:
         if is_offline():
             raise ConnectionError("HF_HUB_OFFLINE is set")
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".lock"):
-            fetch(repository, "config.json", folder)
-            GPT2Config.from_json(folder / "config.json")  # before half a gigabyte of something else
+        with open(folder / ".lock", "a") as lock:
+            wait_for_lock(lock)
+            fetch(repository, "config.json", folder, check=GPT2Config.from_json)  # before half a gigabyte of another
             fetch(repository, "vocab.json", folder)
             fetch(repository, "merges.txt", folder)
-            with suppress(FileNotFoundError):
-                fetch(repository, FILE, folder)
-                return folder
-            fetch(repository, INDEX, folder)
-            for shard in shard_names(folder / INDEX):
-                fetch(repository, shard, folder)
+            fetch_weights(repository, folder)
     except OSError as error:
         raise OSError(f"cannot download {repository}: {describe(error)}; {by_hand(repository, folder)}") from None
     return folder
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes wait for. The system frees it when the process ends, however it ends."""
-    with open(path, "a") as file:
-        if not try_lock(file.fileno()):
-            print(f"waiting for another process that is downloading into {path.parent}", file=sys.stderr)
-            while not try_lock(file.fileno()):
-                time.sleep(0.1)
-        yield
+def fetch_weights(repository: str, folder: Path) -> None:
+    """Download `model.safetensors`; where a repository has a shard index in its place, that and what it lists."""
+    if not (folder / INDEX).exists():
+        try:
+            return fetch(repository, FILE, folder)
+        except FileNotFoundError as missing:
+            try:
+                fetch(repository, INDEX, folder, check=shard_names)
+            except FileNotFoundError:
+                raise missing from None
+    for shard in shard_names(folder / INDEX):
+        fetch(repository, shard, folder)
+
+
+def wait_for_lock(file: IO[str]) -> None:
+    """Lock an open file, until it is closed or the process ends in whatever way. Other processes wait here."""
+    if not try_lock(file.fileno()):
+        print(f"note: waiting for another process that is downloading (it holds {file.name})", file=sys.stderr)
+        while not try_lock(file.fileno()):
+            time.sleep(0.1)
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file, unless another process has."""
+    """Lock an open file, unless another process has. Raises OSError where the file system knows no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -171,122 +169,131 @@ def try_lock(descriptor: int) -> bool:
             import fcntl
 
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except (BlockingIOError, PermissionError):  # the second is what Windows says
         return False
     return True
 
 
-def fetch(repository: str, file: str, folder: Path) -> None:
+def fetch(repository: str, file: str, folder: Path, check: Callable[[Path], object] | None = None) -> None:
     """Download one file, unless it is there: into `file.part`, resumed where that ends, checked, and then renamed.
 
     What may pass (5xx, resets, time-outs) is tried again with growing pauses, as long as bytes keep coming in. Raises
-    FileNotFoundError when the repository has no such file, and OSError for everything else.
+    FileNotFoundError when the repository has no such file, ValueError when `check` does, OSError for everything else.
     """
     import requests
 
     if (folder / file).exists():
         return
-    part = folder / f"{file}.part"
-    failures, most = 0, 0
+    url, part = f"{endpoint()}/{repository}/resolve/main/{file}", folder / f"{file}.part"
+    failures, most = 0, size_of(part)
     while True:
         try:
-            receive(f"{endpoint()}/{repository}/resolve/main/{file}", part)
+            receive(url, part)
             break
         except requests.RequestException as error:
-            size = part.stat().st_size if part.exists() else 0
-            failures, most = (0, size) if size > most else (failures + 1, most)
+            failures, most = (0, size_of(part)) if size_of(part) > most else (failures + 1, most)
             if failures == ATTEMPTS or not may_pass(error):
                 raise
         time.sleep(PAUSE * 2**failures)
+    try:
+        if check:
+            check(part)
+    except ValueError as error:
+        part.unlink()
+        raise ValueError(str(error).replace(str(part), url)) from None
     part.replace(folder / file)
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def receive(url: str, part: Path) -> None:
     """One attempt at downloading what is missing of `part`; returns when it is whole, of the right size and sha256.
 
-    The hub answers the address of a large file with a redirect to its file store, and names size and sha256 in the
-    headers of that redirect. A part that cannot be right is deleted.
+    A part that cannot be right is deleted. Raises requests.RequestException for what another attempt may mend, for
+    other answers than 2xx and for addresses that are none; OSError for the rest, FileNotFoundError for 404.
     """
     import requests
     from tqdm import tqdm
 
-    start = part.stat().st_size if part.exists() else 0
+    start = size_of(part)
     headers = {"Accept-Encoding": "identity"}  # compressed, neither size nor ranges would be the file's
     if start:
         headers["Range"] = f"bytes={start}-"
-    if token := os.environ.get("HF_TOKEN"):
-        headers["Authorization"] = f"Bearer {token}"
+    if token := os.environ.get("HF_TOKEN", "").strip():
+        headers["Authorization"] = f"Bearer {token}"  # requests takes it off when it is redirected to another host
 
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 404:
+        status = response.status_code
+        if status == 404:
             raise FileNotFoundError(f"there is no {url}")
-        if response.status_code in (401, 403):
-            raise PermissionError(
-                f"{url} answers {response.status_code}: no such model, or HF_TOKEN must be set to see it"
-            )
-        if (
-            response.status_code != 416
-        ):  # "nothing there to send": the part was whole already, or is no part of this file
-            response.raise_for_status()
-        resumed = response.status_code == 206
+        if status in (401, 403):
+            raise PermissionError(f"{url} answers {status}: no such model, or HF_TOKEN must be set to see it")
         size, sha256 = expected_size_and_sha256(response)
-        if response.status_code != 416:
-            start = start if resumed else 0
-            if size and shutil.disk_usage(part.parent).free < size - start:
-                raise OSError(errno.ENOSPC, f"no space for {size - start:,} bytes", str(part.parent))
+        if status != 416:  # nothing to send beyond `start`: the part is whole already, or no part of this file
+            response.raise_for_status()
+            start = start if status == 206 else 0  # 200: the server does not know ranges, and sends everything
+            if size and (free := shutil.disk_usage(part.parent).free) < size - start:
+                raise OSError(f"{part.parent} has no space for {size - start:,} bytes, only for {free:,}")
             with (
-                open(part, "ab" if resumed else "wb") as file,
+                open(part, "ab" if start else "wb") as file,
                 tqdm(desc=part.stem, initial=start, total=size, unit="B", unit_scale=True) as progress,
             ):
                 for data in response.iter_content(CHUNK):
                     file.write(data)
                     progress.update(len(data))
 
-    received = part.stat().st_size
-    if size and received < size:
+    received = size_of(part)
+    if size is not None and received < size:
         raise requests.ConnectionError(f"{url} was cut off at {received:,} of {size:,} bytes")
     with open(part, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if (size and received > size) or (sha256 and digest != sha256):
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
+    if ((size is not None or status == 416) and received != size) or digest != sha256:
         part.unlink()
-        message = f"{url} is damaged: {received:,} bytes, sha256 {digest}; the hub says {size:,} bytes, {sha256}"
+        message = f"{url} is damaged: {received} bytes, sha256 {digest}; the hub says {size} bytes, sha256 {sha256}"
         raise requests.ConnectionError(message) if start else OSError(message)  # the older part may be to blame
 
 
 def expected_size_and_sha256(response: requests.Response) -> tuple[int | None, str | None]:
-    """What an answer and the redirects before it say about the whole file."""
-    headers = {name.lower(): value for hop in (*response.history, response) for name, value in hop.headers.items()}
-    size = headers.get("x-linked-size")
-    if size is None and response.status_code == 200:
-        size = headers.get("content-length")
+    """What an answer says about the whole file, or the hub in the redirect to its file store; None for the unsaid."""
+    linked = {name: value for hop in (*response.history, response) for name, value in hop.headers.lower_items()}
+    size = linked.get("x-linked-size")
+    if size is None and response.status_code == 200 and "Content-Encoding" not in response.headers:
+        size = response.headers.get("Content-Length")
     if size is None:
-        size = headers.get("content-range", "").rpartition("/")[2]
-    sha256 = headers.get("x-linked-etag", "").strip('"')
+        size = response.headers.get("Content-Range", "").rpartition("/")[2]  # "bytes 5-9/10", or "bytes */10" with 416
+    sha256 = linked.get("x-linked-etag", "").strip('"')
     return int(size) if size.isdecimal() else None, sha256 if re.fullmatch("[0-9a-f]{64}", sha256) else None
 
 
 def may_pass(error: requests.RequestException) -> bool:
     """Whether trying again makes sense: after 5xx, resets and time-outs, not when the hub is not there or says no."""
     import requests
+    from urllib3.exceptions import NewConnectionError
 
     if error.response is not None:
         return error.response.status_code >= 500 or error.response.status_code == 429
-    cause = root_cause(error)
-    if isinstance(cause, (ConnectionRefusedError, socket.gaierror, ssl.SSLError)):
-        return False
-    if isinstance(cause, OSError) and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return False
-    return isinstance(error, (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError))
+    final = (NewConnectionError, requests.exceptions.ProxyError, ValueError)  # the last: no valid address, certificate
+    return not any(isinstance(cause, final) for cause in causes(error))
 
 
-def root_cause(error: BaseException) -> BaseException:
-    """What lies at the bottom of an exception that libraries have wrapped."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    return error
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and, one in the other, those that it wraps: requests keeps them as arguments, urllib3 as causes.
+
+    Not as contexts: there, whatever the caller was handling would show up too.
+    """
+    while error:
+        yield error
+        error = error.__cause__ or next((part for part in error.args if isinstance(part, BaseException)), None)
 
 
-def describe(error: OSError) -> str:
+def describe(error: Exception) -> str:
     """An error in one line, without the wrapping."""
-    cause = root_cause(error)
-    return str(error) if cause is error else f"{endpoint()}: {getattr(cause, 'strerror', None) or cause}"
+    *_, cause = causes(error)
+    if cause is error:
+        return str(error)
+    request = getattr(error, "request", None)
+    host = urlsplit(request.url if request else endpoint()).netloc
+    return f"{host}: {getattr(cause, 'strerror', None) or cause}"
