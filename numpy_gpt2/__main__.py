@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
-import itertools
 import json
 import math
 import os
-import re
 import secrets
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import threadpoolctl
 import tiktoken
 
 from . import hub
@@ -31,119 +30,121 @@ DEFAULT_MODEL = "gpt2"
 
 EXAMPLES = """\
 examples:
-  python -m numpy_gpt2 "Alan Turing theorized that computers would one day become"
-  python -m numpy_gpt2 --greedy -n 40 "The dog"             the most probable token, every time
-  python -m numpy_gpt2 -m gpt2-xl -t 1 -p 0.9 "Once"        the largest model, nucleus sampling
-  python -m numpy_gpt2 -m shakespeare --seed 7 "ROMEO:"     the bundled model, the same verse every time
-  python -m numpy_gpt2 --num-samples 3 --stop "." "I"       three sentences, decoded side by side
-  python -m numpy_gpt2 --json --stats - < prompt.txt        the prompt from a file (its last line end left out)
-  python -m numpy_gpt2 --params                             what GPT-2 is made of
+  python -m numpy_gpt2 "Alan Turing theorized that computers would one day"
+  python -m numpy_gpt2 --greedy -n 40 "The dog"            the same every time
+  python -m numpy_gpt2 -m gpt2-xl -t 1 -k 0 -p 0.9 "Once"  nucleus sampling
+  python -m numpy_gpt2 -m shakespeare --seed 7 "ROMEO:"    the bundled model
+  python -m numpy_gpt2 --num-samples 3 --stop . "I think"  three sentences
+  python -m numpy_gpt2 --json --stats - < prompt.txt       a prompt from a file
+  python -m numpy_gpt2 --params                            what GPT-2 is made of
 """
 
-
-# What the parameters are part of, for the sums of --params.
+# What the parameters are part of, by what their names contain, for the sums of --params.
 COMPONENTS = {
-    "token embedding": r"wte\.",
-    "position embedding": r"wpe\.",
-    "attention": r"h\.\d+\.attn\.",
-    "MLP": r"h\.\d+\.mlp\.",
-    "layer norm": r"(h\.\d+\.)?ln_[12f]\.",
-    "untied head": r"lm_head\.",
+    "token embedding": "wte.",
+    "position embedding": "wpe.",
+    "attention": ".attn.",
+    "MLP": ".mlp.",
+    "layer norm": "ln_",
+    "head": "lm_head.",
 }
 
 
+def write(text: str) -> None:
+    """Put text on standard output, at once."""
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to write the rest again
+        error.filename = "standard output"
+        raise
+
+
+def say(message: str) -> None:
+    """Put one line on standard error, if there is one."""
+    if sys.stderr:
+        print(" ".join(message.split()), file=sys.stderr, flush=True)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line."""
+    """argparse, but an error is one line, and help is written as all text is."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; --help shows how\n")
+        say(f"error: {message}; --help shows how")
+        sys.exit(2)
+
+    def print_help(self, file: object = None) -> None:
+        write(self.format_help())
 
 
-def number(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+def checked(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
     """An argument type: `convert`, then a check."""
 
-    def parse(text: str) -> Any:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = None
-        if value is None or not accepts(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-        return value
+    def parse(argument: str) -> Any:
+        with suppress(ValueError):
+            value = convert(argument)
+            if accepts(value):
+                return value
+        raise argparse.ArgumentTypeError(f"{argument!r} is not {wanted}")
 
     return parse
 
 
 def utf8(argument: str) -> str:
-    """The argument as the UTF-8 that was typed, whatever encoding the locale made Python read it in."""
-    try:
-        return os.fsencode(argument).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise argparse.ArgumentTypeError(f"the text is not UTF-8: {error}") from None
-
-
-def stop_text(argument: str) -> str:
-    """A stop text, which has to have a character at least."""
-    if not argument:
-        raise argparse.ArgumentTypeError("the text is empty, and would stop at once")
-    return utf8(argument)
+    """An argument as the bytes that were typed, read as UTF-8, whatever locale Python has decoded it in."""
+    return os.fsencode(argument).decode("utf-8")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line -> its values, checked."""
-    count = number(int, lambda n: n >= 1, "a whole number, 1 or more")
-    natural = number(int, lambda n: n >= 0, "a whole number, 0 or more")
-    temperature = number(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
-    probability = number(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+    text = checked(utf8, lambda text: True, "UTF-8")
+    stop = checked(utf8, lambda text: text != "", "UTF-8 text of one character or more")
+    count = checked(int, lambda n: n >= 1, "a whole number, 1 or more")
+    natural = checked(int, lambda n: n >= 0, "a whole number, 0 or more")
+    temperature = checked(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
+    probability = checked(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
 
     parser = Parser(
         prog="python -m numpy_gpt2",
-        description="Continue a text with GPT-2.",
+        usage="%(prog)s [options] [PROMPT]",
+        description="Continue a text with GPT-2: text to standard output, all else to standard error.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "prompt",
-        nargs="?",
-        type=utf8,
-        help=f"the text to continue; - or a pipe: from standard input; empty: start anew, from {ENDOFTEXT}",
+    add = parser.add_argument
+    prompt = f"the text to continue; - or a pipe: from standard input; empty: start anew, from {ENDOFTEXT}"
+    add("prompt", metavar="PROMPT", nargs="?", type=text, help=prompt)
+    model = (
+        f"{', '.join(hub.NAMES)}, owner/name on the hub, a folder under weights/, or any folder (default:"
+        f" {DEFAULT_MODEL}, downloaded once; where the hub cannot be reached, the bundled {hub.BUNDLED})"
     )
-    parser.add_argument(
-        "-m",
-        "--model",
-        metavar="NAME|FOLDER",
-        help=f"{', '.join(hub.NAMES)}, owner/name on the hub, a folder under weights/, or any folder (default:"
-        f" {DEFAULT_MODEL}, downloaded once; where the hub cannot be reached, the bundled {hub.BUNDLED})",
-    )
-    parser.add_argument("-n", "--max-new-tokens", metavar="N", type=count, default=100, help="how much (default: 100)")
-    parser.add_argument(
-        "-t", "--temperature", metavar="X", type=temperature, default=0.8, help="0 is greedy (default: 0.8)"
-    )
-    parser.add_argument(
-        "-k", "--top-k", metavar="K", type=natural, default=40, help="of the K most probable; 0: of all (default: 40)"
-    )
-    parser.add_argument(
-        "-p", "--top-p", metavar="P", type=probability, help="of the fewest that reach probability P (default: off)"
-    )
-    parser.add_argument("--greedy", action="store_true", help="always the most probable token, as --temperature 0")
-    parser.add_argument("-s", "--seed", metavar="N", type=natural, help="the same text again (default: random)")
-    parser.add_argument("--num-samples", metavar="N", type=count, default=1, help="N continuations (default: 1)")
-    parser.add_argument(
-        "--stop", metavar="TEXT", type=stop_text, action="append", default=[], help="end before TEXT (repeatable)"
-    )
-    parser.add_argument("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
-    parser.add_argument("--json", action="store_true", help="one JSON object a sample")
-    parser.add_argument("--stats", action="store_true", help="seed, times, speed and memory, on standard error")
-    parser.add_argument("--threads", metavar="N", type=count, help="threads of the matrix products (default: all)")
-    parser.add_argument("--params", action="store_true", help="print the model's table of parameters and stop")
+    add("-m", "--model", metavar="NAME|FOLDER", help=model)
+    add("-n", "--max-new-tokens", metavar="N", type=count, default=100, help="end after N tokens (default: 100)")
+    add("--stop", metavar="TEXT", type=stop, action="append", default=[], help="end before TEXT (repeatable)")
+    add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
+
+    add = parser.add_argument_group("how the next token is chosen").add_argument
+    add("-t", "--temperature", metavar="X", type=temperature, default=0.8, help="0 is greedy (default: 0.8)")
+    add("-k", "--top-k", metavar="K", type=natural, default=40, help="of the K most probable; 0: of all (default: 40)")
+    add("-p", "--top-p", metavar="P", type=probability, help="of the fewest that add up to P (default: off)")
+    add("--greedy", action="store_true", help="always the most probable, as --temperature 0")
+    seed = secrets.randbits(32)
+    add("-s", "--seed", metavar="N", type=natural, default=seed, help="the same choices every time (default: random)")
+
+    add = parser.add_argument_group("what is printed, and how").add_argument
+    add("--num-samples", metavar="N", type=count, default=1, help="N continuations, side by side (default: 1)")
+    add("--json", action="store_true", help="one JSON object a sample")
+    add("--stats", action="store_true", help="seed, times, speed and memory")
+    add("--threads", metavar="N", type=count, help="threads of the matrix products (default: all)")
+    add("--params", action="store_true", help="the table of the model's parameters, and stop")
+
     arguments = parser.parse_args(argv)
+    no_stdin = sys.stdin is None or (arguments.prompt is None and sys.stdin.isatty())
+    if arguments.prompt in (None, "-") and no_stdin and not arguments.params:
+        parser.error("there is no prompt: give a text, or pipe one in")
     if arguments.greedy:
         arguments.temperature = 0.0
-    if arguments.seed is None:
-        arguments.seed = secrets.randbits(32)
-    if not arguments.params and arguments.prompt is None and (sys.stdin is None or sys.stdin.isatty()):
-        parser.error("there is no prompt: give a text, or pipe one in")
     return arguments
 
 
@@ -157,21 +158,22 @@ def read_prompt(argument: str | None) -> str:
         raise ValueError(f"standard input is not UTF-8 ({error}); convert it first") from None
 
 
+def is_here(name: str) -> bool:
+    """Whether a model can be had without asking the hub."""
+    return Path(name).is_dir() or hub.is_complete(hub.weights_folder() / name)
+
+
 def choose_model(name: str | None) -> str:
     """The model that was named; else GPT-2; else, where that cannot be had, the bundled model, and a notice."""
-    if name is not None or hub.is_complete(hub.weights_folder() / DEFAULT_MODEL):
-        return name or str(hub.weights_folder() / DEFAULT_MODEL)
-    problem = hub.why_unreachable()
+    if name is not None:
+        return name
+    problem = None if is_here(DEFAULT_MODEL) else hub.why_unreachable()
     if problem is None:
         return DEFAULT_MODEL
     folder = hub.weights_folder() / DEFAULT_MODEL
-    note(f"the bundled model {hub.BUNDLED} answers: {DEFAULT_MODEL} is not in {folder} and the hub is away ({problem})")
-    note(f"to have {DEFAULT_MODEL}, run this again when the hub is in reach; {hub.by_hand(DEFAULT_MODEL, folder)}")
+    say(f"note: the bundled model {hub.BUNDLED} answers: no {DEFAULT_MODEL} in {folder}, the hub is away ({problem})")
+    say(f"note: run this again when the hub is in reach; {hub.by_hand(DEFAULT_MODEL, folder)}")
     return str(hub.bundled_folder())
-
-
-def note(message: str) -> None:
-    print(f"note: {message}", file=sys.stderr)
 
 
 class Continuation:
@@ -189,30 +191,25 @@ class Continuation:
 
     def append(self, token: int) -> None:
         """Take one more token, unless the sample has ended; −1 ends it, as `generate` means it."""
-        if self.finish_reason:
-            return
         if token < 0:
             self.finish("stop")
-            return
-        self.tokens.append(token)
-        self.extend(self.decoder.decode(self.tokenizer.decode_single_token_bytes(token)))
+        elif not self.finish_reason:
+            self.tokens.append(token)
+            self.extend(self.decoder.decode(self.tokenizer.decode_single_token_bytes(token)))
 
     def extend(self, characters: str) -> None:
-        """Add characters to the text, up to a stop text, and hold back what may become one."""
-        self.held += characters
-        found = [position for stop in self.stops if (position := self.held.find(stop)) >= 0]
+        """Add characters to the text; end before the first stop text, and hold back what may become one."""
+        held = self.held + characters
+        found = [(start + len(stop), start) for stop in self.stops if (start := held.find(stop)) >= 0]
         if found:
-            self.text += self.held[: min(found)]
-            self.held = ""
-            self.finish_reason = "stop"
-            while self.tokens and len(self.tokenizer.decode(self.tokens[:-1])) >= len(self.text):
+            _, start = min(found)  # the one that was complete first, however tokens cut the text
+            self.text, self.held, self.finish_reason = self.text + held[:start], "", "stop"
+            while self.tokens and self.tokenizer.decode(self.tokens[:-1]).startswith(self.text):
                 self.tokens.pop()  # those that spell only the stop text
-            return
-        certain = len(self.held) - max(
-            (n for stop in self.stops for n in range(len(stop)) if self.held.endswith(stop[:n])), default=0
-        )
-        self.text += self.held[:certain]
-        self.held = self.held[certain:]
+        else:
+            starts = (n for n in range(len(held)) if any(stop.startswith(held[n:]) for stop in self.stops))
+            certain = next(starts, len(held))
+            self.text, self.held = self.text + held[:certain], held[certain:]
 
     def unwritten(self) -> str:
         """The part of the text that no call has returned before."""
@@ -220,25 +217,18 @@ class Continuation:
         return new
 
     def finish(self, reason: str) -> None:
-        """The sample ends here: nothing is held back any longer."""
-        if self.finish_reason:
-            return
-        if reason != "interrupted":
+        """The sample ends here, if it has not yet: nothing is held back but, after Ctrl-C, half a character."""
+        if not self.finish_reason and reason != "interrupted":
             self.extend(self.decoder.decode(b"", final=True))
         if not self.finish_reason:
-            self.text += self.held
-            self.finish_reason = reason
+            self.text, self.held, self.finish_reason = self.text + self.held, "", reason
 
 
-def prompt_ids(prompt: str, model: Model) -> list[int]:
+def prompt_ids(prompt: str, tokenizer: tiktoken.Encoding) -> list[int]:
     """The prompt's tokens. An empty prompt is the token that GPT-2 has seen before the first word of every text."""
-    if prompt:
-        return model.tokenizer.encode_ordinary(prompt)
-    if ENDOFTEXT not in model.tokenizer.special_tokens_set:
-        raise ValueError(
-            f"this model's tokenizer has no {ENDOFTEXT} to start from; give a prompt of at least one character"
-        )
-    return [model.tokenizer.eot_token]
+    if not prompt and ENDOFTEXT not in tokenizer.special_tokens_set:
+        raise ValueError(f"the tokenizer has no {ENDOFTEXT} to start from; give a prompt of at least one character")
+    return tokenizer.encode_ordinary(prompt) or [tokenizer.eot_token]
 
 
 def end_of_text(model: Model) -> set[int]:
@@ -252,13 +242,14 @@ def end_of_text(model: Model) -> set[int]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate and print. Returns the exit status."""
-    times = [time.perf_counter()]  # of the start, of the model being loaded, of each token
+    start = time.perf_counter()
     prompt = read_prompt(arguments.prompt)
     model = load(choose_model(arguments.model))
-    times.append(time.perf_counter())
-    ids = prompt_ids(prompt, model)
+    loaded = time.perf_counter() - start
+    ids = prompt_ids(prompt, model.tokenizer)
+    n = arguments.num_samples
     rows = generate(
-        np.broadcast_to(ids, (arguments.num_samples, len(ids))),
+        np.tile(ids, (n, 1)),
         model.weights,
         model.config,
         max_new_tokens=arguments.max_new_tokens,
@@ -269,13 +260,14 @@ def run(arguments: argparse.Namespace) -> int:
         n_vocab=model.tokenizer.n_vocab,
         rng=np.random.default_rng(arguments.seed),
     )
-    samples = [Continuation(model.tokenizer, arguments.stop) for _ in range(arguments.num_samples)]
+    samples = [Continuation(model.tokenizer, arguments.stop) for _ in range(n)]
+    steps: list[tuple[float, int]] = []  # seconds since the start, tokens
     interrupted = False
-    if not arguments.json:
-        separate(samples, 0)
+    if n > 1 and not arguments.json:
+        say(f"--- sample 1 of {n}")
     try:
         for row in rows:
-            times.append(time.perf_counter())
+            steps.append((time.perf_counter() - start, int((row >= 0).sum())))
             for sample, token in zip(samples, row.tolist(), strict=True):
                 sample.append(token)
             if not arguments.json:
@@ -284,100 +276,73 @@ def run(arguments: argparse.Namespace) -> int:
                 break
     except KeyboardInterrupt:
         interrupted = True
-    for sample in samples:
+
+    timings = summarize(loaded, steps)
+    for i, sample in enumerate(samples):
         complete = len(sample.tokens) == arguments.max_new_tokens
         sample.finish("interrupted" if interrupted else "length" if complete else "stop")
-
-    timings = summarize(times, sum(len(sample.tokens) for sample in samples))
-    for i, sample in enumerate(samples):
         if arguments.json:
-            result = {
-                "prompt": prompt,
-                "text": sample.text,
-                "tokens": sample.tokens,
-                "finish_reason": sample.finish_reason,
-                "seed": arguments.seed,
-                "timings": timings,
-            }
+            result: dict[str, Any] = {"prompt": prompt, "text": sample.text, "tokens": sample.tokens}
+            result |= {"finish_reason": sample.finish_reason, "seed": arguments.seed, "timings": timings}
             write(json.dumps(result, ensure_ascii=False) + "\n")
         else:
             if i > 0:
-                separate(samples, i)
+                say(f"--- sample {i + 1} of {n}")
             write(sample.unwritten() + "\n")
     if arguments.stats:
         show_stats(timings, arguments.seed)
-        if len(ids) + len(times) - 2 > model.config.n_positions:
-            note(
-                f"the text outgrew the window of {model.config.n_positions:,} tokens; the last half of it was read anew"
-            )
+        window = model.config.n_positions
+        if min(len(ids), window) + len(steps) - 1 > window:
+            say(f"note: the text outgrew the window of {window:,} tokens; the last half of it was read anew")
     return 130 if interrupted else 0
 
 
-def write(text: str) -> None:
-    """Put text on standard output, at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
-
-
-def separate(samples: list[Continuation], i: int) -> None:
-    """Say on standard error which of several samples comes next."""
-    if len(samples) > 1:
-        print(f"--- sample {i + 1} of {len(samples)}", file=sys.stderr, flush=True)
-
-
-def summarize(times: list[float], n_tokens: int) -> dict[str, float | None]:
+def summarize(loaded: float, steps: list[tuple[float, int]]) -> dict[str, float | None]:
     """Seconds since the start, and the speed of decoding: tokens of all samples per second, after each one's first."""
-    start, loaded, *steps = times
-    decoding = steps[-1] - steps[0] if len(steps) > 1 else 0.0
+    first, last = (steps[0][0], steps[-1][0]) if steps else (loaded, loaded)
     return {
-        "loaded": loaded - start,
-        "first_token": steps[0] - start if steps else None,
-        "total": times[-1] - start,
-        "tokens_per_second": n_tokens * (len(steps) - 1) / len(steps) / decoding if decoding else None,
+        "loaded": loaded,
+        "first_token": first if steps else None,
+        "total": last,
+        "tokens_per_second": sum(n for _, n in steps[1:]) / (last - first) if len(steps) > 1 else None,
     }
 
 
 def show_stats(timings: dict[str, float | None], seed: int) -> None:
-    """The timings, the seed and the memory in one line on standard error."""
-    parts = [f"seed {seed}", f"loaded after {timings['loaded']:.2f} s"]
-    if timings["first_token"] is not None:
-        parts.append(f"first token after {timings['first_token']:.2f} s")
-    if timings["tokens_per_second"] is not None:
-        parts.append(f"then {timings['tokens_per_second']:.1f} tokens/s")
+    """The seed, the timings and the memory in one line on standard error."""
+    parts = {
+        "loaded": "loaded after {:.2f} s",
+        "first_token": "first token after {:.2f} s",
+        "tokens_per_second": "then {:.1f} tokens/s",
+    }
+    line = [f"seed {seed}", *(part.format(timings[name]) for name, part in parts.items() if timings[name])]
     if sys.platform != "win32":
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB here
-        parts.append(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB")
-    print("stats: " + " · ".join(parts), file=sys.stderr)
+        line.append(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB")
+    say(f"stats: {' · '.join(line)}")
 
 
-def show_parameters(name: str | None) -> None:
-    """Print a model's table of parameters: each with shape and count, a sum for each block, the sums by component."""
-    name = name or DEFAULT_MODEL
-    if name in RELEASED_SIZES and not hub.is_complete(hub.weights_folder() / name):
-        config = GPT2Config.preset(name)
-    else:
-        config = GPT2Config.from_json(hub.model_folder(name) / "config.json")
-    shapes = config.parameter_shapes()
-    counts = {parameter: math.prod(shape) for parameter, shape in shapes.items()}
-    lines: list[tuple[str, str, int | None]] = []
-    for prefix, group in itertools.groupby(shapes, lambda parameter: re.sub(r"(h\.\d+)?.*", r"\1", parameter)):
-        parameters = list(group)
-        lines += [(parameter, "×".join(map(str, shapes[parameter])), counts[parameter]) for parameter in parameters]
-        if prefix:
-            lines.append((f"  sum of {prefix}", "", sum(counts[parameter] for parameter in parameters)))
-        lines.append(("", "", None))
-    for component, pattern in COMPONENTS.items():
-        count = sum(counts[parameter] for parameter in shapes if re.match(pattern, parameter))
-        if count:
-            lines.append((component, f"{count / config.num_parameters():.1%}", count))
-    lines.append(("all parameters", "", config.num_parameters()))
-    write(
-        "".join(
-            f"{left:<26}{middle:>14}{'' if n is None else f'{n:,}':>16}".rstrip() + "\n" for left, middle, n in lines
-        )
-    )
+def show_parameters(name: str) -> None:
+    """Print a model's table of parameters: each with its shape and count, and the sums by component."""
+    preset = name in RELEASED_SIZES and not is_here(name)
+    config = GPT2Config.preset(name) if preset else GPT2Config.from_json(hub.model_folder(name) / "config.json")
+    shapes, total = config.parameter_shapes(), config.num_parameters()
+    rows = [("parameter", "shape", "count")]
+    for parameter, shape in shapes.items():
+        if parameter.endswith(("ln_1.weight", "ln_f.weight")):  # here a block begins, and here they end
+            rows.append(("", "", ""))
+        rows.append((parameter, "×".join(map(str, shape)), f"{math.prod(shape):,}"))
+    rows += [("", "", ""), ("component", "share", "count")]
+    for component, word in COMPONENTS.items():
+        if count := sum(math.prod(shape) for parameter, shape in shapes.items() if word in parameter):
+            rows.append((component, f"{count / total:.2%}", f"{count:,}"))
+    rows.append(("all parameters", "", f"{total:,}"))
+    write("".join(f"{left:<26}{middle:>14}{right:>16}".rstrip() + "\n" for left, middle, right in rows))
+    block = sum(math.prod(shape) for shape in config.block_shapes().values())
+    head = "wte.weight, transposed" if config.tie_word_embeddings else "a matrix of its own"
+    write(f"\n{config.n_layer} blocks of {block:,} parameters each; the head is {head}\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -385,25 +350,25 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    arguments = parse_arguments(argv)
     try:
-        if arguments.threads:
-            threadpoolctl.threadpool_limits(arguments.threads)
-        if arguments.params:
-            show_parameters(arguments.model)
-            return 0
-        return run(arguments)
+        with warnings.catch_warnings(action="always", category=UserWarning):
+            warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+            arguments = parse_arguments(argv)
+            if arguments.threads:
+                from threadpoolctl import threadpool_limits
+
+                threadpool_limits(min(arguments.threads, os.cpu_count() or 1))
+            if arguments.params:
+                show_parameters(DEFAULT_MODEL if arguments.model is None else arguments.model)
+                return 0
+            return run(arguments)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader has seen enough
+        return 0
     except (OSError, ValueError, MemoryError) as error:
-        if isinstance(error, BrokenPipeError):  # the reader has seen enough
-            status = 0
-        else:
-            print("error: " + " ".join(str(error).split()), file=sys.stderr)
-            status = 1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to write the rest again
-        return status
+        say(f"error: {str(error) or 'out of memory'}")
+        return 1
 
 
 if __name__ == "__main__":

@@ -105,10 +105,10 @@ def attention(q, k, v, mask, scale, hook=identity):
     """softmax(q kᵀ · scale, where the mask allows) v: each position takes a weighted average of the values it may see.
 
     (B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D). Vaswani et al. 2017, section 3.2.1.
-    The mask's −inf becomes a weight of exactly 0.
     """
-    scores = hook("attn.scores", np.where(mask, (q * scale) @ k.swapaxes(-1, -2), -math.inf))  # (B, H, T, S)
-    pattern = hook("attn.pattern", softmax(scores))
+    scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, S)
+    np.copyto(scores, -math.inf, where=~mask)  # of which softmax makes a weight of exactly 0
+    pattern = hook("attn.pattern", softmax(hook("attn.scores", scores)))
     return hook("attn.z", pattern @ v)  # (B, H, T, D)
 
 
