@@ -84,7 +84,7 @@ def compare_in_process(folder: Path, runs: int) -> None:
         report(f"prefill of {len(long):,} tokens", "s", pairs, higher_is_better=False)
 
 
-# A process starts with the memory of the one that it comes from, so a small one stands between this one and the measured.
+# A process starts with the peak memory of its parent, so a small one stands between this one and those measured.
 LAUNCHER = """
 import os, subprocess, sys, time
 start = time.perf_counter()

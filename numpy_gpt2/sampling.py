@@ -26,7 +26,7 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     A token stays if those before it have not reached p, so one always does. Holtzman et al. 2020, "The Curious Case of
     Neural Text Degeneration", section 3.1.
     """
-    order = np.argsort(-logits, axis=-1, kind="stable")
+    order = np.argsort(-logits, axis=-1)
     probabilities = softmax(np.take_along_axis(logits, order, axis=-1))
     before = np.cumsum(probabilities, axis=-1, dtype=np.float64) - probabilities
     kept = np.empty(logits.shape, bool)
@@ -62,4 +62,4 @@ def sample(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     cumulative = np.cumsum(probabilities, axis=-1, dtype=np.float64)
     threshold = (1 - rng.random((*cumulative.shape[:-1], 1))) * cumulative[..., -1:]
-    return (cumulative < threshold).sum(axis=-1)
+    return (cumulative >= threshold).argmax(axis=-1)

@@ -190,7 +190,7 @@ def test_an_argument_that_is_not_utf8(cli, tiny, arguments):
 
 def test_no_prompt_on_a_terminal(tiny):
     ours, theirs = pty.openpty()
-    result = run_cli("-m", tiny, stdin=theirs)
+    result = run_cli("-m", tiny, stdin=theirs, timeout=20)
     os.close(ours)
     os.close(theirs)
     assert (result.returncode, result.stdout) == (2, b"")
