@@ -100,6 +100,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     text = checked(utf8, lambda text: True, "UTF-8")
     stop = checked(utf8, lambda text: text != "", "UTF-8 text of one character or more")
     count = checked(int, lambda n: n >= 1, "a whole number, 1 or more")
+    samples = checked(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
     natural = checked(int, lambda n: n >= 0, "a whole number, 0 or more")
     temperature = checked(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
     probability = checked(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
@@ -133,7 +134,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("-s", "--seed", metavar="N", type=natural, default=seed, help="the same choices every time (default: random)")
 
     add = parser.add_argument_group("what is printed, and how").add_argument
-    add("--num-samples", metavar="N", type=count, default=1, help="N continuations, side by side (default: 1)")
+    add("--num-samples", metavar="N", type=samples, default=1, help="N continuations, side by side (default: 1)")
     add("--json", action="store_true", help="one JSON object a sample")
     add("--stats", action="store_true", help="seed, times, speed and memory")
     add("--threads", metavar="N", type=count, help="threads of the matrix products (default: all)")
@@ -234,10 +235,10 @@ def prompt_ids(prompt: str, tokenizer: tiktoken.Encoding) -> list[int]:
 def end_of_text(model: Model) -> set[int]:
     """The tokens after which there is nothing to say: the config's and the tokenizer's own."""
     eos = model.config.eos_token_id
-    tokens = {eos} if isinstance(eos, int) else set(eos or ())
+    tokens = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if ENDOFTEXT in model.tokenizer.special_tokens_set:
-        tokens.add(model.tokenizer.eot_token)
-    return tokens
+        tokens = [*tokens, model.tokenizer.eot_token]
+    return {token for token in tokens if token < model.config.vocab_size}
 
 
 def run(arguments: argparse.Namespace) -> int:

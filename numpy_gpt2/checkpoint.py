@@ -13,7 +13,7 @@ import tiktoken
 from numpy.typing import DTypeLike
 
 from .config import GPT2Config
-from .hub import model_folder
+from .hub import SMALL_FILES, model_folder
 from .tokenizer import load_tokenizer, save_tokenizer
 from .weights import FILE, Weights, load_weights, save_weights
 
@@ -33,6 +33,8 @@ def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
     when its files are damaged or do not fit each other.
     """
     folder = model_folder(name_or_folder)
+    if missing := [name for name in SMALL_FILES if not (folder / name).exists()]:
+        raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}; a model folder needs them beside {FILE}")
     config = GPT2Config.from_json(folder / "config.json")
     weights = load_weights(folder, dtype)
     tokenizer = load_tokenizer(folder)

@@ -47,7 +47,7 @@ class GPT2Config:
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True  # the head is the token embedding, transposed
-    bos_token_id: int | None = 50256
+    bos_token_id: int | list[int] | None = 50256
     eos_token_id: int | list[int] | None = 50256
 
     def __post_init__(self) -> None:
@@ -55,8 +55,9 @@ class GPT2Config:
             value = getattr(self, name)
             if value is None and name == "n_inner":
                 continue
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number, 1 or more")
+            largest = 10_000 if name == "n_layer" else 2**31 - 1  # far beyond any model, and no table grows too long
+            if type(value) is not int or not 1 <= value <= largest:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {largest:,}")
         for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
@@ -67,6 +68,10 @@ class GPT2Config:
             raise ValueError(
                 f"activation_function is {self.activation_function!r}; known are {', '.join(ACTIVATION_FUNCTIONS)}"
             )
+        for name in ("bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            if any(type(token) not in (int, type(None)) for token in (value if isinstance(value, list) else [value])):
+                raise ValueError(f"{name} is {value!r}; it must be a token id, a list of them, or null")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} cannot be divided among n_head {self.n_head} heads of equal width")
 
@@ -86,7 +91,7 @@ class GPT2Config:
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON ({error}); download it again") from None
         if not isinstance(values, dict) or values.get("model_type", "gpt2") != "gpt2":
             model_type = values.get("model_type") if isinstance(values, dict) else None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAMES = (*RELEASED_SIZES, "distilgpt2")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 BUNDLED = "shakespeare"
+SMALL_FILES = ("config.json", "vocab.json", "merges.txt")  # of a model folder, beside the weights
 
 TIMEOUT = 10  # seconds without an answer
 ATTEMPTS = 5  # without a byte gained
@@ -75,7 +76,7 @@ def is_complete(folder: Path) -> bool:
     """Whether nothing is left to download. Files get their names only when they are whole."""
     sharded = (folder / INDEX).exists() and not (folder / FILE).exists()
     weights = shard_names(folder / INDEX) if sharded else [FILE]
-    return all((folder / name).exists() for name in ("config.json", "vocab.json", "merges.txt", *weights))
+    return all((folder / name).exists() for name in (*SMALL_FILES, *weights))
 
 
 def endpoint() -> str:
@@ -115,7 +116,7 @@ def why_unreachable(seconds: float = 1.5) -> str | None:
 
 def by_hand(repository: str, folder: Path) -> str:
     """What a person can do where the program cannot."""
-    files = f"config.json, vocab.json, merges.txt and {FILE}"
+    files = f"{', '.join(SMALL_FILES)} and {FILE}"
     return f"to do it by hand, put {files} from {endpoint()}/{repository}/tree/main into {folder}"
 
 

@@ -46,7 +46,7 @@ def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
             raise ValueError("ids must be 0, 1, 2, …, one for each token, and rise in the order of merges.txt")
         special = {token: vocab[token] for token in vocab.keys() - {*CHARACTER_OF_BYTE, *merged}}
         return tiktoken.Encoding(folder.name, pat_str=PIECES, mergeable_ranks=ranks, special_tokens=special)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{folder}: vocab.json and merges.txt are no GPT-2 tokenizer: {error!r}") from None
 
 

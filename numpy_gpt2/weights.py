@@ -71,7 +71,7 @@ def shard_names(index: Path) -> list[str]:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
             raise ValueError(f"it names the files {names}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index} is no index of safetensors shards ({error}); download it again") from None
     return names
 

@@ -82,6 +82,13 @@ def test_what_has_no_such_name_is_an_error(models):
     assert not (models / "gpt2").exists()
 
 
+def test_missing_files_are_listed(models):
+    (models / "mine" / "config.json").unlink()
+    (models / "mine" / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no config.json and no merges.txt; .* beside model.safetensors"):
+        gpt2.load("mine")
+
+
 def test_a_tokenizer_that_knows_more_than_the_model_is_refused(models):
     config = json.loads((models / "mine" / "config.json").read_text())
     model = gpt2.load(models / "mine")

@@ -57,6 +57,10 @@ def test_attention_scale():
         ({"n_positions": 10.5}, "n_positions is 10.5"),
         ({"n_layer": True}, "n_layer is True"),
         ({"n_inner": 0}, "n_inner is 0"),
+        ({"n_layer": 10**12}, "n_layer is 1000000000000; .* 10,000"),
+        ({"vocab_size": 2**31}, "vocab_size is 2147483648"),
+        ({"eos_token_id": 1.5}, "eos_token_id is 1.5"),
+        ({"bos_token_id": ["x"]}, r"bos_token_id is \['x'\]"),
         ({"n_embd": None}, "n_embd is None"),
         ({"layer_norm_epsilon": 0}, "layer_norm_epsilon is 0"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
@@ -72,7 +76,7 @@ def test_impossible_configs_are_refused(fields, message, tmp_path):
         GPT2Config.from_json(path)
 
 
-@pytest.mark.parametrize("text", ["", "<html>", "[1, 2]", "null", '{"n_layer": 2', "\x00"])
+@pytest.mark.parametrize("text", ["", "<html>", "[1, 2]", "null", '{"n_layer": 2', "\x00", "[" * 100_000])
 def test_what_is_no_config_is_refused(text, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(text)

@@ -751,7 +751,7 @@ def test_damaged_and_foreign_models(cli, tmp_path, damage, mentioned):
 
 
 def test_too_many_samples_for_any_memory(cli, tiny):
-    assert_one_error(cli("-m", tiny, "--num-samples", 10**17, "a"), 1, "PiB")
+    assert_one_error(cli("-m", tiny, "--num-samples", 10**9, "a"), 2, "from 1 to 10,000")
 
 
 # Processes: pipes, signals, start
