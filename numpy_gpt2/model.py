@@ -1,8 +1,18 @@
 """GPT-2, the whole forward pass: token ids in, a score for every possible next token out.
 
+    tokens (B, T)
+       |       wte[token] + wpe[position]           what is there, and where it stands
+    x (B, T, C)                                     the residual stream: one vector a position, which all below adds to
+       |       L times, a block:
+       |           x + attention(layer_norm(x))     positions look back at each other
+       |           x + mlp(layer_norm(x))           each position is worked on by itself
+       |       layer_norm
+       |       logits: compare with every token's embedding
+    scores (B, T, V)                                softmax of row t: how probable is each token as number t + 1?
+
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, as in its released code: the
 decoder of Vaswani et al. 2017, "Attention Is All You Need", with the layer norms moved to the front of each sub-block.
-Read from top to bottom: small functions first, `forward` near the end. Each is one equation.
+Read from top to bottom: each function is one equation, small ones first, and `forward` puts them together.
 
 `weights` is a flat dict of arrays with Hugging Face's names. B, T, S, C, H, D, V, L are explained in `__init__.py`.
 
