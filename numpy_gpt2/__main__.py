@@ -70,6 +70,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line, and help is written as all text is."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            message += " (a prompt of several words needs quotes)"
         say(f"error: {message}; --help shows how")
         sys.exit(2)
 
@@ -136,7 +138,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group("what is printed, and how").add_argument
     add("--num-samples", metavar="N", type=samples, default=1, help="N continuations, side by side (default: 1)")
     add("--json", action="store_true", help="one JSON object a sample")
-    add("--stats", action="store_true", help="seed, times, speed and memory")
+    add("--stats", action="store_true", help="seed, times since the imports, speed and memory")
     add("--threads", metavar="N", type=count, help="threads of the matrix products (default: all)")
     add("--params", action="store_true", help="the table of the model's parameters, and stop")
 
@@ -168,10 +170,13 @@ def choose_model(name: str | None) -> str:
     """The model that was named; else GPT-2; else, where that cannot be had, the bundled model, and a notice."""
     if name is not None:
         return name
-    problem = None if is_here(DEFAULT_MODEL) else hub.why_unreachable()
-    if problem is None:
-        return DEFAULT_MODEL
     folder = hub.weights_folder() / DEFAULT_MODEL
+    for here in (Path(DEFAULT_MODEL), folder):
+        if hub.is_complete(here):
+            return str(here)
+    problem = hub.why_unreachable(DEFAULT_MODEL)
+    if problem is None:
+        return str(hub.download(DEFAULT_MODEL, folder))
     say(f"note: the bundled model {hub.BUNDLED} answers: no {DEFAULT_MODEL} in {folder}, the hub is away ({problem})")
     say(f"note: run this again when the hub is in reach; {hub.by_hand(DEFAULT_MODEL, folder)}")
     return str(hub.bundled_folder())

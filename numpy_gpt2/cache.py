@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -27,6 +29,8 @@ class KVCache:
     def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Store a layer's k and v of the new tokens, (B, H, T, D); return views of all so far, (B, H, S, D)."""
         S = self.length + k.shape[-2]
+        if k.dtype != self.keys.dtype:
+            raise ValueError(f"the cache holds {self.keys.dtype}, the model computes in {k.dtype}")
         if k.shape[0] != self.keys.shape[1]:
             raise ValueError(
                 f"the cache is for a batch of {self.keys.shape[1]}, the tokens are a batch of {k.shape[0]}"
@@ -43,11 +47,10 @@ class KVCache:
 
     def repeat(self, n: int) -> KVCache:
         """A cache for n times the batch: every row n times, as `np.repeat` orders them."""
-        repeated = object.__new__(KVCache)
+        repeated = copy.copy(self)
         L, B, *shape = self.keys.shape
         repeated.keys = np.empty((L, B * n, *shape), self.keys.dtype)
         repeated.values = np.empty_like(repeated.keys)
-        repeated.length = self.length
         for new, old in ((repeated.keys, self.keys), (repeated.values, self.values)):
             new[..., : self.length, :] = np.repeat(old[..., : self.length, :], n, axis=1)
         return repeated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from numpy.typing import DTypeLike
 from .config import GPT2Config
 from .hub import SMALL_FILES, model_folder
 from .tokenizer import load_tokenizer, save_tokenizer
-from .weights import FILE, Weights, load_weights, save_weights
+from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_weights
 
 
 class Model(NamedTuple):
@@ -38,17 +39,25 @@ def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
     config = GPT2Config.from_json(folder / "config.json")
     weights = load_weights(folder, dtype)
     tokenizer = load_tokenizer(folder)
+    check_vocabulary(tokenizer, config, folder)
+    return Model(weights, config, tokenizer)
+
+
+def check_vocabulary(tokenizer: tiktoken.Encoding, config: GPT2Config, folder: Path) -> None:
+    """Raise ValueError if the tokenizer has tokens that the model does not know. The other way round, it is padding."""
     if tokenizer.n_vocab > config.vocab_size:
         raise ValueError(f"{folder}: the tokenizer has {tokenizer.n_vocab} tokens, the model only {config.vocab_size}")
-    return Model(weights, config, tokenizer)
 
 
 def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokenizer: tiktoken.Encoding) -> None:
     """Write config.json, model.safetensors, vocab.json and merges.txt: a folder that transformers loads as it is.
 
-    All four are written aside and moved into place when they are whole; a failed save changes nothing.
+    All four are written aside and moved into place when they are whole; a failed save changes nothing. Raises
+    ValueError if weights, config and tokenizer do not fit each other.
     """
     folder = Path(folder)
+    check_names_and_shapes(weights, config, folder)
+    check_vocabulary(tokenizer, config, folder)
     folder.mkdir(parents=True, exist_ok=True)
     description = {
         "architectures": ["GPT2LMHeadModel"],
@@ -59,6 +68,7 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
     with tempfile.TemporaryDirectory(dir=folder) as aside:
         (Path(aside) / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         save_weights(Path(aside) / FILE, weights)
+        shutil.copymode(Path(aside) / "config.json", Path(aside) / FILE)  # safetensors leaves it to its owner alone
         save_tokenizer(aside, tokenizer)
         for path in Path(aside).iterdir():
             path.replace(folder / path.name)

@@ -62,8 +62,8 @@ class GPT2Config:
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         epsilon = self.layer_norm_epsilon
-        if type(epsilon) not in (int, float) or not 0 < epsilon < math.inf:
-            raise ValueError(f"layer_norm_epsilon is {epsilon!r}; it must be a number above 0")
+        if type(epsilon) is not float or not 0 < epsilon < math.inf:
+            raise ValueError(f"layer_norm_epsilon is {epsilon!r}; it must be a number above 0, such as 1e-5")
         if self.activation_function not in ACTIVATION_FUNCTIONS:
             raise ValueError(
                 f"activation_function is {self.activation_function!r}; known are {', '.join(ACTIVATION_FUNCTIONS)}"

@@ -30,7 +30,7 @@ def generate(
     top_p: float | None = None,
     stop_tokens: Collection[int] = (),
     n_vocab: int | None = None,
-    rng: np.random.Generator | None = None,
+    rng: np.random.Generator | int | None = None,
 ) -> Iterator:
     """Continue `tokens`, one token a step: from (T,) an iterator of ints, from (B, T) an iterator of (B,) int arrays.
 
@@ -62,10 +62,13 @@ def generate(
             stacklevel=2,
         )
         prompt = prompt[..., -config.n_positions :]
-    rng = np.random.default_rng() if rng is None else rng
+    prompt = prompt.astype(np.int64)  # unsigned ids and the signed ones that are added would make floats
+    rng = np.random.default_rng(rng)
 
     def choose(hidden: np.ndarray) -> np.ndarray:
         scores = logits(hidden, weights)[:, :n_vocab]
+        if np.isnan(scores).any():
+            raise ValueError("the model's scores are not numbers; its weights are damaged")
         if temperature == 0:
             return scores.argmax(axis=-1)
         return sample(probabilities(scores, temperature, top_k, top_p), rng)

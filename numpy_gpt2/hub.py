@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .config import RELEASED_SIZES, GPT2Config
+from .tokenizer import load_tokenizer
 from .weights import FILE, INDEX, shard_names
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def weights_folder() -> Path:
 def bundled_folder() -> Path:
     """The model that comes with the project: inside the package of a wheel, in `weights/` of a checkout."""
     package = Path(__file__).parent
-    inside = package / "weights" / BUNDLED
+    inside = package / "bundled" / BUNDLED
     return inside if inside.is_dir() else package.parent / "weights" / BUNDLED
 
 
@@ -89,10 +91,11 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def why_unreachable(seconds: float = 1.5) -> str | None:
-    """Why the hub cannot be reached, or None when it answers in time, whatever it says.
+def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
+    """Why the hub cannot be reached, or None when it answers in time: with the model's config, or with 5xx.
 
-    It is asked in a thread that may be left behind, because looking up a host's name knows no time-out.
+    A 4xx, or something that is no config, comes from what stands in the hub's place. It is asked in a thread that may
+    be left behind, because looking up a host's name knows no time-out.
     """
     if is_offline():
         return "HF_HUB_OFFLINE is set"
@@ -102,11 +105,19 @@ def why_unreachable(seconds: float = 1.5) -> str | None:
 
     def ask() -> None:
         nonlocal problem
-        try:
-            requests.head(endpoint(), timeout=TIMEOUT, allow_redirects=False)
-            problem = None
-        except (OSError, ValueError) as error:  # ValueError: an address that is none
-            problem = describe(error)
+        for _ in range(ATTEMPTS):
+            try:
+                answer = requests.get(f"{endpoint()}/{repository}/resolve/main/config.json", timeout=TIMEOUT)
+                if answer.status_code < 500:
+                    answer.raise_for_status()
+                    answer.json()
+                problem = None
+                return
+            except (OSError, ValueError) as error:  # ValueError: an address that is none
+                problem = describe(error)
+                if not (isinstance(error, requests.RequestException) and may_pass(error)):
+                    return
+            time.sleep(0.1)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -125,16 +136,25 @@ def download(repository: str, folder: Path) -> Path:
     try:
         if is_offline():
             raise ConnectionError("HF_HUB_OFFLINE is set")
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "a") as lock:
-            wait_for_lock(lock)
+        with locked(weights_folder()):
             fetch(repository, "config.json", folder, check=GPT2Config.from_json)  # before half a gigabyte of another
-            fetch(repository, "vocab.json", folder)
-            fetch(repository, "merges.txt", folder)
+            fetch_tokenizer(repository, folder)
             fetch_weights(repository, folder)
     except OSError as error:
         raise OSError(f"cannot download {repository}: {describe(error)}; {by_hand(repository, folder)}") from None
     return folder
+
+
+def fetch_tokenizer(repository: str, folder: Path) -> None:
+    """Download the tokenizer's two files; if they are not a tokenizer, neither stays."""
+    fetch(repository, "vocab.json", folder)
+    fetch(repository, "merges.txt", folder)
+    try:
+        load_tokenizer(folder)
+    except ValueError:
+        (folder / "vocab.json").unlink()
+        (folder / "merges.txt").unlink()
+        raise
 
 
 def fetch_weights(repository: str, folder: Path) -> None:
@@ -151,16 +171,24 @@ def fetch_weights(repository: str, folder: Path) -> None:
         fetch(repository, shard, folder)
 
 
-def wait_for_lock(file: IO[str]) -> None:
-    """Lock an open file, until it is closed or the process ends in whatever way. Other processes wait here."""
-    if not try_lock(file.fileno()):
-        print(f"note: waiting for another process that is downloading (it holds {file.name})", file=sys.stderr)
-        while not try_lock(file.fileno()):
-            time.sleep(0.1)
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, for which other processes wait. It ends with the process, in whatever way that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    windows = sys.platform == "win32"  # where only files can be locked
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT) if windows else os.open(folder, os.O_RDONLY)
+    try:
+        if not try_lock(descriptor):
+            print(f"note: waiting for another process that is downloading into {folder}", file=sys.stderr)
+            while not try_lock(descriptor):
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file, unless another process has. Raises OSError where the file system knows no locks."""
+    """Take the lock, unless another process has it. Raises OSError where the file system knows no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -235,7 +263,10 @@ def receive(url: str, part: Path) -> None:
         size, sha256 = expected_size_and_sha256(response)
         if status != 416:  # nothing to send beyond `start`: the part is whole already, or no part of this file
             response.raise_for_status()
+            if status not in (200, 206):
+                raise OSError(f"{url} answers {status}, which is neither the file nor a part of it")
             start = start if status == 206 else 0  # 200: the server does not know ranges, and sends everything
+            part.parent.mkdir(parents=True, exist_ok=True)
             if size and (free := shutil.disk_usage(part.parent).free) < size - start:
                 raise OSError(f"{part.parent} has no space for {size - start:,} bytes, only for {free:,}")
             with (
@@ -244,6 +275,7 @@ def receive(url: str, part: Path) -> None:
             ):
                 for data in response.iter_content(CHUNK):
                     file.write(data)
+                    file.flush()  # what is here is not asked for again, however the process ends
                     progress.update(len(data))
 
     received = size_of(part)

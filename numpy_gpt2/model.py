@@ -10,15 +10,16 @@
        |       logits: compare with every token's embedding
     scores (B, T, V)                                softmax of row t: how probable is each token as number t + 1?
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, as in its released code: the
-decoder of Vaswani et al. 2017, "Attention Is All You Need", with the layer norms moved to the front of each sub-block.
-Read from top to bottom: each function is one equation, small ones first, and `forward` puts them together.
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, as in its released code. It is
+the decoder of Vaswani et al. 2017, "Attention Is All You Need", without its attention to an encoder, with learned
+positions, layer norms in front of each sub-block, and one more at the end. Dropout belongs to training and is not here.
 
-`weights` is a flat dict of arrays with Hugging Face's names. B, T, S, C, H, D, V, L are explained in `__init__.py`.
+Read from top to bottom: each function is one equation, small ones first, and `forward` puts them together. `weights` is
+a flat dict of arrays with Hugging Face's names. B, T, S, C, H, D, V, L are explained in `__init__.py`.
 
 Wherever an intermediate result has a name, the code reads `x = hook(name, x)`: the hook sees it, and what it returns is
-what the computation goes on with. The default does nothing; `record` keeps what it sees. An array that went through the
-hook is not written to afterwards.
+what the computation goes on with. The default does nothing; `record`, at the end, keeps what it sees. An array that
+went through the hook is not written to afterwards.
 """
 
 import math
@@ -33,14 +34,9 @@ def identity(name, value):
     return value
 
 
-def record(into):
-    """The hook that keeps every named array: `forward(..., hook=record(trace))` fills the dict `trace`."""
-
-    def hook(name, value):
-        into[name] = value
-        return value
-
-    return hook
+def within(prefix, hook):
+    """The same hook, for a part of the model whose names begin with `prefix`."""
+    return lambda name, value: hook(prefix + name, value)
 
 
 def layer_norm(x, weight, bias, eps):
@@ -114,7 +110,9 @@ def causal_mask(T, S):
 def attention(q, k, v, mask, scale, hook=identity):
     """softmax(q kᵀ · scale, where the mask allows) v: each position takes a weighted average of the values it may see.
 
-    (B, H, T, D), (B, H, S, D), (B, H, S, D) -> (B, H, T, D). Vaswani et al. 2017, section 3.2.1.
+    (B, H, T, D), (B, H, S, D), (B, H, S, D) and a boolean mask (T, S) -> (B, H, T, D). A query q says what a position
+    looks for, a key k what it is found by, a value v what it hands on. Sums of D products grow like √D; the scale,
+    usually 1/√D, keeps softmax from settling on a single key for that reason alone. Vaswani et al. 2017, section 3.2.1.
     """
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, S)
     np.copyto(scores, -math.inf, where=~mask)  # of which softmax makes a weight of exactly 0
@@ -127,16 +125,17 @@ def mlp(x, w, activation, hook=identity):
 
     (..., C) -> (..., C). `w` is one block's weights, `activation` the function f. Vaswani et al. 2017, section 3.3.
     """
-    pre = hook("mlp.pre", linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))  # (..., 4C)
+    pre = hook("mlp.pre", linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))  # (..., 4C), or n_inner
     post = hook("mlp.post", activation(pre))
     return linear(post, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])  # (..., C)
 
 
 def block(x, w, config, layer, cache=None, hook=identity):
-    """x + attention(layer_norm(x)), and to that + mlp(layer_norm(that)): two sub-blocks, each adding to the stream x.
+    """x ← x + attention(layer_norm(x)), then x ← x + mlp(layer_norm(x)).
 
-    (B, T, C) -> (B, T, C). `w` is this block's weights, its prefix "h.{layer}." stripped. Attention is the only place
-    where positions exchange anything; with a `cache`, the T new positions also see the keys and values stored in it.
+    (B, T, C) -> (B, T, C). `w` is this block's weights, their prefix "h.{layer}." stripped. One product makes q, k and
+    v of all heads; each head attends by itself, with D = C/H channels of its own. Attention is the only place where
+    positions exchange anything: with a `cache`, the T new ones also see the keys and values that it holds.
     Radford et al. 2019, section 2.3.
     """
     B, T, C = x.shape
@@ -160,10 +159,11 @@ def block(x, w, config, layer, cache=None, hook=identity):
 
 
 def hidden_states(tokens, weights, config, cache=None, hook=identity):
-    """Token and position embeddings, through all L blocks and a last layer norm: what the model makes of each position.
+    """wte[tokens] + wpe[positions], through all L blocks and a last layer norm: what the model makes of each position.
 
-    (B, T) or (T,) ints -> (..., T, C). With a `cache`, the tokens are the continuation of those already in it: their
-    positions start at `cache.length`, which is advanced by T here and nowhere else.
+    (B, T) or (T,) ints -> (..., T, C). Both embeddings are learned tables (Radford et al. 2018, section 4.1). With a
+    `cache`, the tokens continue those already in it: positions start at `cache.length`, which grows by T here and
+    nowhere else.
     Raises ValueError past `n_positions`, where the position embeddings end, and IndexError for ids that do not exist.
     """
     tokens = np.asarray(tokens)
@@ -171,7 +171,7 @@ def hidden_states(tokens, weights, config, cache=None, hook=identity):
     start = 0 if cache is None else cache.length
     if start + T > config.n_positions:
         raise ValueError(f"{start + T} positions asked for, but the model ends at n_positions = {config.n_positions}")
-    if tokens.size and tokens.min() < 0:
+    if tokens.size and tokens.min() < 0:  # NumPy would count from the end
         raise IndexError(f"token id {tokens.min()} is negative")
 
     embed = hook("embed", weights["wte.weight"][tokens])
@@ -180,7 +180,7 @@ def hidden_states(tokens, weights, config, cache=None, hook=identity):
     for layer in range(config.n_layer):
         prefix = f"h.{layer}."
         w = {name: weights[prefix + name] for name in config.block_shapes()}
-        x = block(x, w, config, layer, cache, lambda name, value, prefix=prefix: hook(prefix + name, value))
+        x = block(x, w, config, layer, cache, within(prefix, hook))
     if cache is not None:
         cache.length += T
     x = hook("ln_f", layer_norm(x, weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon))
@@ -197,17 +197,34 @@ def logits(x, weights):
 
 
 def forward(tokens, weights, config, cache=None, hook=identity):
-    """GPT-2. (B, T) or (T,) ints -> (..., T, V): softmax of row t is the model's distribution for token t + 1."""
+    """GPT-2: logits(hidden_states(tokens)). (B, T) or (T,) ints -> (..., T, V), with `cache` and `hook` as above.
+
+    softmax of row t is the model's distribution for token t + 1.
+    """
     return logits(hidden_states(tokens, weights, config, cache, hook), weights)
 
 
 def cross_entropy(logits, targets):
     """The mean of −ln softmax(logits)[target], in nats per token. (..., V) and (...) ints -> a number.
 
-    A target of −1 is left out of the mean; where all are, the result is nan. With ln softmax(z)ᵢ = zᵢ − ln Σⱼ exp(zⱼ).
+    Computed as ln Σⱼ exp(xⱼ) − x[target], with x for the logits. A target of −1 is left out of the mean; other
+    negative ones raise IndexError.
     """
-    counted = np.asarray(targets) != -1
-    z, targets = logits[counted], np.asarray(targets)[counted]  # (N, V) and (N,)
-    z = z - z.max(axis=-1, keepdims=True)
-    log_normalizer = np.log(np.exp(z).sum(axis=-1))
-    return (log_normalizer - z[np.arange(len(targets)), targets]).mean()
+    targets = np.asarray(targets)
+    counted = targets != -1
+    x, targets = logits[counted], targets[counted]  # (N, V) and (N,)
+    if (targets < 0).any():  # NumPy would count from the end
+        raise IndexError(f"target {targets.min()} is negative, and not the -1 that is left out")
+    x = x - x.max(axis=-1, keepdims=True)
+    log_normalizer = np.log(np.exp(x).sum(axis=-1))
+    return (log_normalizer - x[np.arange(len(targets)), targets]).mean()
+
+
+def record(into):
+    """The hook that keeps every named array: `forward(..., hook=record(trace))` fills the dict `trace`."""
+
+    def hook(name, value):
+        into[name] = value
+        return value
+
+    return hook

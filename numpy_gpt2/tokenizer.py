@@ -45,9 +45,13 @@ def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
         if sorted(vocab.values()) != [*range(len(vocab))] or sorted(set(ids)) != ids:
             raise ValueError("ids must be 0, 1, 2, …, one for each token, and rise in the order of merges.txt")
         special = {token: vocab[token] for token in vocab.keys() - {*CHARACTER_OF_BYTE, *merged}}
+        if lost := [token for token in special if not token.isascii()]:  # they have spellings of bytes in their names
+            raise ValueError(f"no line of merges.txt makes {lost[0]!r} and {len(lost) - 1} more tokens")
         return tiktoken.Encoding(folder.name, pat_str=PIECES, mergeable_ranks=ranks, special_tokens=special)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{folder}: vocab.json and merges.txt are no GPT-2 tokenizer: {error!r}") from None
+        raise ValueError(
+            f"{folder}: vocab.json and merges.txt are no GPT-2 tokenizer ({error!r}); get both anew"
+        ) from None
 
 
 def save_tokenizer(folder: str | Path, tokenizer: tiktoken.Encoding) -> None:

@@ -43,8 +43,6 @@ def load_weights(folder: str | Path, dtype: DTypeLike = np.float32) -> Weights:
     for path in weight_files(folder):
         for name, tensor in map_tensors(path):
             name = name.removeprefix("transformer.")
-            if MASK_BUFFER.fullmatch(name):
-                continue
             if name in tensors:
                 raise ValueError(f"{folder}: {name} is there twice")
             tensors[name] = tensor
@@ -145,10 +143,10 @@ def save_weights(path: Path, weights: Weights) -> None:
 
 
 def init_weights(config: GPT2Config, rng: np.random.Generator) -> Weights:
-    """GPT-2's own initialisation, float32: N(0, 0.02²) for matrices, the identity for layer norms, 0 for biases.
+    """GPT-2's initialisation, float32: N(0, 0.02²) for matrices, the identity for layer norms, 0 for biases.
 
-    The two projections that add to the residual stream get 1/√(2L) of that, because 2L of them add up
-    (Radford et al. 2019, section 2.3).
+    The two projections that add to the residual stream get 1/√(2L) of that, because 2L of them add up: as the paper has
+    it (Radford et al. 2019, section 2.3) and Hugging Face does it; its released code scales nothing, and wpe by 0.01.
     """
     weights: Weights = {}
     for name, shape in config.parameter_shapes().items():

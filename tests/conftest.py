@@ -6,11 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
 from numpy_gpt2 import GPT2Config, init_weights, load_tokenizer, save_model
 from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT
+
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -46,7 +46,14 @@ def test_repeat_serves_a_batch_from_one_prefill():
     assert (one.length, three.length) == (5, 7)
 
 
-def test_a_batch_of_another_size_is_refused():
-    for cache, tokens in [(KVCache(CONFIG, 1), np.zeros((2, 3), int)), (KVCache(CONFIG, 2), np.zeros((1, 3), int))]:
-        with pytest.raises(ValueError, match="batch"):
-            forward(tokens, WEIGHTS, CONFIG, cache)
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        (KVCache(CONFIG, 1, np.float64), "batch of 1, the tokens are a batch of 2"),
+        (KVCache(CONFIG, 3, np.float64), "batch of 3, the tokens are a batch of 2"),
+        (KVCache(CONFIG, 2, np.float32), "holds float32, the model computes in float64"),
+    ],
+)
+def test_what_does_not_fit_is_refused(cache, message):
+    with pytest.raises(ValueError, match=message):
+        forward(np.zeros((2, 3), int), WEIGHTS, CONFIG, cache)

@@ -63,6 +63,21 @@ def test_a_failed_save_changes_nothing(tiny, tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_all_saved_files_can_be_read_by_the_same_people(tiny):
+    assert len({path.stat().st_mode for path in tiny.iterdir()}) == 1
+
+
+def test_what_does_not_fit_is_not_saved(tiny, tmp_path):
+    weights, config, tokenizer = gpt2.load(tiny)
+    incomplete = {name: array for name, array in weights.items() if name != "ln_f.bias"}
+    with pytest.raises(ValueError, match=r"1 missing: ln_f\.bias"):
+        gpt2.save_model(tmp_path / "new", incomplete, config, tokenizer)
+    small = gpt2.GPT2Config(vocab_size=200, n_positions=8, n_embd=8, n_layer=1, n_head=2)
+    with pytest.raises(ValueError, match="265 tokens, the model only 200"):
+        gpt2.save_model(tmp_path / "new", gpt2.init_weights(small, np.random.default_rng(0)), small, tokenizer)
+    assert not (tmp_path / "new").exists()
+
+
 def test_where_a_name_is_looked_up(models, tmp_path):
     assert hub.model_folder("mine") == models / "mine"
     shutil.copytree(models / "mine", models / "owner" / "name")

@@ -195,6 +195,18 @@ def test_impossible_arguments_are_refused_at_once(arguments, message):
         generate(**{"tokens": [1], "weights": WEIGHTS, "config": CONFIG, "max_new_tokens": 1, **arguments})
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint64, np.int32])
+def test_prompts_of_any_integer_type(dtype):
+    expected = greedy(PROMPTS[0], max_new_tokens=40)
+    np.testing.assert_array_equal(greedy(PROMPTS[0].astype(dtype), max_new_tokens=40), expected)
+
+
+def test_weights_that_are_not_numbers_are_refused():
+    weights = {**WEIGHTS, "ln_f.bias": np.full(CONFIG.n_embd, np.nan, np.float32)}
+    with pytest.raises(ValueError, match="not numbers"):
+        list(generate([1], weights, CONFIG, max_new_tokens=1))
+
+
 def test_no_tokens_are_no_tokens():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -238,8 +238,8 @@ def split(server: Hub) -> list[str]:
 
 
 def stored(folder: Path) -> dict[str, bytes]:
-    """All files of a model folder but the lock."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    """All files of a model folder; none where there is no folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
 
 
 def failure(error: type[Exception] = OSError, name: str = MODEL) -> str:
@@ -422,7 +422,7 @@ def test_no_is_final(server, folder, status):
     text = failure()
     assert len(server.requests) == 1
     assert ("HF_TOKEN" if status in (401, 403) else "there is no" if status == 404 else str(status)) in text
-    assert stored(folder) == {}
+    assert not folder.exists()
 
 
 def test_no_safetensors(server):
@@ -486,9 +486,9 @@ def test_no_way_to_the_hub_is_final(server, folder, monkeypatch, attempts, endpo
     monkeypatch.setenv("https_proxy", proxy.format(**names))
     monkeypatch.setenv("no_proxy", "" if proxy else "*")
     assert message.format(**names) in failure()
-    assert message.format(**names) in hub.why_unreachable(5)
+    assert message.format(**names) in hub.why_unreachable(MODEL, 5)
     assert len(attempts) == 1
-    assert stored(folder) == {}
+    assert not folder.exists()
 
 
 def only_loopback(host: str, *arguments, getaddrinfo=socket.getaddrinfo):
@@ -526,7 +526,7 @@ def test_no_way_to_the_store_is_final(server, attempts):
 def test_offline(server, folder, monkeypatch, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     assert failure() == f"cannot download {MODEL}: HF_HUB_OFFLINE is set; {hub.by_hand(MODEL, folder)}"
-    assert hub.why_unreachable() == "HF_HUB_OFFLINE is set"
+    assert hub.why_unreachable(MODEL) == "HF_HUB_OFFLINE is set"
     assert server.requests == []
     assert not folder.exists()
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -536,19 +536,38 @@ def test_offline(server, folder, monkeypatch, value):
 
 
 @pytest.mark.parametrize(
-    ("fault", "problem"),
+    ("faults", "problem"),
     [
-        (200, None),
-        (403, None),
-        (503, None),
-        (501, None),
-        (reset, "{host}: Connection reset by peer"),
-        (stall, "{hub}: no answer within 0.2 seconds"),
+        ([], None),
+        ([503], None),
+        ([reset], None),
+        ([403], "403"),
+        ([404], "404"),
+        ([lambda handler, body: handler.answer(200, b"<html>Please log in</html>")], "Expecting value"),
+        (itertools.repeat(reset), "Connection reset by peer"),
+        (itertools.repeat(stall), "no answer within 0.6 seconds"),
     ],
 )
-def test_why_unreachable(server, fault, problem):
-    server.faults["hub", ""] = iter([fault])
-    assert hub.why_unreachable(0.2) == (problem and problem.format(hub=server.address(), host=server.address()[7:]))
+def test_why_unreachable(server, faults, problem):
+    server.faults["hub", "config.json"] = iter(faults)
+    answer = hub.why_unreachable(MODEL, 0.6)
+    assert problem in answer if problem else answer is None
+
+
+def test_a_damaged_tokenizer_is_not_kept(server, folder):
+    good = server.files["merges.txt"]
+    server.files["merges.txt"] = good[: len(good) // 2]
+    assert "no GPT-2 tokenizer" in failure(ValueError)
+    assert set(stored(folder)) == {"config.json"}
+    server.files["merges.txt"] = good
+    assert hub.model_folder(MODEL) == folder
+    assert stored(folder)["merges.txt"] == good
+
+
+def test_answers_without_the_file_are_refused(server, folder):
+    server.faults["hub", "vocab.json"] = iter([204])
+    assert "answers 204" in failure()
+    assert set(stored(folder)) == {"config.json"}
 
 
 # Parts that an earlier run has left
@@ -640,7 +659,7 @@ def test_disk_full(server, folder):
 def test_folder_that_cannot_be(server, tmp_path, folder):
     (tmp_path / "weights").write_text("in the way")
     text = failure()
-    assert "Not a directory" in text
+    assert "File exists" in text
     assert text.endswith(hub.by_hand(MODEL, folder))
     assert server.requests == []
 
@@ -724,7 +743,7 @@ def test_where_models_are_kept(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert hub.weights_folder() == tmp_path / ".cache" / "numpy_gpt2"
-    inside = tmp_path / "site-packages" / "numpy_gpt2" / "weights" / hub.BUNDLED
+    inside = tmp_path / "site-packages" / "numpy_gpt2" / "bundled" / hub.BUNDLED
     inside.mkdir(parents=True)
     assert hub.bundled_folder() == inside
 
@@ -750,7 +769,7 @@ def away(request, server, monkeypatch) -> Iterator[str]:
 def test_bundled_model_answers_where_the_hub_is_away(away, tmp_path):
     start = time.perf_counter()
     answer = run_cli("-n", 5, "--seed", 1, "ROMEO:", env={"HF_HUB_OFFLINE": str(int(away == "offline"))})
-    assert time.perf_counter() - start < 6  # it is to be 3; the rest is for machines that are busy with other things
+    assert time.perf_counter() - start < 9  # it is to be 3; TIMEOUT would be 10
     notes = answer.stderr.decode().splitlines()
     assert [note[:6] for note in notes] == ["note: ", "note: "], notes
     assert hub.BUNDLED in notes[0]

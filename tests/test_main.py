@@ -668,12 +668,18 @@ def test_gpt2_is_the_default(cli, tmp_path):
     assert (result.out, result.err) == (said(gpt2, [97], 20)[1] + "\n", "")
 
 
-def test_gpt2_is_downloaded_where_the_hub_answers(cli, tiny, monkeypatch):
-    monkeypatch.setattr(command.hub, "why_unreachable", lambda: None)
+def test_gpt2_is_downloaded_where_the_hub_answers(cli, tiny, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(command, "load", lambda name: (asked.append(name), load(tiny))[1])
+
+    def download(name, folder):
+        asked.append((name, folder))
+        return tiny
+
+    monkeypatch.setattr(command.hub, "why_unreachable", lambda name: None)
+    monkeypatch.setattr(command.hub, "download", download)
     result = cli("--greedy", "-n", 20, "a")
-    assert (asked, result.out, result.err) == (["gpt2"], said(tiny, [97], 20)[1] + "\n", "")
+    assert (result.out, result.err) == (said(tiny, [97], 20)[1] + "\n", "")
+    assert asked == [("gpt2", tmp_path / "weights" / "gpt2")]
 
 
 @pytest.mark.parametrize("offline", [True, False])

@@ -131,7 +131,7 @@ def test_what_went_through_the_hook_is_not_written_to():
         return value
 
     frozen = forward(tokens, weights, config, KVCache(config, 2), hook=freeze)
-    np.testing.assert_array_equal(frozen, forward(tokens, weights, config))
+    assert_close(frozen, forward(tokens, weights, config), 1e-6)
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
@@ -212,6 +212,12 @@ def test_softmax_and_cross_entropy_do_not_overflow():
     logits = np.array([[1e4, 0.0, -1e4], [-1e4, -1e4, -1e4]], np.float32)
     np.testing.assert_allclose(gpt2.softmax(logits), [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
     assert cross_entropy(logits, np.array([1, 0])) == pytest.approx((1e4 + math.log(3)) / 2)
+
+
+@pytest.mark.parametrize("target", [-2, -100, 3])
+def test_targets_that_do_not_exist_are_errors(target):
+    with pytest.raises(IndexError, match=str(target)):
+        cross_entropy(np.zeros((2, 3)), np.array([0, target]))
 
 
 def test_the_loss_of_a_new_model_is_that_of_guessing():

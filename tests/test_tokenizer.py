@@ -148,6 +148,7 @@ def edit(change):
 DAMAGES = {
     "a merge whose token is not in the vocabulary": edit(lambda vocab, merges: merges.append("x y")),
     "merges in another order than the ids": edit(lambda vocab, merges: merges.reverse()),
+    "merges cut at the end of a line": edit(lambda vocab, merges: merges.__delitem__(slice(-5, None))),
     "a merge of three parts": edit(lambda vocab, merges: merges.append("t h e")),
     "a byte that is missing": edit(lambda vocab, merges: vocab.pop("a")),
     "an id twice": edit(lambda vocab, merges: vocab.update(th=5)),
