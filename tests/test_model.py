@@ -43,7 +43,7 @@ def references():
         return dict(file)
 
 
-def setup(name, dtype):
+def inputs(name, dtype):
     """A variation's config, weights and tokens, as the reference script made them."""
     seed = list(VARIATIONS).index(name)
     config = variation(name)
@@ -60,7 +60,7 @@ def assert_close(actual, expected, tolerance):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", VARIATIONS)
 def test_logits_and_loss_equal_transformers(name, dtype, references):
-    config, weights, tokens = setup(name, dtype)
+    config, weights, tokens = inputs(name, dtype)
     logits = forward(tokens, weights, config)
     assert logits.dtype == dtype
     assert_close(logits, references[f"{name}/logits"], TOLERANCE[dtype])
@@ -73,7 +73,7 @@ def test_logits_and_loss_equal_transformers(name, dtype, references):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("name", ["plain", "inverse_layer", "gelu_exact"])
 def test_intermediate_results_equal_transformers(name, dtype, references):
-    config, weights, tokens = setup(name, dtype)
+    config, weights, tokens = inputs(name, dtype)
     trace = {}
     forward(tokens[:1], weights, config, hook=record(trace))
     expected = {key.removeprefix(f"{name}/trace/"): key for key in references if key.startswith(f"{name}/trace/")}
@@ -97,7 +97,7 @@ def test_a_full_size_model_equals_transformers():
 
 
 def test_the_hook_is_called_with_these_names():
-    config, weights, tokens = setup("plain", np.float32)
+    config, weights, tokens = inputs("plain", np.float32)
     names = []
 
     def hook(name, value):
@@ -111,7 +111,7 @@ def test_the_hook_is_called_with_these_names():
 
 def test_the_computation_goes_on_with_what_the_hook_returns():
     """Removing a head by the hook is the same as removing its rows of the output projection."""
-    config, weights, tokens = setup("plain", np.float64)
+    config, weights, tokens = inputs("plain", np.float64)
 
     def without_head_2(name, value):
         return value * (np.arange(4) != 2)[:, None, None] if name == "h.1.attn.z" else value
@@ -124,7 +124,7 @@ def test_the_computation_goes_on_with_what_the_hook_returns():
 
 
 def test_what_went_through_the_hook_is_not_written_to():
-    config, weights, tokens = setup("plain", np.float32)
+    config, weights, tokens = inputs("plain", np.float32)
 
     def freeze(name, value):
         value.flags.writeable = False
@@ -136,7 +136,7 @@ def test_what_went_through_the_hook_is_not_written_to():
 
 @pytest.mark.parametrize("name", VARIATIONS)
 def test_a_float32_run_has_no_float64_in_it(name):
-    config, weights, tokens = setup(name, np.float32)
+    config, weights, tokens = inputs(name, np.float32)
     trace = {}
     cache = KVCache(config, 2)
     logits = forward(tokens, weights, config, cache, hook=record(trace))
@@ -148,7 +148,7 @@ def test_a_float32_run_has_no_float64_in_it(name):
 @given(cuts=st.sets(st.integers(1, 8)))
 @settings(max_examples=20, deadline=None)
 def test_any_split_into_chunks_gives_the_same_logits(name, cuts):
-    config, weights, tokens = setup(name, np.float64)
+    config, weights, tokens = inputs(name, np.float64)
     cache = KVCache(config, 2, np.float64)
     edges = [0, *sorted(cuts), 9]
     chunks = [forward(tokens[:, a:b], weights, config, cache) for a, b in itertools.pairwise(edges)]
@@ -157,7 +157,7 @@ def test_any_split_into_chunks_gives_the_same_logits(name, cuts):
 
 
 def test_a_row_of_a_batch_is_a_run_of_its_own():
-    config, weights, tokens = setup("plain", np.float32)
+    config, weights, tokens = inputs("plain", np.float32)
     batch = forward(tokens, weights, config)
     for row, logits in zip(tokens, batch, strict=True):
         alone = forward(row, weights, config)
@@ -166,7 +166,7 @@ def test_a_row_of_a_batch_is_a_run_of_its_own():
 
 
 def test_later_tokens_change_nothing_before_them():
-    config, weights, tokens = setup("plain", np.float64)
+    config, weights, tokens = inputs("plain", np.float64)
     changed = tokens.copy()
     changed[:, 6] = (changed[:, 6] + 1) % config.vocab_size
     before, after = forward(tokens, weights, config), forward(changed, weights, config)
@@ -175,7 +175,7 @@ def test_later_tokens_change_nothing_before_them():
 
 
 def test_the_end_of_the_window_and_of_the_vocabulary_are_errors():
-    config, weights, _ = setup("plain", np.float32)
+    config, weights, _ = inputs("plain", np.float32)
     with pytest.raises(ValueError, match=r"33 positions .* n_positions = 32"):
         forward(np.zeros(33, int), weights, config)
     cache = KVCache(config)
