@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,7 +36,10 @@ print(tokenizer.decode(tokens[0]))
 """
 
 
-def in_turn(runs: int, ours: Callable[[], float], theirs: Callable[[], float]) -> list[tuple[float, float]]:
+Measured = TypeVar("Measured")
+
+
+def in_turn(runs: int, ours: Callable[[], Measured], theirs: Callable[[], Measured]) -> list[tuple[Measured, Measured]]:
     """Measure the two alternately, `runs` times each, after one run of each that does not count."""
     ours(), theirs()
     return [(ours(), theirs()) for _ in range(runs)]
@@ -109,8 +113,7 @@ def compare_processes(folder: Path, runs: int) -> None:
     """From the shell to the first token, and the memory that it takes."""
     ours = [sys.executable, "-m", "numpy_gpt2", "-m", str(folder), "-n", "1", "--greedy", PROMPT]
     theirs = [sys.executable, "-c", TRANSFORMERS_SCRIPT, str(folder), PROMPT]
-    run_process(ours), run_process(theirs)
-    results = [(run_process(ours), run_process(theirs)) for _ in range(runs)]
+    results = in_turn(runs, lambda: run_process(ours), lambda: run_process(theirs))
     for title, unit, column in [("shell to first token", "s", 0), ("peak memory", "MB", 1)]:
         report(title, unit, [(a[column], b[column]) for a, b in results], higher_is_better=False)
 

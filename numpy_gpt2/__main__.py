@@ -264,7 +264,7 @@ def run(arguments: argparse.Namespace) -> int:
         top_p=arguments.top_p,
         stop_tokens=() if arguments.ignore_eos else end_of_text(model),
         n_vocab=model.tokenizer.n_vocab,
-        rng=np.random.default_rng(arguments.seed),
+        rng=arguments.seed,
     )
     samples = [Continuation(model.tokenizer, arguments.stop) for _ in range(n)]
     steps: list[tuple[float, int]] = []  # seconds since the start, tokens

@@ -93,8 +93,8 @@ class GPT2Config:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON ({error}); download it again") from None
-        if not isinstance(values, dict) or values.get("model_type", "gpt2") != "gpt2":
-            model_type = values.get("model_type") if isinstance(values, dict) else None
+        model_type = values.get("model_type", "gpt2") if isinstance(values, dict) else None
+        if model_type != "gpt2":
             raise ValueError(f"{path} describes no GPT-2: its model_type is {model_type!r}, not 'gpt2'")
         values = {ALIASES.get(name, name): value for name, value in values.items()}
         fields = {field.name for field in dataclasses.fields(cls)}

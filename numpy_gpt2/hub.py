@@ -54,7 +54,7 @@ def model_folder(name: str | Path) -> Path:
     """The folder of a model: an existing one, one under `weights/`, one of the five names, or `owner/name` on the hub.
 
     What is on the hub and not here yet is downloaded. Raises OSError when that fails or when nothing has this name,
-    and ValueError when the hub's config or shard index is not one.
+    and ValueError when the hub's config, tokenizer or shard index is not one.
     """
     name = os.fspath(name)
     if Path(name).is_dir():
@@ -86,6 +86,11 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
+def file_url(repository: str, file: str) -> str:
+    """Where the hub has a file."""
+    return f"{endpoint()}/{repository}/resolve/main/{file}"
+
+
 def is_offline() -> bool:
     """Whether `HF_HUB_OFFLINE` forbids asking the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
@@ -107,7 +112,7 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
         nonlocal problem
         for _ in range(ATTEMPTS):
             try:
-                answer = requests.get(f"{endpoint()}/{repository}/resolve/main/config.json", timeout=TIMEOUT)
+                answer = requests.get(file_url(repository, "config.json"), timeout=TIMEOUT)
                 if answer.status_code < 500:
                     answer.raise_for_status()
                     answer.json()
@@ -213,7 +218,7 @@ def fetch(repository: str, file: str, folder: Path, check: Callable[[Path], obje
 
     if (folder / file).exists():
         return
-    url, part = f"{endpoint()}/{repository}/resolve/main/{file}", folder / f"{file}.part"
+    url, part = file_url(repository, file), folder / f"{file}.part"
     failures, most = 0, size_of(part)
     while True:
         try:

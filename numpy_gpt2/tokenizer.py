@@ -39,12 +39,13 @@ def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [line.split() for line in lines if line and not line.startswith("#version")]
         merged = [left + right for left, right in merges]
-        ranks = {spelled_bytes(token): vocab[token] for token in [*CHARACTER_OF_BYTE, *merged]}
+        mergeable = [*CHARACTER_OF_BYTE, *merged]
+        ranks = {spelled_bytes(token): vocab[token] for token in mergeable}
         # tiktoken joins in the order of the ids, so that has to be the order of the merges too.
         ids = [vocab[token] for token in merged]
         if sorted(vocab.values()) != [*range(len(vocab))] or sorted(set(ids)) != ids:
             raise ValueError("ids must be 0, 1, 2, …, one for each token, and rise in the order of merges.txt")
-        special = {token: vocab[token] for token in vocab.keys() - {*CHARACTER_OF_BYTE, *merged}}
+        special = {token: vocab[token] for token in vocab.keys() - set(mergeable)}
         if lost := [token for token in special if not token.isascii()]:  # they have spellings of bytes in their names
             raise ValueError(f"no line of merges.txt makes {lost[0]!r} and {len(lost) - 1} more tokens")
         return tiktoken.Encoding(folder.name, pat_str=PIECES, mergeable_ranks=ranks, special_tokens=special)

@@ -46,8 +46,8 @@ def load_weights(folder: str | Path, dtype: DTypeLike = np.float32) -> Weights:
             if name in tensors:
                 raise ValueError(f"{folder}: {name} is there twice")
             tensors[name] = tensor
-    if config.tie_word_embeddings and "lm_head.weight" in tensors:
-        tensors = resolve_tied_head(tensors)
+    if config.tie_word_embeddings and "lm_head.weight" in tensors and has_copied_head(tensors):
+        del tensors["lm_head.weight"]
     check_names_and_shapes(tensors, config, folder)
     return {name: as_dtype(tensor, dtype) for name, tensor in tensors.items()}
 
@@ -104,17 +104,15 @@ def as_dtype(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.require(tensor, dtype, "A")  # unaligned, as a header of odd length makes them, products would be slow
 
 
-def resolve_tied_head(tensors: Weights) -> Weights:
-    """Drop a copy of the embedding that was saved as the head; keep a head that differs, whatever the config says."""
-    head, embedding = tensors["lm_head.weight"], tensors.get("wte.weight")
-    if embedding is None or not np.array_equal(head, embedding):
-        return tensors
-    return {name: tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
+def has_copied_head(tensors: Weights) -> bool:
+    """Whether the head is the embedding saved a second time. One that differs is kept, whatever the config says."""
+    embedding = tensors.get("wte.weight")
+    return embedding is not None and np.array_equal(tensors["lm_head.weight"], embedding)
 
 
 def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -> None:
     """Raise one ValueError that lists all that is missing, unexpected and misshaped."""
-    if config.n_layer > len(tensors):  # before a table of that many layers is made
+    if config.n_layer > len(tensors):  # one line instead of thousands of names
         raise ValueError(f"{folder}: config.json says {config.n_layer} layers, the file holds {len(tensors)} tensors")
     expected = config.parameter_shapes()
     if "lm_head.weight" in tensors:

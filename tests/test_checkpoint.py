@@ -143,6 +143,11 @@ def test_the_bundled_model_equals_transformers():
                 assert tokenizer.encode_ordinary(str(expected[f"{i}/prompt"])) == tokens.tolist()
                 logits, reference = gpt2.forward(tokens, weights, config), expected[f"{i}/logits"]
                 np.testing.assert_allclose(logits, reference, rtol=0, atol=tolerance * np.abs(reference).max())
+                if f"{i}/loss" in expected:
+                    targets = tokens[1:].copy()
+                    targets[3] = -1
+                    loss = gpt2.cross_entropy(logits[:-1], targets)
+                    assert loss == pytest.approx(expected[f"{i}/loss"], rel=tolerance)
                 greedy = gpt2.generate(tokens, weights, config, max_new_tokens=40, temperature=0)
                 assert list(greedy) == expected[f"{i}/greedy"].tolist()
 

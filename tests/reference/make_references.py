@@ -41,8 +41,10 @@ def oracle(config: GPT2Config, weights: dict[str, np.ndarray], dtype: torch.dtyp
         model = transformers.GPT2LMHeadModel(
             transformers.GPT2Config(**fields, attn_implementation="eager", use_cache=True)
         )
-    names = {name: name if name == "lm_head.weight" else f"transformer.{name}" for name in weights}
-    state = {names[name]: torch.from_numpy(array).to(dtype) for name, array in weights.items()}
+    state = {
+        name if name == "lm_head.weight" else f"transformer.{name}": torch.from_numpy(array).to(dtype)
+        for name, array in weights.items()
+    }
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["transformer.wte.weight"]
     model.load_state_dict(state, assign=True)
@@ -76,7 +78,7 @@ def traced(model, tokens: torch.Tensor) -> dict[str, np.ndarray]:
 
 
 def loss(model, tokens: torch.Tensor) -> float:
-    """The mean cross-entropy of each token but the first, and of those after the third of each row left out."""
+    """The mean cross-entropy of predicting each token from those before it; the fifth of a row is left out."""
     targets = tokens[:, 1:].clone()
     targets[:, 3] = -100
     logits = model(tokens).logits[:, :-1]
