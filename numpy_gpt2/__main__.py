@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import codecs
-import io
 import json
 import math
 import os
 import secrets
 import sys
 import time
-import warnings
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import tiktoken
 
 from . import hub
 from .checkpoint import Model, load
+from .cli import Parser, checked, count, exit_status, natural, say, write
 from .config import RELEASED_SIZES, GPT2Config
 from .generate import generate
 from .tokenizer import ENDOFTEXT
@@ -50,48 +47,6 @@ COMPONENTS = {
 }
 
 
-def write(text: str) -> None:
-    """Put text on standard output, at once."""
-    try:
-        print(text, end="", flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to write the rest again
-        error.filename = "standard output"
-        raise
-
-
-def say(message: str) -> None:
-    """Put one line on standard error, if there is one."""
-    if sys.stderr:
-        print(" ".join(message.split()), file=sys.stderr, flush=True)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line, and help is written as all text is."""
-
-    def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments"):
-            message += " (a prompt of several words needs quotes)"
-        say(f"error: {message}; --help shows how")
-        sys.exit(2)
-
-    def print_help(self, file: object = None) -> None:
-        write(self.format_help())
-
-
-def checked(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
-    """An argument type: `convert`, then a check."""
-
-    def parse(argument: str) -> Any:
-        with suppress(ValueError):
-            value = convert(argument)
-            if accepts(value):
-                return value
-        raise argparse.ArgumentTypeError(f"{argument!r} is not {wanted}")
-
-    return parse
-
-
 def utf8(argument: str) -> str:
     """An argument as the bytes that were typed, read as UTF-8, whatever locale Python has decoded it in."""
     return os.fsencode(argument).decode("utf-8")
@@ -101,9 +56,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line -> its values, checked."""
     text = checked(utf8, lambda text: True, "UTF-8")
     stop = checked(utf8, lambda text: text != "", "UTF-8 text of one character or more")
-    count = checked(int, lambda n: n >= 1, "a whole number, 1 or more")
     samples = checked(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
-    natural = checked(int, lambda n: n >= 0, "a whole number, 0 or more")
     temperature = checked(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
     probability = checked(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
 
@@ -112,8 +65,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         usage="%(prog)s [options] [PROMPT]",
         description="Continue a text with GPT-2: text to standard output, all else to standard error.",
         epilog=EXAMPLES,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
-        allow_abbrev=False,
     )
     add = parser.add_argument
     prompt = f"the text to continue; - or a pipe: from standard input; empty: start anew, from {ENDOFTEXT}"
@@ -351,30 +302,22 @@ def show_parameters(name: str) -> None:
     write(f"\n{config.n_layer} blocks of {block:,} parameters each; the head is {head}\n")
 
 
+def command(argv: list[str] | None) -> int:
+    """Do what the command line says. Returns the exit status."""
+    arguments = parse_arguments(argv)
+    if arguments.threads:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(min(arguments.threads, os.cpu_count() or 1))
+    if arguments.params:
+        show_parameters(DEFAULT_MODEL if arguments.model is None else arguments.model)
+        return 0
+    return run(arguments)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status: 0, 1 for what went wrong, 130 for Ctrl-C; argparse exits with 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="replace")
-    try:
-        with warnings.catch_warnings(action="always", category=UserWarning):
-            warnings.showwarning = lambda message, *_: say(f"warning: {message}")
-            arguments = parse_arguments(argv)
-            if arguments.threads:
-                from threadpoolctl import threadpool_limits
-
-                threadpool_limits(min(arguments.threads, os.cpu_count() or 1))
-            if arguments.params:
-                show_parameters(DEFAULT_MODEL if arguments.model is None else arguments.model)
-                return 0
-            return run(arguments)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader has seen enough
-        return 0
-    except (OSError, ValueError, MemoryError) as error:
-        say(f"error: {str(error) or 'out of memory'}")
-        return 1
+    return exit_status(lambda: command(argv))
 
 
 if __name__ == "__main__":

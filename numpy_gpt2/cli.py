@@ -1,0 +1,83 @@
+"""What the commands have in common: text out, errors in one line, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
+
+
+def write(text: str) -> None:
+    """Put text on standard output, at once."""
+    try:
+        print(text, end="", flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to write the rest again
+        error.filename = "standard output"
+        raise
+
+
+def say(message: str) -> None:
+    """Put one line on standard error, if there is one."""
+    if sys.stderr:
+        print(" ".join(message.split()), file=sys.stderr, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one line, and help is written as all text is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
+            allow_abbrev=False,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments"):
+            message += " (a text of several words needs quotes)"
+        say(f"error: {message}; --help shows how")
+        sys.exit(2)
+
+    def print_help(self, file: object = None) -> None:
+        write(self.format_help())
+
+
+def checked(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """An argument type: `convert`, then a check."""
+
+    def parse(argument: str) -> Any:
+        with suppress(ValueError):
+            value = convert(argument)
+            if accepts(value):
+                return value
+        raise argparse.ArgumentTypeError(f"{argument!r} is not {wanted}")
+
+    return parse
+
+
+count = checked(int, lambda n: n >= 1, "a whole number, 1 or more")
+natural = checked(int, lambda n: n >= 0, "a whole number, 0 or more")
+
+
+def exit_status(command: Callable[[], int]) -> int:
+    """Run a command: its own exit status, 1 for what went wrong, 130 for Ctrl-C. argparse exits with 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        with warnings.catch_warnings(action="always", category=UserWarning):
+            warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+            return command()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader has seen enough
+        return 0
+    except (OSError, ValueError, MemoryError) as error:
+        say(f"error: {str(error) or 'out of memory'}")
+        return 1
