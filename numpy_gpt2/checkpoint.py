@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,17 +59,23 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
     folder = Path(folder)
     check_names_and_shapes(weights, config, folder)
     check_vocabulary(tokenizer, config, folder)
-    folder.mkdir(parents=True, exist_ok=True)
     description = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
         "dtype": str(weights["wte.weight"].dtype),
         **dataclasses.asdict(config),
     }
-    with tempfile.TemporaryDirectory(dir=folder) as aside:
-        (Path(aside) / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        save_weights(Path(aside) / FILE, weights)
-        shutil.copymode(Path(aside) / "config.json", Path(aside) / FILE)  # safetensors leaves it to its owner alone
+    with written_aside(folder) as aside:
+        (aside / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        save_weights(aside / FILE, weights)
         save_tokenizer(aside, tokenizer)
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, which are moved into `folder` together when all are whole; or else, none is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        yield Path(aside)
         for path in Path(aside).iterdir():
             path.replace(folder / path.name)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import io
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 def write(text: str) -> None:
@@ -59,6 +63,27 @@ def checked(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wante
         raise argparse.ArgumentTypeError(f"{argument!r} is not {wanted}")
 
     return parse
+
+
+def progress_bar(**options: Any) -> tqdm:
+    """A progress bar on standard error: alive on a screen, now and then a line's worth in a file."""
+    from tqdm import tqdm
+
+    screen = sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(mininterval=0.1 if screen else 10, dynamic_ncols=screen, **options)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of large arrays for the next ones.
+
+    It would give it back to the system each time, and each page that comes anew costs more than NumPy's pass over it: a
+    step of training took up to twice as long. The numbers are those of malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD,
+    M_ARENA_MAX. Other C libraries have no `mallopt`, and keep it by themselves.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        for parameter, value in ((-3, 1 << 25), (-1, (1 << 31) - 1), (-8, 1)):
+            libc.mallopt(parameter, value)
 
 
 count = checked(int, lambda n: n >= 1, "a whole number, 1 or more")

@@ -74,6 +74,16 @@ def model_folder(name: str | Path) -> Path:
     )
 
 
+def tokenizer_folder(name: str | Path) -> Path:
+    """The folder of a tokenizer: as `model_folder`, but of what is only on the hub just the tokenizer is downloaded."""
+    folder = weights_folder() / name
+    if Path(name).is_dir() or name not in NAMES:
+        return model_folder(name)
+    if not all((folder / file).exists() for file in ("vocab.json", "merges.txt")):
+        download(os.fspath(name), folder, with_weights=False)
+    return folder
+
+
 def is_complete(folder: Path) -> bool:
     """Whether nothing is left to download. Files get their names only when they are whole."""
     sharded = (folder / INDEX).exists() and not (folder / FILE).exists()
@@ -136,7 +146,7 @@ def by_hand(repository: str, folder: Path) -> str:
     return f"to do it by hand, put {files} from {endpoint()}/{repository}/tree/main into {folder}"
 
 
-def download(repository: str, folder: Path) -> Path:
+def download(repository: str, folder: Path, with_weights: bool = True) -> Path:
     """Fetch what is missing of a model. Several processes may do so at once: one downloads, the others wait for it."""
     try:
         if is_offline():
@@ -144,7 +154,8 @@ def download(repository: str, folder: Path) -> Path:
         with locked(weights_folder()):
             fetch(repository, "config.json", folder, check=GPT2Config.from_json)  # before half a gigabyte of another
             fetch_tokenizer(repository, folder)
-            fetch_weights(repository, folder)
+            if with_weights:
+                fetch_weights(repository, folder)
     except OSError as error:
         raise OSError(f"cannot download {repository}: {describe(error)}; {by_hand(repository, folder)}") from None
     return folder

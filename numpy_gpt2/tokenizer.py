@@ -55,6 +55,33 @@ def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
         ) from None
 
 
+def byte_tokenizer() -> tiktoken.Encoding:
+    """A token for each of the 256 bytes, and `<|endoftext|>`."""
+    return tiktoken.Encoding(
+        "byte", pat_str=PIECES, mergeable_ranks={bytes([i]): i for i in range(256)}, special_tokens={ENDOFTEXT: 256}
+    )
+
+
+def train_tokenizer(text: str, n_vocab: int) -> tiktoken.Encoding:
+    """Learn a byte-level BPE from a text: `n_vocab` tokens, the 256 bytes and `<|endoftext|>` among them.
+
+    Needs the tokenizers library. Raises ValueError if that is missing, or if the text has too few different pairs.
+    """
+    try:
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    except ImportError:
+        raise ValueError("learning a tokenizer needs the tokenizers library: pip install tokenizers") from None
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=n_vocab - 1, initial_alphabet=alphabet, show_progress=False)
+    bpe.train_from_iterator(text.split(ENDOFTEXT), trainer)
+    ranks = {spelled_bytes(token): rank for token, rank in bpe.get_vocab().items()}
+    if len(ranks) != n_vocab - 1:
+        raise ValueError(f"a vocabulary of {n_vocab} tokens cannot be learned from this text, only {len(ranks) + 1}")
+    return tiktoken.Encoding("bpe", pat_str=PIECES, mergeable_ranks=ranks, special_tokens={ENDOFTEXT: n_vocab - 1})
+
+
 def save_tokenizer(folder: str | Path, tokenizer: tiktoken.Encoding) -> None:
     """Write `vocab.json` and `merges.txt`, from which `load_tokenizer` makes the same tokenizer again."""
     ranks = {token: tokenizer.encode_single_token(token) for token in tokenizer.token_byte_values()}

@@ -133,11 +133,20 @@ def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -
 
 def save_weights(path: Path, weights: Weights) -> None:
     """Write one safetensors file in the layout of transformers' GPT2LMHeadModel."""
-    tensors = {
-        name if name == "lm_head.weight" else f"transformer.{name}": np.ascontiguousarray(array)
-        for name, array in weights.items()
-    }
-    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+    tensors = {name if name == "lm_head.weight" else f"transformer.{name}": array for name, array in weights.items()}
+    save_tensors(path, tensors, {"format": "pt"})
+
+
+def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None:
+    """Write one safetensors file. Raises OSError where that is not possible."""
+    path.touch()
+    mode = path.stat().st_mode  # safetensors would leave the file to its owner alone
+    try:
+        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        safetensors.numpy.save_file(contiguous, path, metadata)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from None
+    path.chmod(mode)
 
 
 def init_weights(config: GPT2Config, rng: np.random.Generator) -> Weights:

@@ -1,0 +1,60 @@
+"""The log of a training run -> a picture of its loss curve, as SVG."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from typing import Any
+
+WIDTH, HEIGHT = 720, 400
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 48, 48  # margins
+LINES = {"train_loss": ("training", "#8a8a8a"), "val_loss": ("held out", "#c0392b")}
+
+
+def loss_curve(rows: Sequence[dict[str, Any]], title: str) -> str:
+    """Training and validation loss over the steps, with the lowest validation loss marked."""
+    lines = {name: [(row["step"], row[name]) for row in rows if row[name] is not None] for name in LINES}
+    losses = [loss for points in lines.values() for _, loss in points]
+    last, low, high = rows[-1]["step"], min(losses), max(losses)
+    low, high = low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
+
+    def x(step: float) -> float:
+        return LEFT + step / last * (WIDTH - LEFT - RIGHT)
+
+    def y(loss: float) -> float:
+        return TOP + (high - loss) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    def text(at_x: float, at_y: float, words: str, more: str = "") -> str:
+        return f'<text x="{at_x:.1f}" y="{at_y:.1f}" {more}>{html.escape(words)}</text>'
+
+    parts = [text(LEFT, 24, title, 'font-size="15" font-weight="bold"')]
+    for loss in ticks(low, high):
+        parts.append(f'<path d="M{LEFT} {y(loss):.1f}H{WIDTH - RIGHT}" stroke="#e4e4e4"/>')
+        parts.append(text(LEFT - 8, y(loss) + 4, f"{loss:g}", 'text-anchor="end"'))
+    for step in ticks(0, last):
+        parts.append(text(x(step), HEIGHT - BOTTOM + 20, f"{step:,.0f}", 'text-anchor="middle"'))
+    parts.append(text(WIDTH / 2, HEIGHT - 8, "steps", 'text-anchor="middle"'))
+    parts.append(
+        text(16, HEIGHT / 2, "nats per token", f'text-anchor="middle" transform="rotate(-90 16 {HEIGHT / 2})"')
+    )
+    for i, (name, points) in enumerate(lines.items()):
+        label, color = LINES[name]
+        path = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in points)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts.append(text(WIDTH - RIGHT, TOP + 16 + 18 * i, label, f'text-anchor="end" fill="{color}"'))
+    if lines["val_loss"]:
+        step, loss = min(lines["val_loss"], key=lambda point: point[1])
+        parts.append(f'<circle cx="{x(step):.1f}" cy="{y(loss):.1f}" r="4" fill="{LINES["val_loss"][1]}"/>')
+        parts.append(text(x(step), y(loss) - 10, f"{loss:.3f}", f'text-anchor="end" fill="{LINES["val_loss"][1]}"'))
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
+    style = 'font-family="sans-serif" font-size="12" fill="#333"><rect width="100%" height="100%" fill="#fff"/>'
+    return "\n".join([f"{head} {style}", *parts, "</svg>\n"])
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """About five round numbers between two."""
+    exact = (high - low) / 5
+    power = 10 ** math.floor(math.log10(exact))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= exact)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -1,0 +1,233 @@
+"""How well a model predicts a text: loss, perplexity, bits per byte; `python -m numpy_gpt2.evaluate TEXT.txt`.
+
+And HellaSwag, a multiple-choice test of common sense: which of four endings does the model find the most probable?
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiktoken
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from .checkpoint import Model, load
+from .cli import Parser, count, exit_status, progress_bar, say, write
+from .config import GPT2Config
+from .model import cross_entropy, forward
+from .tokenizer import ENDOFTEXT
+from .weights import Weights
+
+PART = 512  # tokens that go through the model together: what they need in between stays in the processor's cache
+
+EXAMPLES = """\
+examples:
+  python -m numpy_gpt2.evaluate TEXT.txt -m gpt2               consecutive windows
+  python -m numpy_gpt2.evaluate TEXT.txt -m gpt2 --stride 512  with at least 512 tokens of context
+  python -m numpy_gpt2.evaluate --hellaswag hellaswag_val.jsonl -m gpt2
+"""
+
+
+@contextmanager
+def thread_pool() -> Iterator[Executor]:
+    """As many threads as the matrix products use, which in turn use one each while this lasts.
+
+    NumPy's elementwise functions know one thread only. With a part of the batch in each, all of the work is shared out.
+    """
+    n = max((library["num_threads"] for library in threadpool_info()), default=1)
+    with threadpool_limits(1), ThreadPoolExecutor(n) as pool:
+        yield pool
+
+
+def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
+    """Where the windows begin of which the last reaches the end of the text."""
+    return np.arange(0, max(1, n_tokens - 1 - length + stride), stride)
+
+
+def windows(tokens: np.ndarray, starts: np.ndarray, length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some of a text's windows, as the rows of a batch: inputs and targets, both (N, length).
+
+    Targets are the tokens after the inputs. One that the window before predicts as well is −1, so that over all windows
+    each token of the text but the first is a target once. Past the end of the text there are zeros to predict −1 from.
+    """
+    positions = starts[:, None] + np.arange(length)
+    inside = positions + 1 < len(tokens)
+    inputs = np.where(inside, tokens[np.minimum(positions, len(tokens) - 1)], 0)
+    is_new = inside & ((starts[:, None] == 0) | (np.arange(length) >= length - stride))
+    targets = np.where(is_new, tokens[np.minimum(positions + 1, len(tokens) - 1)], -1)
+    return inputs, targets
+
+
+def losses(
+    tokens: np.ndarray, starts: np.ndarray, stride: int, weights: Weights, config: GPT2Config, pool: Executor
+) -> Iterator[tuple[float, int]]:
+    """A few windows at a time, in order: the sum of their targets' losses in nats, and how many targets there are."""
+    length = config.n_positions
+    n_rows = max(1, PART // length)
+
+    def part(i: int) -> tuple[float, int]:
+        inputs, targets = windows(tokens, starts[i : i + n_rows], length, stride)
+        n = int(np.count_nonzero(targets != -1))
+        return float(cross_entropy(forward(inputs, weights, config), targets)) * n, n
+
+    return pool.map(part, range(0, len(starts), n_rows))
+
+
+def evaluate(
+    tokens: np.ndarray, weights: Weights, config: GPT2Config, stride: int | None = None, progress: bool = False
+) -> tuple[float, int]:
+    """The mean loss over a text in nats per token, and the number of tokens predicted: all but the first.
+
+    The text goes through the model in windows of `n_positions`, each `stride` tokens after the one before (by default,
+    where that ends). With a smaller stride each token is predicted from more of what precedes it, at least
+    n_positions − stride tokens where there are as many, for more computation. ValueError for a text of fewer than two
+    tokens, and for a stride that would leave tokens out.
+    """
+    stride = config.n_positions if stride is None else stride
+    if len(tokens) < 2:
+        raise ValueError(f"the text has {len(tokens)} token(s); it takes two, one to predict the other from")
+    if not 1 <= stride <= config.n_positions:
+        raise ValueError(f"the stride is {stride}; it must be from 1 to the window's {config.n_positions:,} tokens")
+    total, n_predicted = 0.0, 0
+    starts = window_starts(len(tokens), config.n_positions, stride)
+    with thread_pool() as pool, progress_bar(total=len(tokens) - 1, unit="token", disable=not progress) as bar:
+        for loss, n in losses(tokens, starts, stride, weights, config, pool):
+            total, n_predicted = total + loss, n_predicted + n
+            bar.set_postfix_str(f"loss {total / n_predicted:.4f}", refresh=False)
+            bar.update(n)
+    return total / n_predicted, n_predicted
+
+
+def summary(loss: float, tokens: int, n_bytes: int) -> dict[str, float | int]:
+    """The loss in three units: nats per token; perplexity, e to that power, the number of equally probable tokens that
+    would be as uncertain a choice; and bits per byte, which can be compared between tokenizers."""
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss) if loss < 700 else math.inf,
+        "bits_per_byte": loss * tokens / (math.log(2) * n_bytes),
+        "tokens": tokens,
+        "bytes": n_bytes,
+    }
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 text file. Raises OSError, and ValueError for one that is empty or in another encoding."""
+    data = Path(path).read_bytes()
+    if not data:
+        raise ValueError(f"{path} is empty; it must be a text")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); convert it first") from None
+
+
+def encode(text: str, tokenizer: tiktoken.Encoding) -> np.ndarray:
+    """A text's tokens, where `<|endoftext|>` in it is the token that separates texts."""
+    special = tokenizer.special_tokens_set & {ENDOFTEXT}
+    return tokenizer.encode_to_numpy(text, allowed_special=special, disallowed_special=()).astype(np.int64)
+
+
+def hellaswag_examples(path: Path, tokenizer: tiktoken.Encoding) -> list[tuple[list[int], list[list[int]], int]]:
+    """The context, the endings and the index of the right one, of each line of the benchmark's own file."""
+    examples = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        try:
+            example = json.loads(line)
+            context, endings, label = example["ctx"], example["endings"], int(example["label"])
+            tokens = [tokenizer.encode_ordinary(" " + ending) for ending in endings]
+            if not 0 <= label < len(endings):
+                raise ValueError(f"label {label} of {len(endings)} endings")
+            examples.append((tokenizer.encode_ordinary(context), tokens, label))
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{path}, line {number} is no HellaSwag example ({error!r})") from None
+    return examples
+
+
+def ending_losses(context: list[int], endings: list[list[int]], weights: Weights, config: GPT2Config) -> np.ndarray:
+    """The summed loss of each ending after the context, in nats. What outgrows the window is cut from the left."""
+    length = min(config.n_positions, len(context) + max(map(len, endings)) - 1)
+    inputs, targets = np.zeros((len(endings), length), np.int64), np.full((len(endings), length), -1)
+    for row, ending in enumerate(endings):
+        tokens = (context + ending)[-length - 1 :]
+        inputs[row, : len(tokens) - 1] = tokens[:-1]
+        predicted = tokens[1:][-len(ending) :]
+        targets[row, len(tokens) - 1 - len(predicted) : len(tokens) - 1] = predicted
+    logits = forward(inputs, weights, config)  # zeros to the right change nothing before them
+    return np.array([cross_entropy(*row) * np.count_nonzero(row[1] != -1) for row in zip(logits, targets, strict=True)])
+
+
+def hellaswag(path: Path, model: Model, progress: bool = False) -> dict[str, float | int]:
+    """Accuracy on HellaSwag (Zellers et al. 2019), without a word of instruction: the model chooses by its own loss.
+
+    `acc` chooses the ending with the smallest sum of losses, `acc_norm` with the smallest mean per token.
+    """
+    weights, config, tokenizer = model
+    examples = hellaswag_examples(path, tokenizer)
+    n_right = np.zeros(2, int)
+
+    def choices(example: tuple[list[int], list[list[int]], int]) -> np.ndarray:
+        context, endings, label = example
+        sums = ending_losses(context, endings, weights, config)
+        return np.array([sums.argmin() == label, (sums / [len(ending) for ending in endings]).argmin() == label])
+
+    with thread_pool() as pool, progress_bar(total=len(examples), unit="example", disable=not progress) as bar:
+        for n, right in enumerate(pool.map(choices, examples), start=1):
+            n_right += right
+            bar.set_postfix_str(f"acc {n_right[0] / n:.4f}, acc_norm {n_right[1] / n:.4f}", refresh=False)
+            bar.update()
+    acc, acc_norm = (n_right / len(examples)).tolist()
+    return {"acc": acc, "acc_norm": acc_norm, "examples": len(examples)}
+
+
+def command(argv: list[str] | None) -> int:
+    """Do what the command line says. Returns the exit status."""
+    parser = Parser(
+        prog="python -m numpy_gpt2.evaluate",
+        description="How well a model predicts a text, or finishes the sentences of HellaSwag.",
+        epilog=EXAMPLES,
+    )
+    add = parser.add_argument
+    add("text", metavar="TEXT.txt", nargs="?", help="a UTF-8 text")
+    add("-m", "--model", metavar="NAME|FOLDER", default="gpt2", help="as of python -m numpy_gpt2 (default: gpt2)")
+    add("--stride", metavar="N", type=count, help="a window every N tokens (default: where the one before ends)")
+    add("--hellaswag", metavar="FILE.jsonl", help="HellaSwag's own file, in place of a text")
+    add("--json", action="store_true", help="one JSON object in one line")
+    arguments = parser.parse_args(argv)
+    if (arguments.text is None) == (arguments.hellaswag is None):
+        parser.error("give one of TEXT.txt and --hellaswag FILE.jsonl")
+    if arguments.hellaswag and arguments.stride:
+        parser.error("--stride is for a text, not for --hellaswag")
+
+    text = read_text(arguments.text) if arguments.text else ""
+    model = load(arguments.model)
+    start = time.perf_counter()
+    results: dict[str, Any]
+    if arguments.hellaswag:
+        results = hellaswag(Path(arguments.hellaswag), model, progress=True)
+    else:
+        tokens = encode(text, model.tokenizer)
+        loss, n = evaluate(tokens, model.weights, model.config, arguments.stride, progress=True)
+        results = summary(loss, n, len(text.encode()))
+        say(f"{n / (time.perf_counter() - start):,.0f} tokens/s")
+    if arguments.json:
+        write(json.dumps(results) + "\n")
+    else:
+        write("".join(f"{name.replace('_', ' '):<14}{value:>14,.6g}\n" for name, value in results.items()))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns the exit status."""
+    return exit_status(lambda: command(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
