@@ -41,9 +41,10 @@ def thread_pool() -> Iterator[Executor]:
     """As many threads as the matrix products use, which in turn use one each while this lasts.
 
     NumPy's elementwise functions know one thread only. With a part of the batch in each, all of the work is shared out.
+    What overflows in them shows in the loss, and is not warned of.
     """
     n = max((library["num_threads"] for library in threadpool_info()), default=1)
-    with threadpool_limits(1), ThreadPoolExecutor(n) as pool:
+    with threadpool_limits(1), np.errstate(all="ignore"), ThreadPoolExecutor(n, "", np.seterr, ("ignore",)) as pool:
         yield pool
 
 
@@ -103,6 +104,8 @@ def evaluate(
             total, n_predicted = total + loss, n_predicted + n
             bar.set_postfix_str(f"loss {total / n_predicted:.4f}", refresh=False)
             bar.update(n)
+    if not math.isfinite(total):
+        raise ValueError(f"the loss is {total}; the model's weights are damaged")
     return total / n_predicted, n_predicted
 
 

@@ -29,7 +29,7 @@ import tiktoken
 from safetensors import SafetensorError, safe_open
 
 from .backward import loss_and_gradients
-from .checkpoint import load, save_model, written_aside
+from .checkpoint import Model, load, save_model, written_aside
 from .cli import Parser, checked, count, exit_status, keep_freed_memory, natural, progress_bar, say, write
 from .config import GPT2Config
 from .curve import loss_curve
@@ -80,10 +80,9 @@ def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tupl
     Every part of the text comes once in an epoch, cut differently each time.
     """
     n_windows = max(1, (len(tokens) - 1) // length - 1)
-    epochs, places = np.divmod(np.arange(step * n, (step + 1) * n), n_windows)
     starts = [
-        shuffled_windows(len(tokens), n_windows, length, seed, int(epoch))[place]
-        for epoch, place in zip(epochs, places, strict=True)
+        shuffled_windows(len(tokens), n_windows, length, seed, i // n_windows)[i % n_windows]
+        for i in range(step * n, (step + 1) * n)
     ]
     positions = np.array(starts)[:, None] + np.arange(length)
     return tokens[positions], tokens[positions + 1]
@@ -159,59 +158,69 @@ class Run:
     best_loss: float = math.inf
     step: int = 0
     seconds: float = 0.0
-    losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last row
-    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of the log
+    losses: list[float] = dataclasses.field(default_factory=list)  # of the steps since the last row of the log,
+    timings: list[float] = dataclasses.field(default_factory=list)  # and the seconds they took
+    rows: list[dict[str, float | None]] = dataclasses.field(default_factory=list)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.options.batch_size * self.options.grad_accumulation * self.config.n_positions
+
+    @property
+    def tokens_per_second(self) -> float:
+        return len(self.timings) * self.tokens_per_step / sum(self.timings)
 
 
-def take_step(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Executor) -> float:
-    """Change the weights by one step of AdamW; the loss before it, in nats per token.
+def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Executor) -> tuple[float, np.ndarray]:
+    """The loss of a batch and its gradient, flat: computed in parts, side by side, and added up in order."""
+    parts, weights = equal_parts(*inputs.shape), as_weights(run.weights, run.config)
 
-    Gradients longer than `grad_clip`, all of them taken as one vector, are shortened to that. The running mean, over
-    about the last twentieth of all steps, is without the jitter that single batches bring (Polyak & Juditsky 1992).
-    Raises ValueError, before anything is changed, when the loss or the gradients are no longer finite.
+    def compute(number: int, rows: slice) -> tuple[float, Weights]:
+        rng = np.random.default_rng([run.options.seed, run.step, number])
+        return loss_and_gradients(inputs[rows], targets[rows], weights, run.config, dropout(run.options.dropout, rng))
+
+    total_loss, total = 0.0, np.zeros_like(run.weights)
+    sums = as_weights(total, run.config)
+    for loss, gradients in pool.map(compute, range(1, len(parts) + 1), parts):
+        total_loss += float(loss)
+        for name, gradient in gradients.items():
+            sums[name] += gradient
+    total /= len(parts)
+    return total_loss / len(parts), total
+
+
+def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
+    """Draw a batch, and change the weights by one step of AdamW.
+
+    Gradients longer than `grad_clip`, all of them taken as one vector, are shortened to that. Raises ValueError, before
+    anything is changed, when the loss or the gradient is no longer finite.
     """
-    options, weights = run.options, as_weights(run.weights, run.config)
-
-    def part(number: int, rows: slice) -> tuple[float, Weights]:
-        rng = np.random.default_rng([options.seed, run.step, number])
-        with np.errstate(all="ignore"):  # what overflows is reported below
-            return loss_and_gradients(inputs[rows], targets[rows], weights, run.config, dropout(options.dropout, rng))
-
-    parts = equal_parts(*inputs.shape)
-    gradient = np.zeros_like(run.weights)
-    sums, loss = as_weights(gradient, run.config), 0.0
-    for part_loss, gradients in pool.map(part, range(1, len(parts) + 1), parts):
-        loss += float(part_loss) / len(parts)
-        for name, array in gradients.items():
-            sums[name] += array
-    norm = math.sqrt(np.vdot(gradient, gradient)) / len(parts)
+    start = time.perf_counter()
+    options, length = run.options, run.config.n_positions
+    inputs, targets = batch(tokens, run.tokens_per_step // length, length, options.seed, run.step)
+    loss, gradient = mean_gradient(run, inputs, targets, pool)
+    norm = math.sqrt(np.vdot(gradient, gradient))
     if not math.isfinite(loss + norm):
-        raise ValueError(f"the loss is {loss} at step {run.step + 1}, its gradient's length {norm}")
-    scale = (min(1.0, options.grad_clip / (norm + 1e-6)) if options.grad_clip else 1.0) / len(parts)
-
-    run.step += 1
-    n_decayed = sum(array.size for array in weights.values() if array.ndim == 2)
-    settings = {"lr": learning_rate(run.step - 1, options), "beta1": options.beta1, "beta2": options.beta2}
-
-    def update(start: int, end: int, weight_decay: float) -> None:
-        piece = slice(start, end)
-        adamw(
-            run.weights[piece],
-            scale * gradient[piece],
-            run.m[piece],
-            run.v[piece],
-            step=run.step,
-            weight_decay=weight_decay,
-            **settings,
+        raise ValueError(
+            f"the loss is {loss:g} at step {run.step + 1}, the length of its gradient {norm:g}; what was saved before"
+            f" is as it was. Begin again with a smaller --lr than {options.lr:g}"
         )
-        run.mean[piece] += min(1.0, 20 / run.step) * (run.weights[piece] - run.mean[piece])
+    scale = min(1.0, options.grad_clip / (norm + 1e-6)) if options.grad_clip else 1.0
+    settings = {"lr": learning_rate(run.step, options), "beta1": options.beta1, "beta2": options.beta2}
+    run.step += 1
 
-    pieces = [(start, min(start + PIECE, n_decayed), options.weight_decay) for start in range(0, n_decayed, PIECE)]
-    pieces += [(start, min(start + PIECE, gradient.size), 0.0) for start in range(n_decayed, gradient.size, PIECE)]
-    for _ in pool.map(update, *zip(*pieces, strict=True)):
-        pass
+    def update(piece: slice, weight_decay: float) -> None:
+        weights, m, v, mean = (array[piece] for array in (run.weights, run.m, run.v, run.mean))
+        adamw(weights, scale * gradient[piece], m, v, step=run.step, weight_decay=weight_decay, **settings)
+        mean += min(1.0, 20 / run.step) * (weights - mean)
+
+    n_matrices = sum(math.prod(shape) for shape in run.config.parameter_shapes().values() if len(shape) == 2)
+    pieces = [(slice(i, min(i + PIECE, n_matrices)), options.weight_decay) for i in range(0, n_matrices, PIECE)]
+    pieces += [(slice(i, i + PIECE), 0.0) for i in range(n_matrices, gradient.size, PIECE)]
+    list(pool.map(update, *zip(*pieces, strict=True)))
     run.losses.append(loss)
-    return loss
+    run.timings.append(time.perf_counter() - start)
+    run.seconds += run.timings[-1]
 
 
 def save_checkpoint(run: Run, folder: Path) -> None:
@@ -245,9 +254,10 @@ def validation_loss(run: Run, held_out: np.ndarray, pool: Executor) -> float:
     n = min(len(starts), run.options.eval_batches * run.options.batch_size)
     starts = starts[np.linspace(0, len(starts) - 1, n).astype(int)]
     weights = as_weights(run.mean, run.config)
-    with np.errstate(all="ignore"):
-        sums = np.array([*losses(held_out, starts, length, weights, run.config, pool)]).sum(axis=0)
-    return sums[0] / sums[1]
+    total, n_targets = np.sum([*losses(held_out, starts, length, weights, run.config, pool)], axis=0)
+    if not math.isfinite(total):
+        raise ValueError(f"the validation loss is {total} at step {run.step}; what was saved before is as it was")
+    return total / n_targets
 
 
 @contextmanager
@@ -282,6 +292,11 @@ def sample(run: Run, tokenizer: tiktoken.Encoding) -> str:
     return tokenizer.decode([*tokens])
 
 
+def save_best(run: Run, tokenizer: tiktoken.Encoding, folder: Path) -> None:
+    """Write the model folder's files."""
+    save_model(folder, as_weights(run.best, run.config), run.config, tokenizer)
+
+
 def save_log(run: Run, folder: Path) -> None:
     """Write the rows, one JSON object a line, and the picture of their losses."""
     with written_aside(folder) as aside:
@@ -289,40 +304,36 @@ def save_log(run: Run, folder: Path) -> None:
         (aside / CURVE).write_text(loss_curve(run.rows, f"{folder.resolve().name}: loss"), encoding="utf-8")
 
 
+def evaluate_and_save(
+    run: Run, held_out: np.ndarray, tokenizer: tiktoken.Encoding, folder: Path, pool: Executor
+) -> None:
+    """Add a row to the log, and save the model if its validation loss is the lowest; where none is held out, always."""
+    loss = validation_loss(run, held_out, pool) if len(held_out) else None
+    row = {
+        "step": run.step,
+        "train_loss": sum(run.losses) / len(run.losses),
+        "val_loss": loss,
+        "lr": learning_rate(run.step - 1, run.options),
+        "tokens_per_second": run.tokens_per_second,
+        "seconds": run.seconds,
+    }
+    run.rows.append(row)
+    run.losses, run.timings = [], []
+    if loss is None or loss < run.best_loss:
+        run.best[:] = run.mean
+        run.best_loss = math.inf if loss is None else loss
+        save_best(run, tokenizer, folder)
+    save_log(run, folder)
+
+
 def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoken.Encoding, folder: Path) -> bool:
     """Step until `max_steps`, the time limit or Ctrl-C. Returns whether it was Ctrl-C.
 
-    At every evaluation the log is written, and the model if it is the best so far by the held-out text; where no text
-    is held out, always. A run that is broken off leaves a checkpoint of that very step. What is evaluated after it is
-    not in it, so that the run goes on as if it had not been broken.
+    A run that is broken off leaves a checkpoint of that very step. What is evaluated after it is not in it, so that the
+    run goes on as if it had not been broken.
     """
     options = run.options
-    n_rows = options.batch_size * options.grad_accumulation
-    begun = time.monotonic() - run.seconds
     deadline = time.monotonic() + 60 * options.time_limit if options.time_limit else math.inf
-    n_timed, timed = 0, 0.0  # steps since the last row of the log, and the seconds they took
-
-    def evaluate_and_save() -> None:
-        nonlocal n_timed, timed
-        loss = validation_loss(run, held_out, pool) if len(held_out) else None
-        if loss is not None and not math.isfinite(loss):
-            raise ValueError(f"the validation loss is {loss} at step {run.step}")
-        run.seconds = time.monotonic() - begun
-        row = {
-            "step": run.step,
-            "train_loss": sum(run.losses) / len(run.losses),
-            "val_loss": loss,
-            "lr": learning_rate(run.step - 1, options),
-            "tokens_per_second": n_timed * n_rows * run.config.n_positions / timed,
-            "seconds": run.seconds,
-        }
-        run.rows.append(row)
-        run.losses.clear()
-        n_timed, timed = 0, 0.0
-        if loss is None or loss < run.best_loss:
-            run.best[:], run.best_loss = run.mean, math.inf if loss is None else loss
-            save_model(folder, as_weights(run.best, run.config), run.config, tokenizer)
-        save_log(run, folder)
 
     def due(interval: int) -> bool:
         return interval > 0 and (run.step % interval == 0 or run.step == options.max_steps)
@@ -333,27 +344,24 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
         progress_bar(total=options.max_steps, initial=run.step, unit="step") as bar,
     ):
         while run.step < options.max_steps and not interrupted() and time.monotonic() < deadline:
-            start = time.perf_counter()
-            loss = take_step(run, *batch(tokens, n_rows, run.config.n_positions, options.seed, run.step), pool)
-            n_timed, timed = n_timed + 1, timed + time.perf_counter() - start
+            take_step(run, tokens, pool)
+            held = f", held out {run.rows[-1]['val_loss']:.4f}" if run.rows and len(held_out) else ""
+            bar.set_postfix_str(
+                f"loss {run.losses[-1]:.4f}{held}, {run.tokens_per_second:,.0f} tokens/s", refresh=False
+            )
+            bar.update()
             if due(options.eval_interval) or run.step == options.max_steps:
-                evaluate_and_save()
+                evaluate_and_save(run, held_out, tokenizer, folder, pool)
             if due(options.sample_interval):
                 with bar.external_write_mode():
                     write(f"--- after {run.step:,} steps:{sample(run, tokenizer)}\n")
             if due(options.checkpoint_interval):
-                run.seconds = time.monotonic() - begun
                 save_checkpoint(run, folder)
-            speed = n_timed * n_rows * run.config.n_positions / timed if timed else run.rows[-1]["tokens_per_second"]
-            held_out_loss = f", held out {run.rows[-1]['val_loss']:.4f}" if run.rows and len(held_out) else ""
-            bar.set_postfix_str(f"loss {loss:.4f}{held_out_loss}, {speed:,.0f} tokens/s", refresh=False)
-            bar.update()
         if run.step < options.max_steps:
-            run.seconds = time.monotonic() - begun
             if options.checkpoint_interval:
                 save_checkpoint(run, folder)
             if run.losses:
-                evaluate_and_save()
+                evaluate_and_save(run, held_out, tokenizer, folder, pool)
         return interrupted()
 
 
@@ -417,37 +425,10 @@ def parse_arguments(argv: list[str] | None) -> dict[str, Any]:
     return given
 
 
-def begin(options: argparse.Namespace, given: dict[str, Any], text: str) -> tuple[Run, tiktoken.Encoding]:
-    """A new run: from GPT-2's initialisation, or from a model."""
-    if options.init_from:
-        weights, config, tokenizer = load(options.init_from)
-        n_positions = given.get("n_positions", config.n_positions)
-        if n_positions > config.n_positions:
-            raise ValueError(
-                f"--n-positions {n_positions} is more than the {config.n_positions} of {options.init_from}"
-            )
-        config = dataclasses.replace(
-            config, n_positions=n_positions, tie_word_embeddings="lm_head.weight" not in weights
-        )
-        weights["wpe.weight"] = weights["wpe.weight"][:n_positions]
-    else:
-        tokenizer = make_tokenizer(options.tokenizer, text)
-        end = tokenizer.eot_token if ENDOFTEXT in tokenizer.special_tokens_set else None
-        config = GPT2Config(
-            vocab_size=tokenizer.n_vocab,
-            n_positions=options.n_positions,
-            n_embd=options.n_embd,
-            n_layer=options.n_layer,
-            n_head=options.n_head,
-            bos_token_id=end,
-            eos_token_id=end,
-        )
-        weights = init_weights(config, np.random.default_rng(options.seed))
-    flat = np.zeros(config.num_parameters(), np.float32)
-    for name, array in as_weights(flat, config).items():
-        array[:] = weights[name]
-    zeros = np.zeros_like(flat)
-    return Run(options, config, flat, m=zeros, v=zeros.copy(), mean=flat.copy(), best=flat.copy()), tokenizer
+def split(text: str, val_fraction: float) -> tuple[str, str]:
+    """The text to learn from, and the end of it that is held out."""
+    end = int(len(text) * (1 - val_fraction))
+    return text[:end], text[end:]
 
 
 def make_tokenizer(name: str, text: str) -> tiktoken.Encoding:
@@ -459,62 +440,97 @@ def make_tokenizer(name: str, text: str) -> tiktoken.Encoding:
     return load_tokenizer(tokenizer_folder(name))
 
 
-def go_on(given: dict[str, Any], folder: Path) -> Run:
-    """The run of a checkpoint, with the options that may change. ValueError names one that may not."""
+def new_model(options: argparse.Namespace, text: str) -> Model:
+    """GPT-2's initialisation, in the size and with the tokenizer that were asked for."""
+    tokenizer = make_tokenizer(options.tokenizer, text)
+    end = tokenizer.eot_token if ENDOFTEXT in tokenizer.special_tokens_set else None
+    config = GPT2Config(
+        vocab_size=tokenizer.n_vocab,
+        n_positions=options.n_positions,
+        n_embd=options.n_embd,
+        n_layer=options.n_layer,
+        n_head=options.n_head,
+        bos_token_id=end,
+        eos_token_id=end,
+    )
+    return Model(init_weights(config, np.random.default_rng(options.seed)), config, tokenizer)
+
+
+def model_to_tune(options: argparse.Namespace) -> Model:
+    """The model of --init-from, its window cut to --n-positions where that is given."""
+    weights, config, tokenizer = load(options.init_from)
+    window = options.n_positions or config.n_positions
+    if window > config.n_positions:
+        raise ValueError(f"--n-positions {window} is more than the {config.n_positions} of {options.init_from}")
+    weights["wpe.weight"] = weights["wpe.weight"][:window]
+    tied = "lm_head.weight" not in weights
+    return Model(weights, dataclasses.replace(config, n_positions=window, tie_word_embeddings=tied), tokenizer)
+
+
+def begin(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken.Encoding]:
+    """A new run. ValueError where the folder has one already, or a model."""
+    if found := [name for name in (CHECKPOINT, FILE) if (folder / name).exists()]:
+        raise ValueError(f"{folder} has a {found[0]} already; --resume goes on with a run, another --out begins one")
+    options = argparse.Namespace(**DEFAULTS | given)
+    if options.min_lr is None:
+        options.min_lr = options.lr / 10
+    if options.init_from:
+        options.n_positions = given.get("n_positions")
+        weights, config, tokenizer = model_to_tune(options)
+    else:
+        weights, config, tokenizer = new_model(options, split(text, options.val_fraction)[0])
+    flat = np.zeros(config.num_parameters(), np.float32)
+    for name, array in as_weights(flat, config).items():
+        array[:] = weights[name]
+    m, v, mean, best = np.zeros_like(flat), np.zeros_like(flat), flat.copy(), flat.copy()
+    return Run(options, config, flat, m, v, mean, best), tokenizer
+
+
+def go_on(given: dict[str, Any], folder: Path) -> tuple[Run, tiktoken.Encoding]:
+    """The run of a checkpoint, with other steps to do or intervals. ValueError names what else would differ."""
     run = load_checkpoint(folder)
+    before = vars(run.options)
     for name, value in given.items():
-        if name not in CHANGEABLE and value != vars(run.options)[name]:
-            flag = "the corpus" if name == "corpus" else "--" + name.replace("_", "-")
-            had, has = (vars(run.options)[name], value) if name != "corpus" else ("another", "this one")
-            raise ValueError(f"{flag} was {had} when the run began, and is {has} now; --resume goes on with the same")
-        setattr(run.options, name, value)
+        if name not in CHANGEABLE and value != before[name]:
+            if name == "corpus":
+                raise ValueError("the text is not the one that the run began with; --resume needs the same")
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"{flag} is {value}, and was {before[name]} when the run began; --resume needs the same")
+    before |= given
     if run.step >= run.options.max_steps:
         raise ValueError(f"the run in {folder} has done its {run.step:,} steps; --max-steps N goes on to more")
-    return run
+    return run, load_tokenizer(folder)
 
 
 def command(argv: list[str] | None) -> int:
     """Do what the command line says. Returns the exit status."""
     given = parse_arguments(argv)
     folder, resume, paths = Path(given.pop("out")), given.pop("resume"), given.pop("corpus")
-    texts = [read_text(path) for path in paths]
-    given["corpus"] = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    options = argparse.Namespace(**DEFAULTS | given)
-    if options.min_lr is None:
-        options.min_lr = options.lr / 10
-
-    text = ENDOFTEXT.join(texts)
+    text = ENDOFTEXT.join(read_text(path) for path in paths)
+    given["corpus"] = hashlib.sha256(text.encode()).hexdigest()
     keep_freed_memory()
-    if resume:
-        run = go_on(given, folder)
-        options, tokenizer = run.options, load_tokenizer(folder)
-    cut = int(len(text) * (1 - options.val_fraction))
-    if not resume:
-        if found := [name for name in (CHECKPOINT, FILE) if (folder / name).exists()]:
-            raise ValueError(f"{folder} has a {found[0]} already; --resume goes on with it, or take another --out")
-        run, tokenizer = begin(options, given, text[:cut])
-    tokens, held_out = encode(text[:cut], tokenizer), encode(text[cut:], tokenizer)
-    window = run.config.n_positions
-    if len(tokens) <= window:
+    run, tokenizer = go_on(given, folder) if resume else begin(given, text, folder)
+    tokens, held_out = (encode(part, tokenizer) for part in split(text, run.options.val_fraction))
+    if len(tokens) <= run.config.n_positions:
         raise ValueError(
-            f"the text to learn from has {len(tokens):,} tokens, a window and the token after it {window + 1:,};"
-            " give more text, or a smaller --n-positions"
+            f"the text to learn from has {len(tokens):,} tokens, and a window with the token after it"
+            f" {run.config.n_positions + 1:,}: it takes more text, or a smaller --n-positions"
         )
-    if options.val_fraction and len(held_out) < 2:
-        raise ValueError(f"the held-out text has {len(held_out)} token(s); give more text, or --val-fraction 0")
+    if run.options.val_fraction and len(held_out) < 2:
+        raise ValueError(f"the held-out text has {len(held_out)} token(s); it takes more text, or --val-fraction 0")
 
     folder.mkdir(parents=True, exist_ok=True)
     save_tokenizer(folder, tokenizer)
-    if run.rows:
-        save_model(folder, as_weights(run.best, run.config), run.config, tokenizer)
+    if run.rows:  # as the folder was at the checkpoint
+        save_best(run, tokenizer, folder)
         save_log(run, folder)
     say(f"{run.config.num_parameters():,} parameters; {len(tokens):,} tokens to learn from, {len(held_out):,} held out")
     interrupted = train(run, tokens, held_out, tokenizer, folder)
-    held = f", held out {run.best_loss:.4f} nats per token" if math.isfinite(run.best_loss) else ""
-    if run.step < options.max_steps:
-        again = "; --resume goes on" if options.checkpoint_interval else ""
-        say(f"stopped after {run.step:,} of {options.max_steps:,} steps{again}")
-    say(f"the best model is in {folder}{held}; python -m numpy_gpt2 -m {folder} lets it write")
+    if run.step < run.options.max_steps:
+        say(f"stopped after {run.step:,} of {run.options.max_steps:,} steps; --resume goes on from the last checkpoint")
+    if run.rows:
+        loss = f" with {run.best_loss:.4f} nats per token held out" if len(held_out) else ""
+        say(f"{folder} has the best model{loss}: python -m numpy_gpt2 -m {folder}")
     return 130 if interrupted else 0
 
 
