@@ -50,7 +50,7 @@ def report(title: str, unit: str, pairs: list[tuple[float, float]], higher_is_be
     ratios = [ours / theirs if higher_is_better else theirs / ours for ours, theirs in pairs]
     ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
     print(
-        f"{title:<34}{ours:>10.3g} {unit:<9}{theirs:>10.3g} {unit:<9}"
+        f"{title:<36}{ours:>10.3g} {unit:<9}{theirs:>10.3g} {unit:<9}"
         f"{statistics.median(ratios):>7.2f} ×   ({min(ratios):.2f} … {max(ratios):.2f})",
         flush=True,
     )
@@ -92,21 +92,24 @@ def compare_in_process(folder: Path, runs: int) -> None:
 LAUNCHER = """
 import os, subprocess, sys, time
 start = time.perf_counter()
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE)
+output = process.stdout.read()
 _, status, usage = os.wait4(process.pid, 0)
-print(time.perf_counter() - start, usage.ru_maxrss)
+print(time.perf_counter() - start, usage.ru_maxrss, flush=True)
+sys.stdout.buffer.write(output)
 sys.exit(status != 0)
 """
 
 
-def run_process(command: list[str]) -> tuple[float, float]:
-    """Wall time in seconds and peak memory in MB of a whole process."""
+def run_process(command: list[str]) -> tuple[float, float, str]:
+    """Wall time in seconds and peak memory in MB of a whole process, and what it prints."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     launched = subprocess.run([sys.executable, "-c", LAUNCHER, *command], env=environment, capture_output=True)
     if launched.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{launched.stderr.decode()}")
-    elapsed, peak = map(float, launched.stdout.split())
-    return elapsed, peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+    figures, _, output = launched.stdout.decode().partition("\n")
+    elapsed, peak = map(float, figures.split())
+    return elapsed, peak * (1 if sys.platform == "darwin" else 1024) / 1e6, output
 
 
 def compare_processes(folder: Path, runs: int) -> None:
@@ -116,6 +119,26 @@ def compare_processes(folder: Path, runs: int) -> None:
     results = in_turn(runs, lambda: run_process(ours), lambda: run_process(theirs))
     for title, unit, column in [("shell to first token", "s", 0), ("peak memory", "MB", 1)]:
         report(title, unit, [(a[column], b[column]) for a, b in results], higher_is_better=False)
+
+
+# nanoGPT's published CPU setting, and its GPU setting with a batch that fits two cores.
+TRAINING = {
+    "4 × 128, window 64, batch 12": (4, 4, 128, 64, 12),
+    "6 × 384, window 256, batch 16": (6, 6, 384, 256, 16),
+}
+
+
+def compare_training(runs: int) -> None:
+    """The time of a training step and the peak memory of the process, for a small and a larger model."""
+    for title, sizes in TRAINING.items():
+
+        def measure(side: str, sizes: tuple[int, ...] = sizes) -> tuple[float, float]:
+            _, peak, output = run_process([sys.executable, "-m", "bench.training", side, *map(str, sizes)])
+            return float(output), peak
+
+        results = in_turn(runs, lambda: measure("numpy_gpt2"), lambda: measure("transformers"))
+        report(f"step, {title}", "s", [(a[0], b[0]) for a, b in results], higher_is_better=False)
+        report("  its peak memory", "MB", [(a[1], b[1]) for a, b in results], higher_is_better=False)
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -128,20 +151,24 @@ def make_checkpoint(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
+    parser.add_argument("what", nargs="?", choices=["generation", "training"], help="default: both")
     parser.add_argument("--model", type=Path, help="a model folder (default: one of gpt2's size, with random weights)")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each (default: 5)")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.model or Path(temporary)
-        if not arguments.model:
-            make_checkpoint(folder)
-        print(
-            f"{os.cpu_count()} cores, NumPy {np.__version__}, PyTorch {torch.__version__},"
-            f" transformers {transformers.__version__}; medians of {arguments.runs} runs in turn"
-        )
-        print(f"{'':<34}{'numpy_gpt2':>19} {'transformers':>19} {'ratio':>9}   (range)")
-        compare_processes(folder, arguments.runs)
-        compare_in_process(folder, arguments.runs)
+    print(
+        f"{os.cpu_count()} cores, NumPy {np.__version__}, PyTorch {torch.__version__},"
+        f" transformers {transformers.__version__}; medians of {arguments.runs} runs in turn"
+    )
+    print(f"{'':<36}{'numpy_gpt2':>19} {'transformers':>19} {'ratio':>9}   (range)")
+    if arguments.what != "training":
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = arguments.model or Path(temporary)
+            if not arguments.model:
+                make_checkpoint(folder)
+            compare_processes(folder, arguments.runs)
+            compare_in_process(folder, arguments.runs)
+    if arguments.what != "generation":
+        compare_training(arguments.runs)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ To understand GPT-2, read `model.py` from top to bottom: it is all of the math. 
     config.py, weights.py, tokenizer.py     what is in a checkpoint, and how it is read
     cache.py, sampling.py, generate.py      how text comes out of it
     hub.py, checkpoint.py                   where it comes from
-    __main__.py                             the command line
+    backward.py                             the gradient of every function in model.py, beside it
+    train.py, curve.py                      how a model learns, and the picture of it
+    evaluate.py                             how well it has learned
+    __main__.py, cli.py                     the command line
     special.py                              the error function, for the few checkpoints that need it
 
 Dimensions, the same letters everywhere:
@@ -20,6 +23,7 @@ Dimensions, the same letters everywhere:
     L  layers (n_layer)
 """
 
+from .backward import loss_and_gradients
 from .cache import KVCache
 from .checkpoint import Model, load, save_model
 from .config import GPT2Config
@@ -64,6 +68,7 @@ __all__ = [
     "load_tokenizer",
     "load_weights",
     "logits",
+    "loss_and_gradients",
     "mlp",
     "record",
     "relu",

@@ -171,6 +171,14 @@ class Run:
         return len(self.timings) * self.tokens_per_step / sum(self.timings)
 
 
+def new_run(options: argparse.Namespace, config: GPT2Config, weights: Weights) -> Run:
+    """A run at step 0, from these weights."""
+    flat = np.zeros(config.num_parameters(), np.float32)
+    for name, array in as_weights(flat, config).items():
+        array[:] = weights[name]
+    return Run(options, config, flat, np.zeros_like(flat), np.zeros_like(flat), mean=flat.copy(), best=flat.copy())
+
+
 def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Executor) -> tuple[float, np.ndarray]:
     """The loss of a batch and its gradient, flat: computed in parts, side by side, and added up in order."""
     parts, weights = equal_parts(*inputs.shape), as_weights(run.weights, run.config)
@@ -479,11 +487,7 @@ def begin(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken
         weights, config, tokenizer = model_to_tune(options)
     else:
         weights, config, tokenizer = new_model(options, split(text, options.val_fraction)[0])
-    flat = np.zeros(config.num_parameters(), np.float32)
-    for name, array in as_weights(flat, config).items():
-        array[:] = weights[name]
-    m, v, mean, best = np.zeros_like(flat), np.zeros_like(flat), flat.copy(), flat.copy()
-    return Run(options, config, flat, m, v, mean, best), tokenizer
+    return new_run(options, config, weights), tokenizer
 
 
 def go_on(given: dict[str, Any], folder: Path) -> tuple[Run, tiktoken.Encoding]:

@@ -5,10 +5,13 @@ Writes, beside this file:
   full.npz      for a model of gpt2's size with seeded weights: a selection of the logits, loss, greedy ids
   bundled.npz   for the bundled model: a selection of the logits, loss, greedy ids
   tokens.json   texts, and their ids by the bundled tokenizer and by GPT-2's, which is looked for in ../shared
+  gradients.npz for every variation and for one with dropout: loss, a selection of the gradients, norm and largest entry
+                of each; and of ten steps of AdamW the losses and a selection of the weights after the last
 """
 
 import dataclasses
 import json
+import math
 import random
 from pathlib import Path
 
@@ -19,7 +22,18 @@ import transformers
 from numpy_gpt2 import GPT2Config
 from numpy_gpt2.hub import bundled_folder
 
-from .seeded import FOLDER, VARIATIONS, seeded_tokens, seeded_weights, variation
+from .seeded import (
+    FOLDER,
+    TRAINING,
+    VARIATIONS,
+    seeded_batch,
+    seeded_masks,
+    seeded_targets,
+    seeded_tokens,
+    seeded_weights,
+    selected,
+    variation,
+)
 
 GPT2_TOKENIZER = Path(__file__).parents[3] / "shared" / "gpt2-tokenizer"
 
@@ -186,9 +200,97 @@ def byte_level_bpe(folder: Path):
     return ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), add_prefix_space=False)
 
 
+class Masked(torch.nn.Module):
+    """In the place of a dropout: the product with a mask."""
+
+    def __init__(self, mask: np.ndarray):
+        super().__init__()
+        self.mask = torch.from_numpy(mask)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.mask
+
+
+def mask_dropouts(model, masks: dict[str, np.ndarray]) -> None:
+    """Make the model multiply by these masks, which have the names of the hook."""
+    model.transformer.drop = Masked(masks["h.0.resid_pre"])
+    for i, block in enumerate(model.transformer.h):
+        block.attn.attn_dropout = Masked(masks[f"h.{i}.attn.pattern"])
+        block.attn.resid_dropout = Masked(masks[f"h.{i}.attn_out"])
+        block.mlp.dropout = Masked(masks[f"h.{i}.mlp_out"])
+
+
+def mean_loss(model, tokens: np.ndarray, targets: np.ndarray) -> torch.Tensor:
+    """The mean cross-entropy of the targets that are not -1."""
+    logits = model(torch.from_numpy(tokens)).logits
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), torch.from_numpy(targets.copy()).flatten(), ignore_index=-1
+    )
+
+
+def parameters(model) -> dict[str, torch.Tensor]:
+    """The parameters under our names; a tied head is not one."""
+    return {name.removeprefix("transformer."): parameter for name, parameter in model.named_parameters()}
+
+
+def ten_steps() -> dict[str, np.ndarray]:
+    """Ten steps of PyTorch's AdamW: the loss before each, and the weights after the last."""
+    config = variation("plain")
+    model = oracle(config, seeded_weights(config, seed=0, scale=0.02), torch.float64)
+    weights = parameters(model)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [w for w in weights.values() if w.ndim == 2], "weight_decay": TRAINING["weight_decay"]},
+            {"params": [w for w in weights.values() if w.ndim == 1], "weight_decay": 0.0},
+        ],
+        betas=(TRAINING["beta1"], TRAINING["beta2"]),
+        eps=1e-8,
+    )
+    warmup, steps, low, high = TRAINING["warmup"], TRAINING["max_steps"], TRAINING["min_lr"], TRAINING["lr"]
+    losses = []
+    for step in range(steps):
+        half_circle = math.pi * (step - warmup) / (steps - warmup)
+        rate = (step + 1) / warmup * high if step < warmup else (high + low + (high - low) * math.cos(half_circle)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        value = mean_loss(model, *seeded_batch(config, step))
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), TRAINING["grad_clip"])
+        optimizer.step()
+        losses.append(value.item())
+    return {
+        "steps/losses": np.array(losses),
+        "steps/weights": np.concatenate(
+            [selected(weights[name].detach().numpy()) for name in config.parameter_shapes()]
+        ),
+    }
+
+
+@torch.enable_grad()
+def make_gradients() -> None:
+    arrays = ten_steps()
+    for name in [*VARIATIONS, "dropout"]:
+        seed = [*VARIATIONS, "dropout"].index(name)
+        config = variation("plain" if name == "dropout" else name)
+        model = oracle(config, seeded_weights(config, seed, scale=0.4), torch.float64)
+        if name == "dropout":
+            mask_dropouts(model, seeded_masks(config, seed, (3, 11)))
+        value = mean_loss(model, seeded_tokens(config, seed, (3, 11)), seeded_targets(config, seed, (3, 11)))
+        value.backward()
+        weights = parameters(model)
+        gradients = [weights[key].grad.numpy() for key in config.parameter_shapes()]
+        arrays[f"{name}/loss"] = value.detach().numpy()
+        arrays[f"{name}/selected"] = np.concatenate([selected(gradient) for gradient in gradients])
+        arrays[f"{name}/norms"] = np.array([np.linalg.norm(gradient) for gradient in gradients])
+        arrays[f"{name}/largest"] = np.array([np.abs(gradient).max() for gradient in gradients])
+    np.savez_compressed(FOLDER / "gradients.npz", **arrays)
+
+
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
     make_tiny()
     make_full()
     make_bundled()
     make_tokens()
+    make_gradients()

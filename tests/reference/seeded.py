@@ -29,6 +29,18 @@ VARIATIONS: dict[str, dict] = {
     "odd_sizes": {"vocab_size": 101, "n_embd": 21, "n_head": 3, "n_positions": 27, "tie_word_embeddings": False},
 }
 
+# How the ten steps of AdamW are taken.
+TRAINING = {
+    "lr": 3e-3,
+    "min_lr": 3e-4,
+    "warmup": 3,
+    "max_steps": 10,
+    "beta1": 0.9,
+    "beta2": 0.99,
+    "weight_decay": 0.1,
+    "grad_clip": 1.0,
+}
+
 
 def variation(name: str) -> GPT2Config:
     """The tiny config of a variation."""
@@ -55,3 +67,32 @@ def seeded_weights(config: GPT2Config, seed: int, scale: float) -> dict[str, np.
 def seeded_tokens(config: GPT2Config, seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Random token ids from a seed."""
     return (np.random.Generator(np.random.PCG64(seed)).random(shape) * config.vocab_size).astype(np.int64)
+
+
+def seeded_targets(config: GPT2Config, seed: int, shape: tuple[int, int]) -> np.ndarray:
+    """Random token ids from a seed, without one in the first row and without all of the last row."""
+    targets = seeded_tokens(config, 100 + seed, shape)
+    targets[0, 4] = targets[-1] = -1
+    return targets
+
+
+def seeded_masks(config: GPT2Config, seed: int, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """What dropout multiplies by, 0 or 4/3, for everything that training drops, under the names of the hook."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    B, T, C = *shape, config.n_embd
+    shapes = {"h.0.resid_pre": (B, T, C)}
+    for layer in range(config.n_layer):
+        shapes[f"h.{layer}.attn.pattern"] = (B, config.n_head, T, T)
+        shapes[f"h.{layer}.attn_out"] = shapes[f"h.{layer}.mlp_out"] = (B, T, C)
+    return {name: (rng.random(shape) >= 0.25) / 0.75 for name, shape in shapes.items()}
+
+
+def seeded_batch(config: GPT2Config, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """The inputs and targets of a step of training: two batches in turn, so that there is something to be learned."""
+    tokens = seeded_tokens(config, step % 2, (6, config.n_positions + 1))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def selected(array: np.ndarray) -> np.ndarray:
+    """The numbers of an array that are stored: all of a vector, every eleventh of a matrix."""
+    return array if array.ndim == 1 else array.reshape(-1)[::11]

@@ -1,0 +1,81 @@
+"""`python -m bench.training numpy_gpt2|transformers LAYERS HEADS CHANNELS WINDOW BATCH`: the seconds of a step.
+
+The process that `bench` starts, once for each side, to measure time and memory of training. A step is the same on both: random
+tokens, the mean cross-entropy and its gradients, clipping to norm 1, AdamW with decay on matrices only, no dropout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+VOCABULARY = 257  # of `--tokenizer byte`
+SECONDS = 6  # of measured steps, at least five of them, after two that do not count
+
+
+def seconds_a_step(step: Callable[[], object]) -> float:
+    """The median over some seconds of steps."""
+    times: list[float] = []
+    while len(times) < 7 or sum(times) < SECONDS:
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def ours(layers: int, heads: int, channels: int, window: int, batch: int) -> float:
+    from numpy_gpt2 import GPT2Config, init_weights
+    from numpy_gpt2.cli import keep_freed_memory
+    from numpy_gpt2.evaluate import thread_pool
+    from numpy_gpt2.train import DEFAULTS, new_run, take_step
+
+    keep_freed_memory()
+    options = argparse.Namespace(**DEFAULTS | {"min_lr": 1e-4, "dropout": 0.0, "batch_size": batch})
+    config = GPT2Config(VOCABULARY, window, channels, layers, heads, bos_token_id=256, eos_token_id=256)
+    run = new_run(options, config, init_weights(config, np.random.default_rng(0)))
+    tokens = np.random.default_rng(0).integers(VOCABULARY, size=100_000)
+    with thread_pool() as pool:
+        return seconds_a_step(lambda: take_step(run, tokens, pool))
+
+
+def theirs(layers: int, heads: int, channels: int, window: int, batch: int) -> float:
+    """transformers' model with the fastest of what eager PyTorch offers: a fused GELU, attention and AdamW."""
+    import torch
+    import transformers
+
+    config = transformers.GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=window,
+        n_embd=channels,
+        n_layer=layers,
+        n_head=heads,
+        activation_function="gelu_pytorch_tanh",
+        attn_implementation="sdpa",
+        **dict.fromkeys(["resid_pdrop", "embd_pdrop", "attn_pdrop"], 0.0),
+        **dict.fromkeys(["bos_token_id", "eos_token_id"], 256),
+    )
+    model = transformers.GPT2LMHeadModel(config).train()
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim == 2]
+    others = [parameter for parameter in model.parameters() if parameter.ndim != 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), fused=True)
+
+    def step() -> None:
+        tokens = torch.randint(VOCABULARY, (batch, window + 1))
+        logits = model(tokens[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return seconds_a_step(step)
+
+
+if __name__ == "__main__":
+    print({"numpy_gpt2": ours, "transformers": theirs}[sys.argv[1]](*map(int, sys.argv[2:])))
