@@ -1,6 +1,6 @@
 """`python -m bench.training numpy_gpt2|transformers LAYERS HEADS CHANNELS WINDOW BATCH`: the seconds of a step.
 
-The process that `bench` starts, once for each side, to measure time and memory of training. A step is the same on both: random
+The process that `bench` starts, once for each side, to measure time and memory. A step is the same on both: random
 tokens, the mean cross-entropy and its gradients, clipping to norm 1, AdamW with decay on matrices only, no dropout.
 """
 

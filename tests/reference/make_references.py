@@ -223,9 +223,7 @@ def mask_dropouts(model, masks: dict[str, np.ndarray]) -> None:
 def mean_loss(model, tokens: np.ndarray, targets: np.ndarray) -> torch.Tensor:
     """The mean cross-entropy of the targets that are not -1."""
     logits = model(torch.from_numpy(tokens)).logits
-    return torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), torch.from_numpy(targets.copy()).flatten(), ignore_index=-1
-    )
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten(), ignore_index=-1)
 
 
 def parameters(model) -> dict[str, torch.Tensor]:
