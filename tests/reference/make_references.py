@@ -13,7 +13,9 @@ import dataclasses
 import json
 import math
 import random
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -200,24 +202,10 @@ def byte_level_bpe(folder: Path):
     return ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), add_prefix_space=False)
 
 
-class Masked(torch.nn.Module):
-    """In the place of a dropout: the product with a mask."""
-
-    def __init__(self, mask: np.ndarray):
-        super().__init__()
-        self.mask = torch.from_numpy(mask)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.mask
-
-
-def mask_dropouts(model, masks: dict[str, np.ndarray]) -> None:
-    """Make the model multiply by these masks, which have the names of the hook."""
-    model.transformer.drop = Masked(masks["h.0.resid_pre"])
-    for i, block in enumerate(model.transformer.h):
-        block.attn.attn_dropout = Masked(masks[f"h.{i}.attn.pattern"])
-        block.attn.resid_dropout = Masked(masks[f"h.{i}.attn_out"])
-        block.mlp.dropout = Masked(masks[f"h.{i}.mlp_out"])
+def masked(masks: dict[str, np.ndarray]):
+    """While this lasts, dropout is the product with these masks, which are in the order of the forward pass."""
+    remaining = iter(masks.values())
+    return mock.patch("torch.nn.functional.dropout", lambda x, *_, **__: x * torch.from_numpy(next(remaining)))
 
 
 def mean_loss(model, tokens: np.ndarray, targets: np.ndarray) -> torch.Tensor:
@@ -272,9 +260,9 @@ def make_gradients() -> None:
         seed = [*VARIATIONS, "dropout"].index(name)
         config = variation("plain" if name == "dropout" else name)
         model = oracle(config, seeded_weights(config, seed, scale=0.4), torch.float64)
-        if name == "dropout":
-            mask_dropouts(model, seeded_masks(config, seed, (3, 11)))
-        value = mean_loss(model, seeded_tokens(config, seed, (3, 11)), seeded_targets(config, seed, (3, 11)))
+        tokens, targets = seeded_tokens(config, seed, (3, 11)), seeded_targets(config, seed, (3, 11))
+        with masked(seeded_masks(config, seed, (3, 11))) if name == "dropout" else nullcontext():
+            value = mean_loss(model, tokens, targets)
         value.backward()
         weights = parameters(model)
         gradients = [weights[key].grad.numpy() for key in config.parameter_shapes()]
