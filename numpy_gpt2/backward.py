@@ -141,6 +141,7 @@ def block_backward(dy, w, config, layer, trace, dropout=identity):
     H, eps = config.n_head, config.layer_norm_epsilon
     dw = {}
 
+    # resid_post = resid_mid + mlp(layer_norm(resid_mid))
     dmlp_out = dropout("mlp_out", dy)
     dnormalized, mlp_dw = mlp_backward(dmlp_out, trace["ln_2"], w, ACTIVATIONS[config.activation_function], trace)
     dx, dw["ln_2.weight"], dw["ln_2.bias"] = layer_norm_backward(
@@ -148,12 +149,15 @@ def block_backward(dy, w, config, layer, trace, dropout=identity):
     )
     dy = dx + dy
 
+    # resid_mid = resid_pre + linear(z), where z = attention(q, k, v), the heads side by side again
     dattn_out = dropout("attn_out", dy)
     z = trace["attn.z"].swapaxes(1, 2).reshape(B, T, C)
     dz, dw["attn.c_proj.weight"], dw["attn.c_proj.bias"] = linear_backward(
         dattn_out, z, w["attn.c_proj.weight"], w["attn.c_proj.bias"]
     )
     dz = dz.reshape(B, T, H, C // H).swapaxes(1, 2)  # (B, H, T, D)
+
+    # q, k, v = linear(layer_norm(resid_pre)), cut in three and into heads
     q, k, v = trace["attn.q"], trace["attn.k"], trace["attn.v"]
     dq, dk, dv = attention_backward(dz, q, k, v, config.attention_scale(layer), trace, dropout)
     dqkv = np.stack([dq, dk, dv]).transpose(1, 3, 0, 2, 4).reshape(B, T, 3 * C)

@@ -69,6 +69,8 @@ def progress_bar(**options: Any) -> tqdm:
     """A progress bar on standard error: alive on a screen, now and then a line's worth in a file."""
     from tqdm import tqdm
 
+    if sys.stderr is None:
+        options["disable"] = True
     screen = sys.stderr is not None and sys.stderr.isatty()
     return tqdm(mininterval=0.1 if screen else 10, dynamic_ncols=screen, **options)
 

@@ -45,7 +45,10 @@ def thread_pool() -> Iterator[Executor]:
     """
     n = max((library["num_threads"] for library in threadpool_info()), default=1)
     with threadpool_limits(1), np.errstate(all="ignore"), ThreadPoolExecutor(n, "", np.seterr, ("ignore",)) as pool:
-        yield pool
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)  # nothing that is queued holds up Ctrl-C
 
 
 def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
@@ -114,7 +117,7 @@ def summary(loss: float, tokens: int, n_bytes: int) -> dict[str, float | int]:
     would be as uncertain a choice; and bits per byte, which can be compared between tokenizers."""
     return {
         "loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,
+        "perplexity": math.exp(min(loss, 709)),  # as far as a float goes
         "bits_per_byte": loss * tokens / (math.log(2) * n_bytes),
         "tokens": tokens,
         "bytes": n_bytes,
@@ -138,55 +141,66 @@ def encode(text: str, tokenizer: tiktoken.Encoding) -> np.ndarray:
     return tokenizer.encode_to_numpy(text, allowed_special=special, disallowed_special=()).astype(np.int64)
 
 
-def hellaswag_examples(path: Path, tokenizer: tiktoken.Encoding) -> list[tuple[list[int], list[list[int]], int]]:
+def hellaswag_examples(path: str | Path) -> list[tuple[str, list[str], int]]:
     """The context, the endings and the index of the right one, of each line of the benchmark's own file."""
     examples = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             example = json.loads(line)
             context, endings, label = example["ctx"], example["endings"], int(example["label"])
-            tokens = [tokenizer.encode_ordinary(" " + ending) for ending in endings]
-            if not 0 <= label < len(endings):
-                raise ValueError(f"label {label} of {len(endings)} endings")
-            examples.append((tokenizer.encode_ordinary(context), tokens, label))
-        except (ValueError, LookupError, TypeError) as error:
+            texts = [context, *endings]
+            if not all(type(text) is str and text for text in texts) or not 0 <= label < len(endings):
+                raise ValueError("it takes a context, a list of endings, and which is right")
+            examples.append((context, endings, label))
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path}, line {number} is no HellaSwag example ({error!r})") from None
+    if not examples:
+        raise ValueError(f"{path} has no HellaSwag examples")
     return examples
 
 
-def ending_losses(context: list[int], endings: list[list[int]], weights: Weights, config: GPT2Config) -> np.ndarray:
-    """The summed loss of each ending after the context, in nats. What outgrows the window is cut from the left."""
-    length = min(config.n_positions, len(context) + max(map(len, endings)) - 1)
-    inputs, targets = np.zeros((len(endings), length), np.int64), np.full((len(endings), length), -1)
-    for row, ending in enumerate(endings):
-        tokens = (context + ending)[-length - 1 :]
-        inputs[row, : len(tokens) - 1] = tokens[:-1]
-        predicted = tokens[1:][-len(ending) :]
-        targets[row, len(tokens) - 1 - len(predicted) : len(tokens) - 1] = predicted
-    logits = forward(inputs, weights, config)  # zeros to the right change nothing before them
-    return np.array([cross_entropy(*row) * np.count_nonzero(row[1] != -1) for row in zip(logits, targets, strict=True)])
+def ending_losses(context: str, endings: list[str], model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """The summed loss of each ending after the context, in nats, and its tokens: the last ones that fit the window."""
+    weights, config, tokenizer = model
+    start = tokenizer.encode_ordinary(context)
+    ends = [tokenizer.encode_ordinary(" " + ending) for ending in endings]
+    length = min(config.n_positions, len(start) + max(map(len, ends)) - 1)
+    inputs, targets = np.zeros((len(ends), length), np.int64), np.full((len(ends), length), -1)
+    for row, end in enumerate(ends):
+        tokens = (start + end)[-length - 1 :]
+        n, n_context = len(tokens) - 1, max(0, len(tokens) - 1 - len(end))
+        inputs[row, :n] = tokens[:-1]
+        targets[row, n_context:n] = tokens[1 + n_context :]
+    logits = forward(inputs, weights, config)  # the zeros after an ending change nothing before them
+    counts = (targets != -1).sum(axis=1)
+    sums = counts * [cross_entropy(*row) for row in zip(logits, targets, strict=True)]
+    if not np.isfinite(sums).all():
+        raise ValueError(f"the losses are {sums}; the model's weights are damaged")
+    return sums, counts
 
 
-def hellaswag(path: Path, model: Model, progress: bool = False) -> dict[str, float | int]:
+def hellaswag(
+    examples: list[tuple[str, list[str], int]], model: Model, progress: bool = False
+) -> dict[str, float | int]:
     """Accuracy on HellaSwag (Zellers et al. 2019), without a word of instruction: the model chooses by its own loss.
 
-    `acc` chooses the ending with the smallest sum of losses, `acc_norm` with the smallest mean per token.
+    `acc` chooses the ending with the smallest sum of losses, `acc_norm` the one with the smallest mean.
     """
-    weights, config, tokenizer = model
-    examples = hellaswag_examples(path, tokenizer)
-    n_right = np.zeros(2, int)
 
-    def choices(example: tuple[list[int], list[list[int]], int]) -> np.ndarray:
+    def choose(example: tuple[str, list[str], int]) -> tuple[bool, bool]:
         context, endings, label = example
-        sums = ending_losses(context, endings, weights, config)
-        return np.array([sums.argmin() == label, (sums / [len(ending) for ending in endings]).argmin() == label])
+        sums, counts = ending_losses(context, endings, model)
+        return sums.argmin() == label, (sums / counts).argmin() == label
 
+    right = np.zeros(2, int)
     with thread_pool() as pool, progress_bar(total=len(examples), unit="example", disable=not progress) as bar:
-        for n, right in enumerate(pool.map(choices, examples), start=1):
-            n_right += right
-            bar.set_postfix_str(f"acc {n_right[0] / n:.4f}, acc_norm {n_right[1] / n:.4f}", refresh=False)
+        for n, choices in enumerate(pool.map(choose, examples), start=1):
+            right += choices
+            bar.set_postfix_str("acc {:.4f}, acc_norm {:.4f}".format(*right / n), refresh=False)
             bar.update()
-    acc, acc_norm = (n_right / len(examples)).tolist()
+    acc, acc_norm = (right / len(examples)).tolist()
     return {"acc": acc, "acc_norm": acc_norm, "examples": len(examples)}
 
 
@@ -206,16 +220,17 @@ def command(argv: list[str] | None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.text is None) == (arguments.hellaswag is None):
         parser.error("give one of TEXT.txt and --hellaswag FILE.jsonl")
-    if arguments.hellaswag and arguments.stride:
+    if arguments.hellaswag is not None and arguments.stride:
         parser.error("--stride is for a text, not for --hellaswag")
 
-    text = read_text(arguments.text) if arguments.text else ""
-    model = load(arguments.model)
-    start = time.perf_counter()
     results: dict[str, Any]
-    if arguments.hellaswag:
-        results = hellaswag(Path(arguments.hellaswag), model, progress=True)
+    if arguments.hellaswag is not None:
+        examples = hellaswag_examples(arguments.hellaswag)
+        results = hellaswag(examples, load(arguments.model), progress=True)
     else:
+        text = read_text(arguments.text)
+        model = load(arguments.model)
+        start = time.perf_counter()
         tokens = encode(text, model.tokenizer)
         loss, n = evaluate(tokens, model.weights, model.config, arguments.stride, progress=True)
         results = summary(loss, n, len(text.encode()))

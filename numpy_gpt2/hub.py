@@ -76,11 +76,12 @@ def model_folder(name: str | Path) -> Path:
 
 def tokenizer_folder(name: str | Path) -> Path:
     """The folder of a tokenizer: as `model_folder`, but of what is only on the hub just the tokenizer is downloaded."""
+    name = os.fspath(name)
     folder = weights_folder() / name
-    if Path(name).is_dir() or name not in NAMES:
+    if Path(name).is_dir() or not (name in NAMES or REPOSITORY.fullmatch(name)):
         return model_folder(name)
     if not all((folder / file).exists() for file in ("vocab.json", "merges.txt")):
-        download(os.fspath(name), folder, with_weights=False)
+        download(name, folder, with_weights=False)
     return folder
 
 

@@ -67,6 +67,8 @@ def train_tokenizer(text: str, n_vocab: int) -> tiktoken.Encoding:
 
     Needs the tokenizers library. Raises ValueError if that is missing, or if the text has too few different pairs.
     """
+    if not 257 <= n_vocab <= 1_000_000:
+        raise ValueError(f"a vocabulary cannot have {n_vocab} tokens; it must be from 257, for the bytes, to 1,000,000")
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     except ImportError:

@@ -373,41 +373,40 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
         return interrupted()
 
 
-FLAGS: dict[str, list[tuple]] = {
+# Of each flag: its name, what it takes, the type, the default, and words for --help.
+FLAGS: dict[str, list[tuple[str, str, Callable[[str], Any], Any, str]]] = {
     "the model": [
-        ("--tokenizer", tokenizer_name, "byte", "byte, bpe:N (learned from the text), gpt2, or a FOLDER"),
-        ("--init-from", str, None, "begin from this MODEL: its weights, sizes and tokenizer"),
-        ("--n-layer", count, 4, "blocks"),
-        ("--n-head", count, 4, "heads"),
-        ("--n-embd", count, 192, "channels"),
-        ("--n-positions", count, 128, "the window, in tokens"),
+        ("--tokenizer", "NAME", tokenizer_name, "byte", "byte, bpe:N (N tokens, learned), gpt2, or a FOLDER"),
+        ("--init-from", "MODEL", str, None, "begin with a model's weights, tokenizer and sizes"),
+        ("--n-layer", "N", count, 4, "blocks"),
+        ("--n-head", "N", count, 4, "heads"),
+        ("--n-embd", "N", count, 192, "channels"),
+        ("--n-positions", "N", count, 128, "the window, in tokens"),
     ],
     "how it learns": [
-        ("--dropout", share, 0.1, "share of each dropped array"),
-        ("--batch-size", count, 32, "windows a step"),
-        ("--grad-accumulation", count, 1, "so many batches a step"),
-        ("--max-steps", count, 2500, "steps in all"),
-        ("--lr", positive, 1e-3, "the highest learning rate"),
-        ("--min-lr", not_negative, None, "the last learning rate (default: a tenth of --lr)"),
-        ("--warmup", natural, 100, "steps up to the highest"),
-        ("--weight-decay", not_negative, 0.1, "of matrices"),
-        ("--beta1", share, 0.9, "of AdamW"),
-        ("--beta2", share, 0.99, "of AdamW"),
-        ("--grad-clip", not_negative, 1.0, "longest gradient; 0: any"),
-        ("--seed", natural, 0, "the same run every time"),
+        ("--dropout", "P", share, 0.1, "share of the numbers that are dropped"),
+        ("--batch-size", "N", count, 32, "windows in a batch"),
+        ("--grad-accumulation", "N", count, 1, "batches in a step"),
+        ("--max-steps", "N", count, 2500, "steps in all"),
+        ("--lr", "X", positive, 1e-3, "the highest learning rate"),
+        ("--min-lr", "X", not_negative, None, "the last one (default: a tenth of the highest)"),
+        ("--warmup", "N", natural, 100, "steps up to the highest"),
+        ("--weight-decay", "X", not_negative, 0.1, "of the matrices"),
+        ("--beta1", "X", share, 0.9, "how long AdamW remembers gradients"),
+        ("--beta2", "X", share, 0.99, "and their squares"),
+        ("--grad-clip", "X", not_negative, 1.0, "the longest gradient; 0: any length"),
+        ("--seed", "N", natural, 0, "the same run every time"),
     ],
-    "what is done besides, every N steps, and at the end; 0: not at all": [
-        ("--val-fraction", share, 0.1, "of the text, its end, held out"),
-        ("--eval-interval", natural, 250, "evaluate, keep the best model, log (0: at the end only)"),
-        ("--eval-batches", count, 200, "batches of held-out windows to evaluate, at most"),
-        ("--sample-interval", natural, 500, "write a sample to standard output"),
-        ("--checkpoint-interval", natural, 250, "save what --resume needs"),
-        ("--time-limit", positive, None, "stop after so many MINUTES, to be resumed"),
+    "what is measured and saved, with intervals in steps, of which 0 is never": [
+        ("--val-fraction", "P", share, 0.1, "share of the text, its end, that is held out"),
+        ("--eval-interval", "N", natural, 250, "loss, log, and the best model; at the end in any case"),
+        ("--eval-batches", "N", count, 200, "held-out batches, evenly spread, if there are more"),
+        ("--sample-interval", "N", natural, 500, "a sample, on standard output"),
+        ("--checkpoint-interval", "N", natural, 250, "what --resume goes on from"),
+        ("--time-limit", "MINUTES", positive, None, "stop then, to be resumed"),
     ],
 }
-DEFAULTS = {
-    flag.removeprefix("--").replace("-", "_"): default for flags in FLAGS.values() for flag, _, default, _ in flags
-}
+DEFAULTS = {flag[2:].replace("-", "_"): default for flags in FLAGS.values() for flag, _, _, default, _ in flags}
 
 
 def parse_arguments(argv: list[str] | None) -> dict[str, Any]:
@@ -415,21 +414,24 @@ def parse_arguments(argv: list[str] | None) -> dict[str, Any]:
     parser = Parser(
         prog="python -m numpy_gpt2.train",
         usage="%(prog)s CORPUS.txt [MORE.txt …] --out FOLDER [options]",
-        description="Train a GPT-2 on text files. The defaults take about ten minutes on two cores.",
+        description="Train a GPT-2 on text files. With the defaults it takes about ten minutes on two cores.",
         epilog=EXAMPLES,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("corpus", metavar="CORPUS.txt", nargs="+", help="UTF-8 texts")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="where the model is saved, such as weights/NAME")
+    parser.add_argument(
+        "--out", metavar="FOLDER", required=True, help="for the model and the log, such as weights/NAME"
+    )
     parser.add_argument("--resume", action="store_true", default=False, help="go on with the run in --out")
     for title, flags in FLAGS.items():
         group = parser.add_argument_group(title)
-        for flag, kind, default, words in flags:
-            suffix = "" if default is None else f" (default: {default})"
-            group.add_argument(flag, type=kind, metavar="N" if type(default) is int else "X", help=words + suffix)
+        for flag, takes, kind, default, words in flags:
+            note = "" if default is None else f" (default: {default})"
+            group.add_argument(flag, metavar=takes, type=kind, help=words + note)
     given = vars(parser.parse_args(argv))
     if "init_from" in given and (other := given.keys() & {"tokenizer", "n_layer", "n_head", "n_embd"}):
-        parser.error(f"--init-from brings its own {', '.join(sorted(other))}")
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(other))
+        parser.error(f"--init-from brings its own tokenizer and sizes: leave out {names}")
     return given
 
 

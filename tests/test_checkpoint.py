@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import hub
+from numpy_gpt2.checkpoint import written_aside
 from numpy_gpt2.weights import save_weights
 
 from .conftest import write_tokenizer
@@ -65,6 +67,53 @@ def test_a_failed_save_changes_nothing(tiny, tmp_path, monkeypatch):
 
 def test_all_saved_files_can_be_read_by_the_same_people(tiny):
     assert len({path.stat().st_mode for path in tiny.iterdir()}) == 1
+
+
+def contents(folder):
+    """All that is in a folder, at any depth."""
+    return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def test_what_is_written_aside_comes_into_the_folder_together(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    for content in (b"one", b"another"):  # the second time, over the first
+        with written_aside(folder) as aside:
+            before = {path.name: path.read_bytes() for path in folder.iterdir() if path != aside}
+            for name in ("a", "b"):
+                (aside / name).write_bytes(content)
+            assert {path.name: path.read_bytes() for path in folder.iterdir() if path != aside} == before
+        assert contents(folder) == {"a": content, "b": content}
+
+
+def fail_half_way(folder, error):
+    with written_aside(folder) as aside:
+        (aside / "a").write_text("new")
+        (aside / "b").write_text("new")
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt, SystemExit])
+def test_what_fails_while_it_is_written_aside_leaves_nothing(tmp_path, error):
+    for name in ("a", "other"):
+        (tmp_path / name).write_text(name)
+    before = contents(tmp_path)
+    with pytest.raises(error):
+        fail_half_way(tmp_path, error)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_saved_files_follow_the_umask(tiny, tmp_path, umask, mode):
+    model = gpt2.load(tiny)
+    before = os.umask(umask)
+    try:
+        for _ in range(2):  # the second time, over the first
+            gpt2.save_model(tmp_path / "model", *model)
+    finally:
+        os.umask(before)
+    files = [*(tmp_path / "model").iterdir()]
+    assert len(files) == 4
+    assert {path.stat().st_mode & 0o777 for path in files} == {mode}
 
 
 def test_what_does_not_fit_is_not_saved(tiny, tmp_path):

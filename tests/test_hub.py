@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import pytest
 
-from numpy_gpt2 import hub
+from numpy_gpt2 import hub, load, load_tokenizer
 from numpy_gpt2.weights import FILE, INDEX
 
 from .conftest import ROOT, run_cli
@@ -242,10 +242,10 @@ def stored(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
 
 
-def failure(error: type[Exception] = OSError, name: str = MODEL) -> str:
+def failure(error: type[Exception] = OSError, name: str = MODEL, folder_of=hub.model_folder) -> str:
     """The message with which a download fails: one line."""
     with pytest.raises(error) as caught:
-        hub.model_folder(name)
+        folder_of(name)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -707,6 +707,66 @@ def test_interrupted_process_leaves_its_part(server, folder, signal_, status):
     assert (answer.returncode, len(answer.stdout) > 1) == (0, True)
     assert server.ranges(FILE) == [None, "bytes=32768-"]
     assert stored(folder) == server.files
+
+
+# Tokenizers
+
+
+def test_a_tokenizer_comes_without_the_weights(server, tmp_path):
+    gpt2 = tmp_path / "weights" / "gpt2"
+    assert hub.tokenizer_folder("gpt2") == gpt2
+    assert stored(gpt2) == {name: server.files[name] for name in SMALL}
+    assert {request.file for request in server.requests} == {*SMALL}
+    assert load_tokenizer(gpt2).encode_ordinary("the") == [257]
+    assert not hub.is_complete(gpt2)
+
+    server.requests.clear()
+    assert hub.tokenizer_folder("gpt2") == gpt2
+    assert server.requests == []
+
+    assert load("gpt2").config.n_layer == 2  # the rest, when it is needed
+    assert {request.file for request in server.requests} == {FILE}
+    assert stored(gpt2) == server.files
+
+
+def test_a_tokenizer_that_is_there_needs_no_hub(server, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    gpt2 = tmp_path / "weights" / "gpt2"
+    gpt2.mkdir(parents=True)
+    for name in ("vocab.json", "merges.txt"):
+        (gpt2 / name).write_bytes(server.files[name])
+    assert hub.tokenizer_folder("gpt2") == gpt2
+    assert hub.tokenizer_folder(tiny) == tiny
+    assert hub.tokenizer_folder(str(tiny)) == tiny
+    shutil.copytree(tiny, tmp_path / "weights" / "mine")
+    assert hub.tokenizer_folder("mine") == tmp_path / "weights" / "mine"
+    shutil.copytree(tiny, tmp_path / "gpt2")
+    monkeypatch.chdir(tmp_path)
+    assert hub.tokenizer_folder("gpt2").resolve() == tmp_path / "gpt2"  # an existing folder comes first
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "merges.txt"])
+def test_half_a_tokenizer_is_completed(server, tmp_path, file):
+    gpt2 = hub.tokenizer_folder("gpt2")
+    server.requests.clear()
+    (gpt2 / file).unlink()
+    assert hub.tokenizer_folder("gpt2") == gpt2
+    assert {request.file for request in server.requests} == {file}
+    assert set(stored(gpt2)) == {*SMALL}
+
+
+def test_no_tokenizer_without_the_hub(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = failure(name="gpt2", folder_of=hub.tokenizer_folder)
+    gpt2 = tmp_path / "weights" / "gpt2"
+    assert message == f"cannot download gpt2: HF_HUB_OFFLINE is set; {hub.by_hand('gpt2', gpt2)}"
+    assert server.requests == []
+    assert not gpt2.exists()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    server.faults["hub", "merges.txt"] = iter([404])
+    assert "merges.txt" in failure(name="gpt2", folder_of=hub.tokenizer_folder)
+    assert "no model 'none'" in failure(name="none", folder_of=hub.tokenizer_folder)
 
 
 # Names, and the command line

@@ -1,7 +1,12 @@
 """The tokenizer against another implementation's ids, and against the definition of byte-pair encoding."""
 
+import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -9,7 +14,7 @@ from hypothesis import strategies as st
 
 from numpy_gpt2 import load_tokenizer
 from numpy_gpt2.hub import bundled_folder
-from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, save_tokenizer
+from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT, byte_tokenizer, save_tokenizer, train_tokenizer
 
 from .conftest import MERGES
 from .reference.seeded import FOLDER
@@ -30,6 +35,20 @@ def bundled():
 @pytest.fixture(scope="module")
 def tiny_tokenizer(tiny):
     return load_tokenizer(tiny)
+
+
+@pytest.fixture(scope="module")
+def byte():
+    return byte_tokenizer()
+
+
+CORPUS = "".join(REFERENCE["texts"][:150]) + "the ferry, the other ferry; there, then: naïve café 😀😀 " * 3
+
+
+@pytest.fixture(scope="module")
+def learned():
+    pytest.importorskip("tokenizers")
+    return train_tokenizer(CORPUS, 300)
 
 
 @pytest.mark.parametrize("name", ["bundled", "gpt2"])
@@ -112,7 +131,7 @@ def test_long_runs_are_no_trouble(tiny_tokenizer):
         assert tiny_tokenizer.decode(tiny_tokenizer.encode_ordinary(text)) == text
 
 
-@pytest.mark.parametrize("name", ["tiny_tokenizer", "bundled", "gpt2"])
+@pytest.mark.parametrize("name", ["tiny_tokenizer", "bundled", "gpt2", "byte", "learned"])
 def test_save_and_load_give_the_same_tokenizer(name, request, tmp_path):
     tokenizer = request.getfixturevalue(name)
     save_tokenizer(tmp_path, tokenizer)
@@ -130,6 +149,141 @@ def test_saved_files_are_the_files_that_were_loaded(shared, gpt2, tmp_path):
         original = (shared / "gpt2-tokenizer" / name).read_text(encoding="utf-8")
         saved = (tmp_path / name).read_text(encoding="utf-8")
         assert json.loads(saved) == json.loads(original) if name.endswith("json") else saved == original
+
+
+# A tokenizer of bytes, and one learned from a text
+
+
+@given(st.text())
+def test_the_tokens_of_byte_tokenizer_are_the_bytes(byte, text):
+    assert byte.encode_ordinary(text) == [*text.encode()]
+    assert byte.decode([*text.encode()]) == text
+
+
+def test_byte_tokenizer_has_endoftext_besides(byte):
+    assert (byte.n_vocab, byte.eot_token, byte.special_tokens_set) == (257, 256, {ENDOFTEXT})
+    assert [byte.decode_single_token_bytes(i) for i in range(256)] == [bytes([i]) for i in range(256)]
+
+
+def test_a_tokenizer_without_merges_loads_again(byte, tmp_path):
+    save_tokenizer(tmp_path, byte)
+    assert (tmp_path / "merges.txt").read_text() == "#version: 0.2\n"
+    assert json.loads((tmp_path / "vocab.json").read_text())["\u0120"] == ord(" ")
+    assert load_tokenizer(tmp_path).encode_ordinary(CORPUS) == [*CORPUS.encode()]
+
+
+def learned_merges(text, n):
+    """Byte-pair encoding as Sennrich et al. describe it: join the most frequent pair, n times. Ties: the lowest ids."""
+    pieces = (piece for part in text.split(ENDOFTEXT) for piece in _pieces(part))
+    words = Counter(tuple(CHARACTER_OF_BYTE[byte] for byte in piece.encode()) for piece in pieces)
+    ids = {character: i for i, character in enumerate(sorted(CHARACTER_OF_BYTE))}
+    merges = []
+    for _ in range(n):
+        pairs = Counter()
+        for word, count in words.items():
+            for pair in itertools.pairwise(word):
+                pairs[pair] += count
+        left, right = max(pairs, key=lambda pair: (pairs[pair], [-ids[part] for part in pair]))
+        merges.append(f"{left} {right}")
+        ids[left + right] = len(ids)
+        joined = Counter()
+        for word, count in words.items():
+            parts, i = [*word], 0
+            while i + 1 < len(parts):
+                if parts[i : i + 2] == [left, right]:
+                    parts[i : i + 2] = [left + right]
+                i += 1
+            joined[tuple(parts)] += count
+        words = joined
+    return merges
+
+
+def test_what_is_learned_are_the_most_frequent_pairs(learned, tmp_path):
+    save_tokenizer(tmp_path, learned)
+    merges = (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")
+    assert merges == ["#version: 0.2", *learned_merges(CORPUS, 300 - 257), ""]
+
+
+def byte_level_bpe(folder):
+    """The tokenizers library's own."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    return ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), add_prefix_space=False)
+
+
+def test_a_learned_tokenizer_is_the_tokenizers_librarys(learned, tmp_path):
+    save_tokenizer(tmp_path, learned)
+    theirs = byte_level_bpe(tmp_path)
+    for text in [*REFERENCE["texts"], CORPUS]:
+        assert learned.encode_ordinary(text) == theirs.encode(text).ids, repr(text)
+    (tmp_path / "theirs").mkdir()
+    theirs.train_from_iterator(CORPUS.split(ENDOFTEXT), 299, min_frequency=0, show_progress=False)
+    theirs.save_model(str(tmp_path / "theirs"))
+    merges = [(folder / "merges.txt").read_text(encoding="utf-8") for folder in (tmp_path, tmp_path / "theirs")]
+    assert merges[0] == merges[1]
+
+
+@given(text=st.text("aab b", min_size=1, max_size=80), other=st.text("ab ", max_size=40), n=st.integers(1, 12))
+def test_runs_of_few_letters_are_cut_as_the_tokenizers_library_does(tmp_path_factory, text, other, n):
+    """Where pairs overlap, tokens can be made in several ways."""
+    pytest.importorskip("tokenizers")
+    try:
+        tokenizer = train_tokenizer(text, 257 + n)
+    except ValueError:
+        return  # too few pairs
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder, tokenizer)
+    theirs = byte_level_bpe(folder)
+    for string in (text, other):
+        assert tokenizer.encode_ordinary(string) == theirs.encode(string).ids
+
+
+def test_a_learned_vocabulary_has_just_the_size_asked_for(learned):
+    assert (learned.n_vocab, learned.eot_token, learned.special_tokens_set) == (300, 299, {ENDOFTEXT})
+    assert len(learned.token_byte_values()) == 299
+    for n in (257, 258, 263):
+        assert train_tokenizer(CORPUS, n).n_vocab == n
+
+
+@pytest.mark.parametrize(("text", "most"), [("abab", 259), ("a b c", 259), ("a" * 8, 260), ("a\nb", 257), ("", 257)])
+def test_a_text_has_so_many_pairs_and_no_more(text, most):
+    pytest.importorskip("tokenizers")
+    assert train_tokenizer(text, most).n_vocab == most
+    for n in (most + 1, 10**6, 256, 1):
+        with pytest.raises(ValueError, match=rf"a vocabulary of {n} tokens cannot be learned from this text, only \d+"):
+            train_tokenizer(text, n)
+
+
+def test_endoftext_is_nothing_to_learn_from():
+    pytest.importorskip("tokenizers")
+    text = f"ab{ENDOFTEXT}" * 20 + "bc"
+    tokens = {token for token in train_tokenizer(text, 259).token_byte_values() if len(token) > 1}
+    assert tokens == {b"ab", b"bc"}
+    with pytest.raises(ValueError, match="only 259"):
+        train_tokenizer(text, 260)
+
+
+@pytest.mark.parametrize("parallelism", ["true", "false"])
+def test_the_same_is_learned_each_time(learned, tmp_path, parallelism):
+    (tmp_path / "corpus").write_bytes(CORPUS.encode())
+    script = (
+        "import sys, pathlib; from numpy_gpt2.tokenizer import *; folder = pathlib.Path(sys.argv[1]);"
+        "save_tokenizer(folder, train_tokenizer((folder / 'corpus').read_bytes().decode(), 300))"
+    )
+    env = {**os.environ, "TOKENIZERS_PARALLELISM": parallelism, "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, env=env)
+    assert load_tokenizer(tmp_path).token_byte_values() == learned.token_byte_values()
+    assert load_tokenizer(tmp_path).encode_ordinary(CORPUS) == learned.encode_ordinary(CORPUS)
+
+
+def test_learning_needs_the_tokenizers_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match="pip install tokenizers"):
+        train_tokenizer(CORPUS, 300)
+    assert byte_tokenizer().n_vocab == 257
+
+
+# Damaged files
 
 
 def edit(change):

@@ -1,6 +1,7 @@
 """Checkpoints as they come: every layout loads to the same numbers; what does not fit is refused with all names."""
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import safetensors.numpy
 
 from numpy_gpt2 import GPT2Config, init_weights, load_weights
-from numpy_gpt2.weights import save_weights
+from numpy_gpt2.weights import save_tensors, save_weights
 
 from .conftest import write_model
 
@@ -268,3 +269,47 @@ def test_saved_weights_are_laid_out_as_transformers_does(tmp_path):
     with safetensors.safe_open(tmp_path / "model.safetensors", framework="np") as file:
         assert file.metadata() == {"format": "pt"}
         assert set(file.keys()) == {"lm_head.weight", *(f"transformer.{name}" for name in weights if name[:2] != "lm")}
+
+
+def test_any_tensors_can_be_saved(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {
+        "transposed": rng.standard_normal((3, 5)).T,
+        "every other": rng.standard_normal(9, np.float32)[::2],
+        "a number": np.array([7]),
+        "none": np.zeros((0, 4), np.float16),
+        "bytes": np.frombuffer(b"\0\xff", np.uint8),
+    }
+    save_tensors(tmp_path / "tensors", tensors, {"state": '{"é": 1}'})
+    with safetensors.safe_open(tmp_path / "tensors", framework="np") as file:
+        assert file.metadata() == {"state": '{"é": 1}'}
+    saved = safetensors.numpy.load_file(tmp_path / "tensors")
+    assert_equal(saved, tensors)
+    assert {name: (a.dtype, a.shape) for name, a in saved.items()} == {
+        name: (a.dtype, a.shape) for name, a in tensors.items()
+    }
+
+
+@pytest.fixture
+def at_most_64_kb():
+    """Longer files cannot be written, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_no_room_for_a_file_is_an_oserror(tmp_path, at_most_64_kb):
+    tensors = {"a": np.zeros(1 << 15, np.float32)}
+    with pytest.raises(OSError, match=r"tensors: .*File too large"):
+        save_tensors(tmp_path / "tensors", tensors, {})
+    with pytest.raises(OSError, match="File too large"):
+        save_weights(tmp_path / "tensors", tensors)
+    save_tensors(tmp_path / "tensors", {"a": np.zeros(1 << 13, np.float32)}, {})
+
+
+def test_a_place_where_no_file_can_be_is_an_oserror(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "none" / "tensors", tmp_path / "file" / "tensors"):
+        with pytest.raises(OSError, match=str(path)):
+            save_tensors(path, {"a": np.zeros(3)}, {})

@@ -1,0 +1,552 @@
+"""Evaluation against transformers' losses, and what the command makes of its input."""
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from numpy_gpt2 import GPT2Config, forward, load, load_tokenizer, save_model
+from numpy_gpt2 import evaluate as module
+from numpy_gpt2.evaluate import (
+    encode,
+    ending_losses,
+    evaluate,
+    hellaswag,
+    hellaswag_examples,
+    thread_pool,
+    window_starts,
+    windows,
+)
+
+from .conftest import write_tokenizer
+from .reference.seeded import FOLDER, seeded_weights
+
+REFERENCE = json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
+TEXT, TOKENS = REFERENCE["text"], REFERENCE["tokens"]
+WINDOW = REFERENCE["config"]["n_positions"]
+EOT = 264
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    """No hub, and no models but those that a test makes."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NUMPY_GPT2_WEIGHTS", str(tmp_path / "weights"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The model that the reference was made with."""
+    folder = tmp_path_factory.mktemp("models") / "seeded"
+    write_tokenizer(folder)
+    config = GPT2Config(**REFERENCE["config"])
+    weights = seeded_weights(config, REFERENCE["seed"], REFERENCE["scale"])
+    save_model(folder, weights, config, load_tokenizer(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return load(folder, np.float64)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+@pytest.fixture
+def examples(tmp_path):
+    return write_lines(tmp_path / "examples.jsonl", map(json.dumps, REFERENCE["examples"]))
+
+
+def write_lines(path, lines):
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def cli(capsys):
+    """The command inside this process. Returns status, out and err."""
+
+    def run(*arguments):
+        try:
+            status = module.main([*map(str, arguments)])
+        except SystemExit as end:
+            status = end.code
+        return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
+
+    return run
+
+
+def run_process(*arguments, **options):
+    """The command as a process of its own."""
+    argv = [sys.executable, "-m", "numpy_gpt2.evaluate", *map(str, arguments)]
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60, **options)
+
+
+def figures(out):
+    """What --json prints: one object in one line, of what JSON knows."""
+    assert re.fullmatch(r"[^\n]+\n", out)
+    return json.loads(out, parse_constant=pytest.fail)
+
+
+def assert_one_error(result, status, *mentioned):
+    """One line, but for the progress bar that may stand before it."""
+    assert (result.status, result.out) == (status, "")
+    *bar, line = result.err[:-1].split("\n")
+    assert line.startswith("error: ")
+    assert result.err.endswith("\n")
+    assert len(bar) <= 1
+    assert all("%|" in line for line in bar)
+    for words in mentioned:
+        assert str(words) in line
+
+
+# The loss of a text
+
+
+def test_tokens_are_the_tokenizers_librarys(model):
+    assert encode(TEXT, model.tokenizer).tolist() == TOKENS
+    assert TOKENS.count(EOT) == TEXT.count("<|endoftext|>") == 2
+
+
+@pytest.mark.parametrize("stride", [None, 64, 32, 7, 1])
+def test_the_loss_equals_transformers(model, stride):
+    loss, n = evaluate(np.array(TOKENS), model.weights, model.config, stride)
+    assert loss == pytest.approx(REFERENCE["losses"][str(stride or WINDOW)], rel=1e-9)
+    assert n == len(TOKENS) - 1
+
+
+@pytest.mark.parametrize("n", REFERENCE["losses_of_beginnings"])
+def test_short_texts(model, n):
+    loss, n_predicted = evaluate(np.array(TOKENS[: int(n)]), model.weights, model.config, stride=7)
+    assert loss == pytest.approx(REFERENCE["losses_of_beginnings"][n], rel=1e-9)
+    assert n_predicted == int(n) - 1
+
+
+@pytest.mark.parametrize("part", [1, WINDOW, 3 * WINDOW - 1, 10**6])
+def test_the_loss_is_the_same_however_many_windows_go_together(model, monkeypatch, part):
+    monkeypatch.setattr(module, "PART", part)
+    loss, _ = evaluate(np.array(TOKENS), model.weights, model.config, stride=7)
+    assert loss == pytest.approx(REFERENCE["losses"]["7"], rel=1e-9)
+
+
+@given(st.data())
+def test_each_token_but_the_first_is_a_target_once(data):
+    n = data.draw(st.integers(2, 150), "tokens")
+    length = data.draw(st.integers(1, 40), "window")
+    stride = data.draw(st.integers(1, length), "stride")
+    tokens = np.random.default_rng(0).permutation(n) + 1  # each of them once, and no 0
+    starts = window_starts(n, length, stride)
+    inputs, targets = windows(tokens, starts, length, stride)
+    assert inputs.shape == targets.shape == (len(starts), length)
+
+    predicted = []
+    for start, row, row_of_targets in zip(starts, inputs, targets, strict=True):
+        ends = np.flatnonzero(row_of_targets != -1)
+        assert len(ends), "a window for nothing"
+        for end in ends:
+            position = start + end + 1
+            assert row_of_targets[end] == tokens[position]
+            np.testing.assert_array_equal(row[: end + 1], tokens[start:position])
+            assert end + 1 == position or end >= length - stride  # predicted from the start, or from enough
+            predicted.append(position)
+    assert predicted == [*range(1, n)]
+
+    for part in (slice(1, 3), slice(len(starts) - 1, None)):
+        for some, all_ in zip(windows(tokens, starts[part], length, stride), (inputs, targets), strict=True):
+            np.testing.assert_array_equal(some, all_[part])
+
+
+def test_endoftext_in_a_text_is_the_token(model, tmp_path):
+    assert encode("a<|endoftext|>b<|endoftext|", model.tokenizer).tolist() == [97, EOT, 98, *b"<|endoftext|"]
+    write_tokenizer(tmp_path)
+    vocab = json.loads((tmp_path / "vocab.json").read_text())
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for token, i in vocab.items() if i < EOT}))
+    text = "a<|endoftext|>"  # where there is no such token, it is text
+    assert encode(text, load_tokenizer(tmp_path)).tolist() == [*text.encode()]
+
+
+def test_windows_are_not_made_all_at_once(monkeypatch):
+    config = GPT2Config(vocab_size=4, n_positions=64, n_embd=2, n_layer=1, n_head=1)
+    tokens = np.zeros(20_000, np.int64)
+    monkeypatch.setattr(module, "forward", lambda inputs, *_: np.zeros((*inputs.shape, 4), np.float32))
+    evaluate(tokens[:9], {}, config)  # what is imported only now
+    tracemalloc.start()
+    try:
+        loss, n = evaluate(tokens, {}, config, stride=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (loss, n) == (pytest.approx(math.log(4)), 19_999)
+    assert peak < 20_000 * 64 * 8  # the inputs alone
+
+
+# Threads
+
+
+def n_threads():
+    return max((library["num_threads"] for library in threadpool_info()), default=1)
+
+
+def test_there_are_as_many_threads_as_matrix_products_use_which_then_use_one():
+    with threadpool_limits(2):
+        n = n_threads()
+        with thread_pool() as pool:
+            assert n_threads() == 1
+            barrier = threading.Barrier(n)  # where all of them must come, or it breaks
+            assert sorted(pool.map(lambda _: barrier.wait(10), range(n))) == [*range(n)]
+        assert n_threads() == n
+
+
+def test_windows_are_read_side_by_side(monkeypatch):
+    with threadpool_limits(2):
+        barrier = threading.Barrier(n_threads())
+
+        def forward_with_others(inputs, *_):
+            barrier.wait(10)
+            return np.zeros((*inputs.shape, 4))
+
+        monkeypatch.setattr(module, "forward", forward_with_others)
+        monkeypatch.setattr(module, "PART", 1)
+        config = GPT2Config(vocab_size=4, n_positions=8, n_embd=2, n_layer=1, n_head=1)
+        loss, _ = evaluate(np.zeros(8 * 3 * n_threads() + 1, np.int64), {}, config)
+    assert loss == pytest.approx(math.log(4))
+
+
+def test_overflow_in_a_thread_is_no_warning():
+    with thread_pool() as pool:
+        assert pool.submit(lambda: np.float32(1e38) * np.float32(1e38)).result() == math.inf
+
+
+def test_the_loss_does_not_depend_on_the_number_of_threads(folder, text):
+    losses = []
+    for n in "12":
+        env = {**os.environ, "OPENBLAS_NUM_THREADS": n, "OMP_NUM_THREADS": n, "MKL_NUM_THREADS": n}
+        result = run_process(text, "-m", folder, "--stride", 7, "--json", env=env, stdout=subprocess.PIPE)
+        losses.append(figures(result.stdout.decode())["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert losses[0] == pytest.approx(REFERENCE["losses"]["7"], rel=1e-5)
+
+
+# HellaSwag
+
+
+def test_losses_of_endings_equal_transformers(model):
+    for example, sums in zip(REFERENCE["examples"], REFERENCE["sums"], strict=True):
+        losses, _ = ending_losses(example["ctx"], example["endings"], model)
+        np.testing.assert_allclose(losses, sums, rtol=1e-9, err_msg=example["ctx"])
+
+
+def test_some_examples_outgrow_the_window(model):
+    """Or the test above would be no test of that."""
+    lengths = [len(model.tokenizer.encode_ordinary(example["ctx"])) for example in REFERENCE["examples"]]
+    assert min(lengths) < WINDOW / 2
+    assert max(lengths) > WINDOW
+
+
+def test_accuracy_on_hellaswag_equals_transformers(model, examples, cli, folder):
+    expected = {"acc": REFERENCE["acc"], "acc_norm": REFERENCE["acc_norm"], "examples": 12}
+    assert len({*expected.values()}) == 3
+    assert hellaswag(hellaswag_examples(examples), model) == pytest.approx(expected)
+    result = cli("--hellaswag", examples, "-m", folder, "--json")
+    assert result.status == 0
+    assert figures(result.out) == pytest.approx(expected)
+    result = cli("--hellaswag", examples, "-m", folder)
+    assert [line.split() for line in result.out.splitlines()] == [
+        ["acc", "0.25"],
+        ["acc", "norm", "0.416667"],
+        ["examples", "12"],
+    ]
+    assert "12/12" in result.err
+    assert "acc 0.2500, acc_norm 0.4167" in result.err
+
+
+def test_each_example_counts_by_its_label(model, tmp_path):
+    """Labels that are the choices by the sums, and then those by the means, of transformers."""
+    sums = np.array(REFERENCE["sums"])
+    n_tokens = [
+        [len(model.tokenizer.encode_ordinary(" " + ending)) for ending in example["endings"]]
+        for example in REFERENCE["examples"]
+    ]
+    for name, choices in [("acc", sums.argmin(axis=1)), ("acc_norm", (sums / n_tokens).argmin(axis=1))]:
+        lines = [{**line, "label": int(label)} for line, label in zip(REFERENCE["examples"], choices, strict=True)]
+        path = write_lines(tmp_path / "examples.jsonl", map(json.dumps, lines))
+        results = hellaswag(hellaswag_examples(path), model)
+        assert results.pop(name) == 1
+        assert results.pop("acc" if name == "acc_norm" else "acc_norm") < 0.8
+
+
+GOOD = {"ctx": "You", "endings": ["a", "b"], "label": 1}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        "7",
+        "<html>",
+        *(json.dumps({name: value for name, value in GOOD.items() if name != missing}) for missing in GOOD),
+        *(json.dumps(GOOD | {"label": label}) for label in (2, -1, "x", None, [1])),
+        *(json.dumps(GOOD | {"endings": endings}) for endings in (None, [], [1, 2], 2)),
+        *(json.dumps(GOOD | {"ctx": context}) for context in (None, 5, ["a"])),
+    ],
+)
+def test_a_damaged_line_is_named(cli, folder, tmp_path, line):
+    path = write_lines(tmp_path / "examples.jsonl", [json.dumps(GOOD), json.dumps(GOOD), line, json.dumps(GOOD)])
+    assert_one_error(cli("--hellaswag", path, "-m", folder), 1, f"{path}, line 3 ")
+
+
+@pytest.mark.parametrize("content", ["", "\n", "\n\n", " \n"])
+def test_a_file_without_examples(cli, folder, tmp_path, content):
+    path = tmp_path / "examples.jsonl"
+    path.write_text(content)
+    assert_one_error(cli("--hellaswag", path, "-m", folder), 1, path)
+
+
+# The command
+
+
+@pytest.mark.parametrize("stride", [[], ["--stride", 32], ["--stride", 7], ["--stride", 1]])
+def test_json_holds_figures_that_agree(cli, folder, text, stride):
+    result = cli(text, "-m", folder, "--json", *stride)
+    assert result.status == 0
+    found = figures(result.out)
+    assert list(found) == ["loss", "perplexity", "bits_per_byte", "tokens", "bytes"]
+    assert found["loss"] == pytest.approx(REFERENCE["losses"][str([WINDOW, *stride][-1])], rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+    assert found["bits_per_byte"] == pytest.approx(found["loss"] * found["tokens"] / math.log(2) / found["bytes"])
+    assert found["tokens"] == len(TOKENS) - 1
+    assert found["bytes"] == text.stat().st_size > len(TEXT)
+
+
+def test_the_figures_are_on_standard_output_and_the_rest_is_not(cli, folder, text):
+    loss = REFERENCE["losses"]["64"]
+    result = cli(text, "-m", folder)
+    assert result.status == 0
+    rows = dict(re.fullmatch(r"(.+?) +(\S+)", line).groups() for line in result.out.splitlines())
+    assert list(rows) == ["loss", "perplexity", "bits per byte", "tokens", "bytes"]
+    found = [float(value.replace(",", "")) for value in rows.values()]
+    n, n_bytes = len(TOKENS) - 1, len(TEXT.encode())
+    expected = [loss, math.exp(loss), loss * n / math.log(2) / n_bytes, n, n_bytes]
+    np.testing.assert_allclose(found, expected, rtol=5e-5)
+    assert "100%" in result.err
+    assert f"{n}/{n}" in result.err
+    assert f"loss {loss:.4f}" in result.err
+    assert re.search(r"^[\d,]+ tokens/s$", result.err, re.M)
+
+
+def test_two_tokens_are_enough(cli, folder, tmp_path):
+    (tmp_path / "text.txt").write_text("ab")
+    found = figures(cli(tmp_path / "text.txt", "-m", folder, "--json").out)
+    assert (found["tokens"], found["bytes"]) == (1, 2)
+    logits = forward([97], *load(folder)[:2])[0].astype(np.float64)
+    assert found["loss"] == pytest.approx(np.log(np.exp(logits).sum()) - logits[98], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "mentioned"),
+    [
+        (b"", "text.txt is empty"),
+        (b"a", "1 token(s)"),
+        ("é".encode(), "1 token(s)"),
+        (b"<|endoftext|>", "1 token(s)"),
+        (b"caf\xe9 noir", "text.txt is not UTF-8"),
+        ("\ufefftext".encode("utf-16"), "text.txt is not UTF-8"),
+        (None, "text.txt"),
+    ],
+)
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_texts_that_are_none(cli, folder, tmp_path, content, mentioned, flags):
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    assert_one_error(cli(tmp_path / "text.txt", "-m", folder, *flags), 1, mentioned)
+
+
+def test_a_folder_is_no_text(cli, folder):
+    assert_one_error(cli(folder, "-m", folder), 1, "directory", folder)
+
+
+def test_missing_examples_are_named(cli, folder, tmp_path):
+    assert_one_error(cli("--hellaswag", tmp_path / "none.jsonl", "-m", folder), 1, "none.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes(json.dumps(GOOD).encode() + b"\xe9")
+    assert_one_error(cli("--hellaswag", tmp_path / "latin.jsonl", "-m", folder), 1, "latin.jsonl is not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "mentioned"),
+    [
+        (["TEXT", "--stride=0"], 2, "--stride: '0'"),
+        (["TEXT", "--stride=-1"], 2, "--stride: '-1'"),
+        (["TEXT", "--stride=x"], 2, "--stride: 'x'"),
+        (["TEXT", "--stride=65"], 1, "the stride is 65; it must be from 1 to the window's 64 tokens"),
+        ([], 2, "give one of TEXT.txt and --hellaswag"),
+        (["TEXT", "--hellaswag=EXAMPLES"], 2, "give one of TEXT.txt and --hellaswag"),
+        (["--hellaswag=EXAMPLES", "--stride=7"], 2, "--stride is for a text"),
+        (["TEXT", "TEXT"], 2, "unrecognized arguments"),
+        (["TEXT", "--json=1"], 2, "--json"),
+        (["TEXT", "--hella=EXAMPLES"], 2, "unrecognized arguments"),
+    ],
+)
+def test_wrong_command_lines(cli, folder, text, examples, arguments, status, mentioned):
+    arguments = [a.replace("TEXT", str(text)).replace("EXAMPLES", str(examples)) for a in arguments]
+    assert_one_error(cli(*arguments, "-m", folder), status, mentioned)
+
+
+@pytest.mark.parametrize("stride", [0, 65, -1])
+def test_strides_that_would_leave_tokens_out(model, stride):
+    with pytest.raises(ValueError, match=rf"the stride is {stride}; it must be from 1 to the window's 64 tokens"):
+        evaluate(np.array(TOKENS), model.weights, model.config, stride)
+
+
+def test_help_shows_every_flag(cli):
+    result = cli("--help")
+    assert (result.status, result.err) == (0, "")
+    for flag in ("TEXT.txt", "--model", "--stride", "--hellaswag", "--json"):
+        assert re.search(rf"^  .*{flag}\b", result.out, re.M), flag
+
+
+def test_gpt2_is_the_default_and_is_not_replaced(cli, folder, text, tmp_path):
+    assert_one_error(cli(text), 1, "cannot download gpt2: HF_HUB_OFFLINE is set", tmp_path / "weights" / "gpt2")
+    shutil.copytree(folder, tmp_path / "weights" / "gpt2")
+    assert figures(cli(text, "--json").out)["loss"] == pytest.approx(REFERENCE["losses"]["64"], rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["ln_f.bias", "wpe.weight"])
+def test_damaged_weights_are_no_loss(cli, folder, text, tmp_path, name, value):
+    weights, config, tokenizer = load(folder)
+    damaged = weights[name].copy()
+    damaged[-1] = value
+    save_model(tmp_path / "model", {**weights, name: damaged}, config, tokenizer)
+    assert_one_error(cli(text, "-m", tmp_path / "model", "--json"), 1, "the loss is nan", "damaged")
+
+
+def test_ctrl_c_ends_it_soon(cli, folder, text, monkeypatch):
+    done = []
+
+    def slow_forward(inputs, *_):
+        time.sleep(0.05)
+        done.append(len(inputs))
+        if len(done) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return np.zeros((*inputs.shape, 265), np.float32)
+
+    monkeypatch.setattr(module, "forward", slow_forward)
+    monkeypatch.setattr(module, "PART", 1)
+    result = cli(text, "-m", folder, "--stride", 1)
+    assert (result.status, result.out) == (130, "")
+    assert "Traceback" not in result.err
+    assert len(done) < 20
+
+
+def test_a_full_disk(folder, text):
+    with open("/dev/full", "wb") as full:
+        result = run_process(text, "-m", folder, "--json", stdout=full)
+    assert result.returncode == 1
+    assert re.search(rb"\nerror: .*No space left.*standard output.*\n$", result.stderr)
+
+
+def test_a_hopeless_loss_is_still_json(cli, folder, text, tmp_path):
+    weights, config, tokenizer = load(folder)
+    save_model(tmp_path / "model", {**weights, "ln_f.weight": weights["ln_f.weight"] * 1e5}, config, tokenizer)
+    result = cli(text, "-m", tmp_path / "model", "--json")
+    if result.status == 0:
+        figures(result.out)  # pytest.fail at Infinity
+    else:
+        assert_one_error(result, 1)
+
+
+def test_damaged_weights_choose_no_ending(cli, folder, examples, tmp_path):
+    weights, config, tokenizer = load(folder)
+    save_model(tmp_path / "model", {**weights, "ln_f.bias": weights["ln_f.bias"] * math.nan}, config, tokenizer)
+    assert_one_error(cli("--hellaswag", examples, "-m", tmp_path / "model"), 1, "damaged")
+
+
+@pytest.mark.parametrize("character", "\u2028\u2029\x85")
+def test_a_line_ends_where_json_lines_do(model, tmp_path, character):
+    line = json.dumps(GOOD | {"ctx": f"You{character}see"}, ensure_ascii=False)
+    assert len(hellaswag_examples(write_lines(tmp_path / "examples.jsonl", [line]))) == 1
+
+
+@pytest.mark.parametrize("line", ["[" * 200_000, '{"ctx": "a", "endings": ["b", "c"], "label": 1e999}'])
+def test_a_line_that_is_too_much_is_named(cli, folder, tmp_path, line):
+    path = write_lines(tmp_path / "examples.jsonl", [json.dumps(GOOD), line])
+    assert_one_error(cli("--hellaswag", path, "-m", folder), 1, f"{path}, line 2 ")
+
+
+@pytest.mark.parametrize("example", [{"ctx": ""}, {"ctx": "", "endings": ["", ""]}])
+def test_an_example_without_a_context_is_named(cli, folder, tmp_path, example):
+    path = write_lines(tmp_path / "examples.jsonl", [json.dumps(GOOD | example)])
+    assert_one_error(cli("--hellaswag", path, "-m", folder), 1, f"{path}, line 1 ")
+
+
+@pytest.mark.parametrize("arguments", [[""], ["--hellaswag="]])
+def test_an_empty_name_is_no_file(cli, folder, arguments):
+    result = cli(*arguments, "-m", folder)
+    assert "0 token(s)" not in result.err
+
+
+def test_missing_examples_are_noticed_before_the_model_is_fetched(cli, tmp_path):
+    assert_one_error(cli("--hellaswag", tmp_path / "none.jsonl", "-m", "gpt2"), 1, "none.jsonl")
+
+
+def test_an_ending_longer_than_the_window_counts_by_what_was_scored(model):
+    """10 tokens that do not fit are not predicted, so that they must not count in the mean either."""
+    _, counts = ending_losses("You", ["b" * (WINDOW + 10), "b"], model)
+    assert counts.tolist() == [WINDOW, 2]
+
+
+def test_standard_error_may_be_closed(folder, text):
+    argv = [sys.executable, "-m", "numpy_gpt2.evaluate", text, "-m", folder, "--json"]
+    result = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *argv], stdout=subprocess.PIPE)
+    assert result.returncode == 0
+    assert figures(result.stdout.decode())["tokens"] == len(TOKENS) - 1
+
+
+def test_ctrl_c_while_windows_are_handed_out(cli, folder, text, monkeypatch):
+    """A text of very many windows; Ctrl-C comes before all of them are in the pool's queue."""
+    done, queued = [], []
+
+    def slow_forward(inputs, *_):
+        time.sleep(0.05)
+        done.append(1)
+        return np.zeros((*inputs.shape, 265), np.float32)
+
+    def submit(pool, *arguments, submit=module.ThreadPoolExecutor.submit):
+        queued.append(1)
+        if len(queued) == 100:
+            raise KeyboardInterrupt
+        return submit(pool, *arguments)
+
+    monkeypatch.setattr(module.ThreadPoolExecutor, "submit", submit)
+    monkeypatch.setattr(module, "forward", slow_forward)
+    monkeypatch.setattr(module, "PART", 1)
+    assert cli(text, "-m", folder, "--stride", 1).status == 130
+    assert len(done) < 20
+
+
+def test_an_impossible_vocabulary():
+    from numpy_gpt2.tokenizer import train_tokenizer
+
+    for n in (0, -5, 2**70):
+        with pytest.raises(ValueError, match="vocabulary"):
+            train_tokenizer("abab", n)
