@@ -74,8 +74,12 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
     """A folder to write files into, which are moved into `folder` together when all are whole; or else, none is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as aside:
-        yield Path(aside)
-        for path in Path(aside).iterdir():
-            path.replace(folder / path.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            yield Path(aside)
+            for path in Path(aside).iterdir():
+                path.replace(folder / path.name)
+    except OSError as error:
+        problem = error.strerror or str(error)
+        raise OSError(f"cannot write into {folder}: {problem}; what was there is as it was") from None

@@ -32,13 +32,13 @@ def loss_curve(rows: Sequence[dict[str, Any]], title: str) -> str:
     for loss in ticks(low, high):
         parts.append(f'<path d="M{LEFT} {y(loss):.1f}H{WIDTH - RIGHT}" stroke="#e4e4e4"/>')
         parts.append(text(LEFT - 8, y(loss) + 4, f"{loss:g}", 'text-anchor="end"'))
-    for step in ticks(0, last):
+    for step in ticks(0, last, least=1):
         parts.append(text(x(step), HEIGHT - BOTTOM + 20, f"{step:,.0f}", 'text-anchor="middle"'))
     parts.append(text(WIDTH / 2, HEIGHT - 8, "steps", 'text-anchor="middle"'))
     parts.append(
         text(16, HEIGHT / 2, "nats per token", f'text-anchor="middle" transform="rotate(-90 16 {HEIGHT / 2})"')
     )
-    for i, (name, points) in enumerate(lines.items()):
+    for i, (name, points) in enumerate((name, points) for name, points in lines.items() if points):
         label, color = LINES[name]
         path = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
@@ -52,9 +52,9 @@ def loss_curve(rows: Sequence[dict[str, Any]], title: str) -> str:
     return "\n".join([f"{head} {style}", *parts, "</svg>\n"])
 
 
-def ticks(low: float, high: float) -> list[float]:
-    """About five round numbers between two."""
-    exact = (high - low) / 5
+def ticks(low: float, high: float, least: float = 0) -> list[float]:
+    """About five round numbers between two, at least so far from each other."""
+    exact = max((high - low) / 5, least)
     power = 10 ** math.floor(math.log10(exact))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= exact)
     return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from .generate import generate
 from .hub import tokenizer_folder
 from .model import identity
 from .tokenizer import ENDOFTEXT, byte_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from .weights import FILE, Weights, init_weights, save_tensors
+from .weights import FILE, INDEX, Weights, init_weights, save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "train.jsonl"
@@ -77,7 +77,7 @@ def shuffled_windows(n_tokens: int, n_windows: int, length: int, seed: int, epoc
 def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     """The n windows of a step: inputs and targets, the tokens that come after them, both (n, length).
 
-    Every part of the text comes once in an epoch, cut differently each time.
+    In an epoch every part of the text comes once, but for a rest at its ends, and is cut differently each time.
     """
     n_windows = max(1, (len(tokens) - 1) // length - 1)
     starts = [
@@ -361,8 +361,8 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
             if due(options.eval_interval) or run.step == options.max_steps:
                 evaluate_and_save(run, held_out, tokenizer, folder, pool)
             if due(options.sample_interval):
-                with bar.external_write_mode():
-                    write(f"--- after {run.step:,} steps:{sample(run, tokenizer)}\n")
+                with bar.external_write_mode(), suppress(BrokenPipeError):  # a reader who has seen enough
+                    write(f"--- after {run.step:,} steps\n{sample(run, tokenizer)}\n")
             if due(options.checkpoint_interval):
                 save_checkpoint(run, folder)
         if run.step < options.max_steps:
@@ -466,12 +466,12 @@ def new_model(options: argparse.Namespace, text: str) -> Model:
     return Model(init_weights(config, np.random.default_rng(options.seed)), config, tokenizer)
 
 
-def model_to_tune(options: argparse.Namespace) -> Model:
-    """The model of --init-from, its window cut to --n-positions where that is given."""
-    weights, config, tokenizer = load(options.init_from)
-    window = options.n_positions or config.n_positions
+def model_to_tune(name: str, window: int | None) -> Model:
+    """A model to begin with, its window cut where a smaller one is given."""
+    weights, config, tokenizer = load(name)
+    window = window or config.n_positions
     if window > config.n_positions:
-        raise ValueError(f"--n-positions {window} is more than the {config.n_positions} of {options.init_from}")
+        raise ValueError(f"--n-positions {window} is more than the {config.n_positions} of {name}")
     weights["wpe.weight"] = weights["wpe.weight"][:window]
     tied = "lm_head.weight" not in weights
     return Model(weights, dataclasses.replace(config, n_positions=window, tie_word_embeddings=tied), tokenizer)
@@ -479,14 +479,15 @@ def model_to_tune(options: argparse.Namespace) -> Model:
 
 def begin(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken.Encoding]:
     """A new run. ValueError where the folder has one already, or a model."""
-    if found := [name for name in (CHECKPOINT, FILE) if (folder / name).exists()]:
+    if found := [name for name in (CHECKPOINT, FILE, INDEX) if (folder / name).exists()]:
         raise ValueError(f"{folder} has a {found[0]} already; --resume goes on with a run, another --out begins one")
     options = argparse.Namespace(**DEFAULTS | given)
     if options.min_lr is None:
         options.min_lr = options.lr / 10
     if options.init_from:
-        options.n_positions = given.get("n_positions")
-        weights, config, tokenizer = model_to_tune(options)
+        weights, config, tokenizer = model_to_tune(options.init_from, given.get("n_positions"))
+        vars(options).update({name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd", "n_positions")})
+        options.tokenizer = options.init_from
     else:
         weights, config, tokenizer = new_model(options, split(text, options.val_fraction)[0])
     return new_run(options, config, weights), tokenizer
@@ -497,12 +498,13 @@ def go_on(given: dict[str, Any], folder: Path) -> tuple[Run, tiktoken.Encoding]:
     run = load_checkpoint(folder)
     before = vars(run.options)
     for name, value in given.items():
-        if name not in CHANGEABLE and value != before[name]:
+        if name not in CHANGEABLE and value != before.get(name):
             if name == "corpus":
                 raise ValueError("the text is not the one that the run began with; --resume needs the same")
             flag = "--" + name.replace("_", "-")
-            raise ValueError(f"{flag} is {value}, and was {before[name]} when the run began; --resume needs the same")
-    before |= given
+            was = before.get(name)
+            raise ValueError(f"{flag} is {value}, and was {was} when the run began; --resume needs the same")
+    before |= {"time_limit": None} | given  # the limit is one of this sitting
     if run.step >= run.options.max_steps:
         raise ValueError(f"the run in {folder} has done its {run.step:,} steps; --max-steps N goes on to more")
     return run, load_tokenizer(folder)
@@ -525,15 +527,16 @@ def command(argv: list[str] | None) -> int:
     if run.options.val_fraction and len(held_out) < 2:
         raise ValueError(f"the held-out text has {len(held_out)} token(s); it takes more text, or --val-fraction 0")
 
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(folder, tokenizer)
+    with written_aside(folder) as aside:
+        save_tokenizer(aside, tokenizer)
     if run.rows:  # as the folder was at the checkpoint
         save_best(run, tokenizer, folder)
         save_log(run, folder)
     say(f"{run.config.num_parameters():,} parameters; {len(tokens):,} tokens to learn from, {len(held_out):,} held out")
     interrupted = train(run, tokens, held_out, tokenizer, folder)
     if run.step < run.options.max_steps:
-        say(f"stopped after {run.step:,} of {run.options.max_steps:,} steps; --resume goes on from the last checkpoint")
+        again = "; --resume goes on" if run.options.checkpoint_interval else ""
+        say(f"stopped after {run.step:,} of {run.options.max_steps:,} steps{again}")
     if run.rows:
         loss = f" with {run.best_loss:.4f} nats per token held out" if len(held_out) else ""
         say(f"{folder} has the best model{loss}: python -m numpy_gpt2 -m {folder}")

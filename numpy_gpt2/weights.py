@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -145,7 +146,7 @@ def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None
         contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         safetensors.numpy.save_file(contiguous, path, metadata)
     except safetensors.SafetensorError as error:
-        raise OSError(f"cannot write {path}: {error}") from None
+        raise OSError(errno.EIO, f"cannot write: {error}", str(path)) from None
     path.chmod(mode)
 
 
