@@ -8,15 +8,15 @@ array of x's shape. Then y = f(x) has a partner f_backward that turns dy into dx
 
     y = a + b          da = dy, db = dy             a sum hands its gradient to both terms
     y = f(a) + g(a)    da = f's share + g's share   what is used twice collects from both uses
-    y = x W            dx = dy Wᵀ, dW = xᵀ dy       no other product of these has the right shapes
+    y = x W            dx = dy Wᵀ, dW = xᵀ dy       as yⱼ = Σᵢ xᵢ Wᵢⱼ: ∂yⱼ/∂xᵢ = Wᵢⱼ, ∂yⱼ/∂Wᵢⱼ = xᵢ
 
 The rest is a handful of derivatives. Read this beside `model.py`: each docstring quotes the line that it undoes.
 
-A backward takes dy and the inputs that have gradients, which it returns in their order (softmax takes its output). In
-the place of the `hook` stands the `trace`, the arrays that the hook recorded in the forward pass, of which there is
-only one; after it `dropout`, training's own hook (`train.py`), which multiplies some of those arrays by masks: their
-gradients are multiplied by the same masks, so the way back calls it with the same names. `identity`, `within`,
-`causal_mask` and `record` have nothing to differentiate.
+A backward takes dy and what its function took, as far as it matters, and returns the gradients in the same order, those
+of weights by name. Softmax alone takes its output, of which its derivative is made. Where a function has the `hook`,
+its backward has the `trace`: what the hook recorded in the one forward pass there is. Dropout, a hook of training's own
+(`train.py`), multiplies an array by a mask; its gradient is multiplied by the same mask, so the way back calls
+`dropout` with the same names. `identity`, `within`, `causal_mask` and `record` have nothing to differentiate.
 """
 
 import math
@@ -100,17 +100,18 @@ def softmax_backward(dy, y):
 
 
 def linear_backward(dy, x, weight, bias):
-    """y = x W + b  ->  dx = dy Wᵀ, dW = xᵀ dy, db = Σ dy, both sums over all positions."""
+    """y = x W + b  ->  dx = dy Wᵀ, dW = xᵀ dy, db = Σ dy: sums over all positions, which share W and b."""
     dy = dy.reshape(-1, dy.shape[-1])
     dx = (dy @ weight.T).reshape(x.shape)
     return dx, x.reshape(-1, x.shape[-1]).T @ dy, dy.sum(axis=0)
 
 
 def attention_backward(dz, q, k, v, scale, trace, dropout=identity):
-    """z = pattern v, where pattern = softmax(q kᵀ · scale)  ->  dq, dk, dv.
+    """z = pattern v, where pattern = softmax(scores) and scores = q kᵀ · scale  ->  dq, dk, dv.
 
-    Two products, each undone for both factors, and the softmax between them. The mask is in the pattern already: where
-    it forbids to look, the pattern is 0, and so is the gradient of the score.
+    dv = patternᵀ dz and dpattern = dz vᵀ; through the softmax to dscores; dq = dscores k · scale and
+    dk = dscoresᵀ q · scale. The mask is in the pattern already: where it forbids to look, the pattern is 0, and so is
+    the gradient of the score.
     """
     pattern = trace["attn.pattern"]  # (B, H, T, S)
     dv = dropout("attn.pattern", pattern).swapaxes(-1, -2) @ dz
@@ -198,7 +199,7 @@ def hidden_states_backward(dy, tokens, weights, config, trace, dropout=identity)
 
 
 def logits_backward(dy, x, weights):
-    """y = x Eᵀ  ->  dx = dy E, dE = dyᵀ x."""
+    """y = x Eᵀ  ->  dx = dy E, dE = dyᵀ x: `linear` without a bias, and with the weight transposed."""
     head = weights["lm_head.weight"] if "lm_head.weight" in weights else weights["wte.weight"]  # (V, C)
     dy = dy.reshape(-1, dy.shape[-1])
     return (dy @ head).reshape(x.shape), dy.T @ x.reshape(-1, x.shape[-1])
@@ -219,10 +220,10 @@ def forward_backward(dy, tokens, weights, config, trace, dropout=identity):
 
 
 def cross_entropy_backward(dy, logits, targets):
-    """y = mean of ln Σⱼ exp(xⱼ) − x[target]  ->  dx = dy/N · (softmax(x) − 1 at the target, − 0 elsewhere).
+    """y = mean of ln Σⱼ exp(xⱼ) − x[target]  ->  dx = dy/N · (softmax(x) − (1 at the target, 0 elsewhere)).
 
-    The probability that each token was given, less the one that it should have been given. N counts the targets that
-    are not −1; where they are, dx is 0.
+    As ∂/∂xᵢ ln Σⱼ exp(xⱼ) = softmax(x)ᵢ: the probability that a token was given, less the one that it should have been
+    given. N counts the targets that are not −1; where they are, dx is 0.
     """
     counted = targets != -1
     dx = softmax(logits)

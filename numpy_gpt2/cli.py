@@ -35,7 +35,8 @@ def say(message: str) -> None:
 class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line, and help is written as all text is."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, hint: str = "", **options: Any) -> None:
+        self.hint = hint  # for arguments too many
         super().__init__(
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
             allow_abbrev=False,
@@ -44,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments"):
-            message += " (a text of several words needs quotes)"
+            message += self.hint
         say(f"error: {message}; --help shows how")
         sys.exit(2)
 

@@ -92,7 +92,8 @@ def evaluate(
 
     The text goes through the model in windows of `n_positions`, each `stride` tokens after the one before (by default,
     where that ends). With a smaller stride each token is predicted from more of what precedes it, at least
-    n_positions − stride tokens where there are as many, for more computation. ValueError for a text of fewer than two
+    n_positions − stride tokens where there are as many, for more computation. (transformers' page on perplexity counts
+    the last target into the window, so that its windows are one token shorter.) ValueError for a text of fewer than two
     tokens, and for a stride that would leave tokens out.
     """
     stride = config.n_positions if stride is None else stride
@@ -238,7 +239,8 @@ def command(argv: list[str] | None) -> int:
     if arguments.json:
         write(json.dumps(results) + "\n")
     else:
-        write("".join(f"{name.replace('_', ' '):<14}{value:>14,.6g}\n" for name, value in results.items()))
+        for name, value in results.items():
+            write(f"{name.replace('_', ' '):<14}{value:>14{',' if type(value) is int else ',.6g'}}\n")
     return 0
 
 

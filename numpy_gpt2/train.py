@@ -1,9 +1,10 @@
 """Train a GPT-2 on text files: `python -m numpy_gpt2.train CORPUS.txt --out weights/NAME`.
 
-A step, in the order of this file: draw windows of the text at random; the loss and its gradients, with dropout, a few
-windows at a time in several threads; one step of AdamW against the gradients. Everything random in step s is drawn from
-generators that are seeded with (seed, s), so the number of steps done is all the random state there is, and a run that
-goes on from a checkpoint is the run that was never broken.
+A step, in the order of this file: a batch of windows of the text; its loss and gradients, with dropout, a few windows
+at a time in several threads; one step of AdamW. After that, checkpoints, evaluation, the loop and the command.
+
+All that is random follows from the seed and the number of the step or epoch. So these are all the random state there
+is, and a run that goes on from a checkpoint is the run that was never broken.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import hashlib
 import json
 import math
+import shlex
 import signal
 import sys
 import threading
@@ -35,8 +37,8 @@ from .config import GPT2Config
 from .curve import loss_curve
 from .evaluate import PART, encode, losses, read_text, thread_pool, window_starts
 from .generate import generate
-from .hub import tokenizer_folder
-from .model import identity
+from .hub import SMALL_FILES, tokenizer_folder
+from .model import cross_entropy, forward, identity
 from .tokenizer import ENDOFTEXT, byte_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from .weights import FILE, INDEX, Weights, init_weights, save_tensors
 
@@ -48,6 +50,7 @@ CURVE = "loss.svg"
 CHANGEABLE = ("max_steps", "time_limit", "eval_interval", "sample_interval", "checkpoint_interval")
 
 SAMPLE_TOKENS = 200
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 PIECE = 1 << 16  # numbers that AdamW works on at a time, in the processor's cache
 
 EXAMPLES = """\
@@ -60,6 +63,7 @@ examples:
 positive = checked(float, lambda x: 0 < x < math.inf, "a number above 0")
 not_negative = checked(float, lambda x: 0 <= x < math.inf, "a number, 0 or more")
 share = checked(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+folder_name = checked(str, lambda name: name != "", "a folder")
 tokenizer_name = checked(
     str,
     lambda name: not name.startswith("bpe:") or 257 <= int(name[4:]) <= 1_000_000,
@@ -77,7 +81,7 @@ def shuffled_windows(n_tokens: int, n_windows: int, length: int, seed: int, epoc
 def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     """The n windows of a step: inputs and targets, the tokens that come after them, both (n, length).
 
-    In an epoch every part of the text comes once, but for a rest at its ends, and is cut differently each time.
+    In an epoch the text comes once, all but up to two windows at its ends, and is cut differently each time.
     """
     n_windows = max(1, (len(tokens) - 1) // length - 1)
     starts = [
@@ -92,8 +96,8 @@ def dropout(p: float, rng: np.random.Generator) -> Callable[[str, np.ndarray], n
     """The hook that sets a share p of some arrays to 0, others each time, and multiplies the rest by 1/(1 − p).
 
     Those that GPT-2 was trained with: the sum of the embeddings, the attention pattern, and what both sub-blocks add to
-    the residual stream. An array and, on the way back, its gradient are multiplied by the same mask: the second call of
-    a name repeats the first. Srivastava et al. 2014, "Dropout"; p is met to within 2⁻¹⁶.
+    the residual stream. An array and, on the way back, its gradient are multiplied by the same mask: later calls of a
+    name repeat the first. Srivastava et al. 2014, "Dropout"; p is met to within 2⁻¹⁶.
     """
     masks: dict[str, np.ndarray] = {}
 
@@ -153,7 +157,7 @@ class Run:
     weights: np.ndarray  # this and the next four are flat, for `as_weights`
     m: np.ndarray  # of AdamW, as v
     v: np.ndarray
-    mean: np.ndarray  # of the weights of late: what is evaluated, and saved as the model
+    mean: np.ndarray  # running mean of the latest weights: what is evaluated, and saved as the model
     best: np.ndarray  # the mean with the lowest validation loss so far
     best_loss: float = math.inf
     step: int = 0
@@ -184,7 +188,7 @@ def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Execu
     parts, weights = equal_parts(*inputs.shape), as_weights(run.weights, run.config)
 
     def compute(number: int, rows: slice) -> tuple[float, Weights]:
-        rng = np.random.default_rng([run.options.seed, run.step, number])
+        rng = np.random.default_rng([run.options.seed, run.step, number])  # from 1: a 0 would not count as a seed
         return loss_and_gradients(inputs[rows], targets[rows], weights, run.config, dropout(run.options.dropout, rng))
 
     total_loss, total = 0.0, np.zeros_like(run.weights)
@@ -208,11 +212,7 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     inputs, targets = batch(tokens, run.tokens_per_step // length, length, options.seed, run.step)
     loss, gradient = mean_gradient(run, inputs, targets, pool)
     norm = math.sqrt(np.vdot(gradient, gradient))
-    if not math.isfinite(loss + norm):
-        raise ValueError(
-            f"the loss is {loss:g} at step {run.step + 1}, the length of its gradient {norm:g}; what was saved before"
-            f" is as it was. Begin again with a smaller --lr than {options.lr:g}"
-        )
+    check_finite(run, loss + norm)
     scale = min(1.0, options.grad_clip / (norm + 1e-6)) if options.grad_clip else 1.0
     settings = {"lr": learning_rate(run.step, options), "beta1": options.beta1, "beta2": options.beta2}
     run.step += 1
@@ -231,28 +231,46 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     run.seconds += run.timings[-1]
 
 
-def save_checkpoint(run: Run, folder: Path) -> None:
-    """Write the run to one file, moved into place when it is whole."""
+def check_finite(run: Run, loss: float) -> None:
+    """Raise ValueError if the weights of this step give no number."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss} after {run.step:,} steps, at step {run.step + 1:,}; what was saved before is as it"
+            f" was. Begin again, with another --out and a smaller --lr than {run.options.lr:g}"
+        )
+
+
+def save_checkpoint(run: Run, tokens: np.ndarray, tokenizer: tiktoken.Encoding, folder: Path) -> None:
+    """Write the run to one file, moved into place when it is whole, unless its last step has ruined the weights."""
+    window, weights = tokens[: run.config.n_positions + 1], as_weights(run.weights, run.config)
+    with np.errstate(all="ignore"):
+        check_finite(run, cross_entropy(forward(window[:-1], weights, run.config), window[1:]))
     state = {name: value for name, value in vars(run).items() if not isinstance(value, np.ndarray)}
     state |= {"options": vars(run.options), "config": dataclasses.asdict(run.config)}
     with written_aside(folder) as aside:
         arrays = {name: array for name, array in vars(run).items() if isinstance(array, np.ndarray)}
         save_tensors(aside / CHECKPOINT, arrays, {"state": json.dumps(state)})
+        save_tokenizer(aside, tokenizer)
 
 
 def load_checkpoint(folder: Path) -> Run:
     """The run that a checkpoint holds. Raises FileNotFoundError, and ValueError for a file that is damaged."""
     path = folder / CHECKPOINT
     if not path.exists():
-        raise FileNotFoundError(f"{folder} has no {CHECKPOINT} to go on from; leave out --resume to begin")
+        raise FileNotFoundError(f"{folder} has no {CHECKPOINT} to go on from; a run begins without --resume")
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             state = json.loads(file.metadata()["state"])
-        options, config = argparse.Namespace(**state.pop("options")), GPT2Config(**state.pop("config"))
-        return Run(options, config, **arrays, **state)
+        options = argparse.Namespace(**DEFAULTS | state.pop("options"))
+        run = Run(options, GPT2Config(**state.pop("config")), **arrays, **state)
+        if {array.shape for array in arrays.values()} != {(run.config.num_parameters(),)} or type(run.step) is not int:
+            raise ValueError("its arrays do not fit its config")
+        return run
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); what else is in {folder} can still be used") from None
+        raise ValueError(
+            f"{path} is damaged ({error}); another --out with --init-from {folder} goes on from the best model"
+        ) from None
 
 
 def validation_loss(run: Run, held_out: np.ndarray, pool: Executor) -> float:
@@ -263,8 +281,7 @@ def validation_loss(run: Run, held_out: np.ndarray, pool: Executor) -> float:
     starts = starts[np.linspace(0, len(starts) - 1, n).astype(int)]
     weights = as_weights(run.mean, run.config)
     total, n_targets = np.sum([*losses(held_out, starts, length, weights, run.config, pool)], axis=0)
-    if not math.isfinite(total):
-        raise ValueError(f"the validation loss is {total} at step {run.step}; what was saved before is as it was")
+    check_finite(run, total)
     return total / n_targets
 
 
@@ -309,7 +326,8 @@ def save_log(run: Run, folder: Path) -> None:
     """Write the rows, one JSON object a line, and the picture of their losses."""
     with written_aside(folder) as aside:
         (aside / LOG).write_text("".join(json.dumps(row) + "\n" for row in run.rows), encoding="utf-8")
-        (aside / CURVE).write_text(loss_curve(run.rows, f"{folder.resolve().name}: loss"), encoding="utf-8")
+        curve = loss_curve(run.rows, f"{folder.resolve().name}: loss")
+        (aside / CURVE).write_text(curve, encoding="utf-8", errors="replace")
 
 
 def evaluate_and_save(
@@ -349,7 +367,7 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
     with (
         thread_pool() as pool,
         ctrl_c_waits() as interrupted,
-        progress_bar(total=options.max_steps, initial=run.step, unit="step") as bar,
+        progress_bar(total=options.max_steps, initial=run.step, bar_format=BAR) as bar,
     ):
         while run.step < options.max_steps and not interrupted() and time.monotonic() < deadline:
             take_step(run, tokens, pool)
@@ -360,14 +378,15 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
             bar.update()
             if due(options.eval_interval) or run.step == options.max_steps:
                 evaluate_and_save(run, held_out, tokenizer, folder, pool)
+            if due(options.checkpoint_interval):
+                save_checkpoint(run, tokens, tokenizer, folder)
             if due(options.sample_interval):
                 with bar.external_write_mode(), suppress(BrokenPipeError):  # a reader who has seen enough
                     write(f"--- after {run.step:,} steps\n{sample(run, tokenizer)}\n")
-            if due(options.checkpoint_interval):
-                save_checkpoint(run, folder)
         if run.step < options.max_steps:
+            say("stopping: the run is saved and evaluated")
             if options.checkpoint_interval:
-                save_checkpoint(run, folder)
+                save_checkpoint(run, tokens, tokenizer, folder)
             if run.losses:
                 evaluate_and_save(run, held_out, tokenizer, folder, pool)
         return interrupted()
@@ -389,13 +408,13 @@ FLAGS: dict[str, list[tuple[str, str, Callable[[str], Any], Any, str]]] = {
         ("--grad-accumulation", "N", count, 1, "batches in a step"),
         ("--max-steps", "N", count, 2500, "steps in all"),
         ("--lr", "X", positive, 1e-3, "the highest learning rate"),
-        ("--min-lr", "X", not_negative, None, "the last one (default: a tenth of the highest)"),
-        ("--warmup", "N", natural, 100, "steps up to the highest"),
-        ("--weight-decay", "X", not_negative, 0.1, "of the matrices"),
+        ("--min-lr", "X", not_negative, None, "that of the last step (default: a tenth of the highest)"),
+        ("--warmup", "N", natural, 100, "steps in which it rises"),
+        ("--weight-decay", "X", not_negative, 0.1, "how fast matrices decay towards 0"),
         ("--beta1", "X", share, 0.9, "how long AdamW remembers gradients"),
-        ("--beta2", "X", share, 0.99, "and their squares"),
+        ("--beta2", "X", share, 0.99, "how long it remembers their squares"),
         ("--grad-clip", "X", not_negative, 1.0, "the longest gradient; 0: any length"),
-        ("--seed", "N", natural, 0, "the same run every time"),
+        ("--seed", "N", natural, 0, "of all that is random"),
     ],
     "what is measured and saved, with intervals in steps, of which 0 is never": [
         ("--val-fraction", "P", share, 0.1, "share of the text, its end, that is held out"),
@@ -403,7 +422,7 @@ FLAGS: dict[str, list[tuple[str, str, Callable[[str], Any], Any, str]]] = {
         ("--eval-batches", "N", count, 200, "held-out batches, evenly spread, if there are more"),
         ("--sample-interval", "N", natural, 500, "a sample, on standard output"),
         ("--checkpoint-interval", "N", natural, 250, "what --resume goes on from"),
-        ("--time-limit", "MINUTES", positive, None, "stop then, to be resumed"),
+        ("--time-limit", "MINUTES", positive, None, "stop and save then; --resume goes on"),
     ],
 }
 DEFAULTS = {flag[2:].replace("-", "_"): default for flags in FLAGS.values() for flag, _, _, default, _ in flags}
@@ -420,7 +439,11 @@ def parse_arguments(argv: list[str] | None) -> dict[str, Any]:
     )
     parser.add_argument("corpus", metavar="CORPUS.txt", nargs="+", help="UTF-8 texts")
     parser.add_argument(
-        "--out", metavar="FOLDER", required=True, help="for the model and the log, such as weights/NAME"
+        "--out",
+        metavar="FOLDER",
+        type=folder_name,
+        required=True,
+        help="for the model and the log, such as weights/NAME",
     )
     parser.add_argument("--resume", action="store_true", default=False, help="go on with the run in --out")
     for title, flags in FLAGS.items():
@@ -479,8 +502,10 @@ def model_to_tune(name: str, window: int | None) -> Model:
 
 def begin(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken.Encoding]:
     """A new run. ValueError where the folder has one already, or a model."""
-    if found := [name for name in (CHECKPOINT, FILE, INDEX) if (folder / name).exists()]:
-        raise ValueError(f"{folder} has a {found[0]} already; --resume goes on with a run, another --out begins one")
+    if (folder / CHECKPOINT).exists():
+        raise ValueError(f"{folder} has a run already; --resume goes on with it, another --out begins one")
+    if found := [name for name in (FILE, INDEX, *SMALL_FILES) if (folder / name).exists()]:
+        raise ValueError(f"{folder} has a {found[0]} already; a run begins with another --out, and --init-from a model")
     options = argparse.Namespace(**DEFAULTS | given)
     if options.min_lr is None:
         options.min_lr = options.lr / 10
@@ -502,11 +527,9 @@ def go_on(given: dict[str, Any], folder: Path) -> tuple[Run, tiktoken.Encoding]:
             if name == "corpus":
                 raise ValueError("the text is not the one that the run began with; --resume needs the same")
             flag = "--" + name.replace("_", "-")
-            was = before.get(name)
+            was = "not given" if before.get(name) is None else before[name]
             raise ValueError(f"{flag} is {value}, and was {was} when the run began; --resume needs the same")
     before |= {"time_limit": None} | given  # the limit is one of this sitting
-    if run.step >= run.options.max_steps:
-        raise ValueError(f"the run in {folder} has done its {run.step:,} steps; --max-steps N goes on to more")
     return run, load_tokenizer(folder)
 
 
@@ -527,19 +550,27 @@ def command(argv: list[str] | None) -> int:
     if run.options.val_fraction and len(held_out) < 2:
         raise ValueError(f"the held-out text has {len(held_out)} token(s); it takes more text, or --val-fraction 0")
 
-    with written_aside(folder) as aside:
-        save_tokenizer(aside, tokenizer)
+    if run.step >= run.options.max_steps:
+        say(f"the run in {folder} has done its {run.step:,} steps; --max-steps N goes on to more")
+        return 0
+    with written_aside(folder):
+        pass  # it can be written into, before anything is computed
     if run.rows:  # as the folder was at the checkpoint
         save_best(run, tokenizer, folder)
         save_log(run, folder)
     say(f"{run.config.num_parameters():,} parameters; {len(tokens):,} tokens to learn from, {len(held_out):,} held out")
-    interrupted = train(run, tokens, held_out, tokenizer, folder)
+    try:
+        interrupted = train(run, tokens, held_out, tokenizer, folder)
+    except BrokenPipeError:  # the progress bar, between two steps
+        if run.options.checkpoint_interval:
+            save_checkpoint(run, tokens, tokenizer, folder)
+        raise OSError("standard error was closed; the run is saved") from None
     if run.step < run.options.max_steps:
         again = "; --resume goes on" if run.options.checkpoint_interval else ""
         say(f"stopped after {run.step:,} of {run.options.max_steps:,} steps{again}")
     if run.rows:
         loss = f" with {run.best_loss:.4f} nats per token held out" if len(held_out) else ""
-        say(f"{folder} has the best model{loss}: python -m numpy_gpt2 -m {folder}")
+        say(f"{folder} has the best model{loss}: python -m numpy_gpt2 -m {shlex.quote(str(folder))}")
     return 130 if interrupted else 0
 
 

@@ -587,7 +587,7 @@ def test_intervals_of_0_switch_samples_and_checkpoints_off(cli, corpus, out):
 
 def test_checkpoints_are_saved_at_their_interval_and_at_the_end(cli, corpus, out, monkeypatch):
     saved = []
-    monkeypatch.setattr(train, "save_checkpoint", lambda run, folder: saved.append(run.step))
+    monkeypatch.setattr(train, "save_checkpoint", lambda run, *_: saved.append(run.step))
     assert cli(corpus, "--out", out, *RUN).status == 0
     assert saved == [3, 6, 9, 12, 14]
 
@@ -615,6 +615,7 @@ def test_bpe_is_that_of_the_tokenizers_library_learned_from_the_training_part(pr
     path = written(tmp_path / "text", text)
     options = ["--tokenizer", "bpe:290", "--val-fraction", 1 - (END + 0.5) / len(text)]
     run, tokens, held_out, tokenizer = prepared(path, "--out", out, *SMALL, *options)
+    train.save_tokenizer(out, tokenizer)
     assert tokenizer.n_vocab == run.config.vocab_size == len(json.loads((out / "vocab.json").read_text())) == 290
     assert tokenizer.encode("<|endoftext|>", allowed_special="all") == [289] == [run.config.eos_token_id]
 
@@ -646,7 +647,8 @@ def test_bpe_of_more_tokens_than_there_are(cli, corpus, out):
 
 def test_the_tokenizer_of_a_folder(prepared, corpus, tmp_path, out):
     n_vocab = write_tokenizer(tmp_path / "tokenizer")
-    run, tokens, _, _ = prepared(corpus, "--out", out, *SMALL, "--tokenizer", tmp_path / "tokenizer")
+    run, tokens, _, tokenizer = prepared(corpus, "--out", out, *SMALL, "--tokenizer", tmp_path / "tokenizer")
+    train.save_tokenizer(out, tokenizer)
     assert tokens.tolist() == load_tokenizer(tmp_path / "tokenizer").encode_ordinary(TEXT[:END])
     assert run.config.vocab_size == n_vocab
     assert tokens.max() > 256
@@ -873,7 +875,9 @@ def test_a_run_that_is_done_can_be_made_longer(cli, corpus, unbroken, out):
     shutil.copytree(unbroken, out)
     before = everything_in(out)
     for flags in [], ["--max-steps", 14], ["--max-steps", 9]:
-        assert_one_error(cli(corpus, "--out", out, "--resume", *flags), 1, "14 steps", "--max-steps")
+        result = cli(corpus, "--out", out, "--resume", *flags)
+        assert result.status == 0
+        assert "has done its 14 steps; --max-steps N goes on" in result.err
     assert everything_in(out) == before
     assert cli(corpus, "--out", out, "--resume", "--max-steps", 17).status == 0
     assert [row["step"] for row in log(out)] == [4, 8, 12, 14, 16, 17]
@@ -964,10 +968,46 @@ def test_a_checkpoint_that_is_none(cli, corpus, broken, damage):
 
 
 def test_a_folder_that_has_a_model_or_a_run_is_not_overwritten(cli, corpus, broken, tiny):
-    for folder, name in (broken, "checkpoint.safetensors"), (tiny, "model.safetensors"):
+    for folder, name, way_out in (broken, "a run", "--resume"), (tiny, "model.safetensors", "--init-from"):
         before = everything_in(folder)
-        assert_one_error(cli(corpus, "--out", folder, *SMALL, "--max-steps", 1), 1, folder, name, "--resume")
+        assert_one_error(cli(corpus, "--out", folder, *SMALL, "--max-steps", 1), 1, folder, name, way_out)
         assert everything_in(folder) == before
+
+
+@pytest.mark.parametrize("file", ["config.json", "vocab.json", "merges.txt"])
+def test_files_of_a_model_are_not_overwritten(cli, corpus, out, file):
+    out.mkdir()
+    written(out / file, "something")
+    assert_one_error(cli(corpus, "--out", out, *SMALL, "--max-steps", 1), 1, file)
+    assert (out / file).read_text() == "something"
+
+
+@pytest.mark.parametrize("flags", [["--eval-interval", 0], ["--val-fraction", 0]])
+def test_a_ruinous_step_is_not_saved(cli, corpus, out, flags):
+    """The weights are finite after it, but no loss is."""
+    result = cli(corpus, "--out", out, *RUN, "--warmup", 0, "--lr", 1e30, "--checkpoint-interval", 1, *flags)
+    assert result.status == 1
+    assert "after 1 steps" in messages(result.err)[-1]
+    assert os.listdir(out) == []
+
+
+def test_where_nobody_reads_the_progress_bar_the_run_is_saved(cli, corpus, out, monkeypatch):
+    """As where `tee` or `less` ends."""
+
+    def break_at_5(bar, n=1):
+        bar.n += n
+        if bar.n == 5:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("tqdm.tqdm.update", break_at_5)
+    result = cli(corpus, "--out", out, *RUN, "--checkpoint-interval", 1000)
+    assert result.status == 1
+    assert train.load_checkpoint(out).step == 5
+
+
+def test_an_option_that_a_checkpoint_does_not_have_is_the_default(cli, corpus, broken, monkeypatch):
+    monkeypatch.setitem(train.DEFAULTS, "later", 5)
+    assert train.load_checkpoint(broken).options.later == 5
 
 
 def test_a_folder_that_has_a_model_in_shards_is_not_overwritten(cli, corpus, tmp_path):
@@ -1169,7 +1209,7 @@ def test_a_learning_rate_far_too_high(cli, corpus, out, flags):
     result = cli(corpus, "--out", out, *RUN, "--warmup", 0, "--lr", 1e30, *flags)
     assert result.status == 1
     assert re.match(r"error: .*\bat step [123]\b", messages(result.err)[-1]) or "--sample-interval" in flags
-    assert sorted(os.listdir(out)) == ["merges.txt", "vocab.json"]
+    assert os.listdir(out) == []
 
 
 @pytest.mark.parametrize(
