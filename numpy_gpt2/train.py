@@ -406,7 +406,7 @@ FLAGS: dict[str, list[tuple[str, str, Callable[[str], Any], Any, str]]] = {
         ("--dropout", "P", share, 0.1, "share of the numbers that are dropped"),
         ("--batch-size", "N", count, 32, "windows in a batch"),
         ("--grad-accumulation", "N", count, 1, "batches in a step"),
-        ("--max-steps", "N", count, 2500, "steps in all"),
+        ("--max-steps", "N", count, 2000, "steps in all"),
         ("--lr", "X", positive, 1e-3, "the highest learning rate"),
         ("--min-lr", "X", not_negative, None, "that of the last step (default: a tenth of the highest)"),
         ("--warmup", "N", natural, 100, "steps in which it rises"),

@@ -249,8 +249,13 @@ def test_a_learned_vocabulary_has_just_the_size_asked_for(learned):
 def test_a_text_has_so_many_pairs_and_no_more(text, most):
     pytest.importorskip("tokenizers")
     assert train_tokenizer(text, most).n_vocab == most
-    for n in (most + 1, 10**6, 256, 1):
-        with pytest.raises(ValueError, match=rf"a vocabulary of {n} tokens cannot be learned from this text, only \d+"):
+    for n in (most + 1, 10**6):
+        with pytest.raises(
+            ValueError, match=rf"a vocabulary of {n} tokens cannot be learned from this text, only {most}"
+        ):
+            train_tokenizer(text, n)
+    for n in (256, 1, 10**6 + 1):
+        with pytest.raises(ValueError, match=rf"cannot have {n} tokens"):
             train_tokenizer(text, n)
 
 
