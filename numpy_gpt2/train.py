@@ -204,8 +204,10 @@ def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Execu
 def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     """Draw a batch, and change the weights by one step of AdamW.
 
-    Gradients longer than `grad_clip`, all of them taken as one vector, are shortened to that. Raises ValueError, before
-    anything is changed, when the loss or the gradient is no longer finite.
+    Gradients longer than `grad_clip`, all of them taken as one vector, are shortened to that. The running mean of the
+    weights, over about the last twentieth of all steps, is without the jitter that single batches bring (Polyak &
+    Juditsky 1992, "Acceleration of stochastic approximation by averaging"). Raises ValueError, before anything is
+    changed, when the loss or the gradient is no longer finite.
     """
     start = time.perf_counter()
     options, length = run.options, run.config.n_positions
