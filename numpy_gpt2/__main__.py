@@ -18,7 +18,7 @@ import tiktoken
 
 from . import hub
 from .checkpoint import Model, load
-from .cli import Parser, checked, count, exit_status, natural, say, write
+from .cli import Parser, checked, count, exit_status, from_utf8, natural, say, write
 from .config import RELEASED_SIZES, GPT2Config
 from .generate import generate
 from .tokenizer import ENDOFTEXT
@@ -107,10 +107,7 @@ def read_prompt(argument: str | None) -> str:
     """The prompt: as typed, or all of standard input but the line end that editors and `echo` put last."""
     if argument not in (None, "-"):
         return argument
-    try:
-        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"standard input is not UTF-8 ({error}); convert it first") from None
+    return from_utf8(sys.stdin.buffer.read(), "standard input").removesuffix("\n").removesuffix("\r")
 
 
 def is_here(name: str) -> bool:

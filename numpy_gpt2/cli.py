@@ -32,6 +32,14 @@ def say(message: str) -> None:
         print(" ".join(message.split()), file=sys.stderr, flush=True)
 
 
+def from_utf8(data: bytes, source: object) -> str:
+    """Bytes -> the text that they are. Raises ValueError for another encoding."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 ({error}); convert it first") from None
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line, and help is written as all text is."""
 

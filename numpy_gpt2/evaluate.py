@@ -20,7 +20,7 @@ import tiktoken
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from .checkpoint import Model, load
-from .cli import Parser, count, exit_status, progress_bar, say, write
+from .cli import Parser, count, exit_status, from_utf8, progress_bar, say, write
 from .config import GPT2Config
 from .model import cross_entropy, forward
 from .tokenizer import ENDOFTEXT
@@ -130,16 +130,12 @@ def read_text(path: str | Path) -> str:
     data = Path(path).read_bytes()
     if not data:
         raise ValueError(f"{path} is empty; it must be a text")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); convert it first") from None
+    return from_utf8(data, path)
 
 
 def encode(text: str, tokenizer: tiktoken.Encoding) -> np.ndarray:
     """A text's tokens, where `<|endoftext|>` in it is the token that separates texts."""
-    special = tokenizer.special_tokens_set & {ENDOFTEXT}
-    return tokenizer.encode_to_numpy(text, allowed_special=special, disallowed_special=()).astype(np.int64)
+    return tokenizer.encode_to_numpy(text, allowed_special={ENDOFTEXT}, disallowed_special=()).astype(np.int64)
 
 
 def hellaswag_examples(path: str | Path) -> list[tuple[str, list[str], int]]:

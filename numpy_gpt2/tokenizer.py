@@ -26,6 +26,8 @@ BYTE_OF_CHARACTER = {ord(character): byte for byte, character in enumerate(CHARA
 
 ENDOFTEXT = "<|endoftext|>"
 
+LEARNABLE_SIZES = range(257, 1_000_001)  # of a vocabulary: the bytes and ENDOFTEXT at least
+
 
 def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
     """The tokenizer of a model folder. `.encode_ordinary(text)` -> ids, `.decode(ids)` -> text.
@@ -67,7 +69,7 @@ def train_tokenizer(text: str, n_vocab: int) -> tiktoken.Encoding:
 
     Needs the tokenizers library. Raises ValueError if that is missing, or if the text has too few different pairs.
     """
-    if not 257 <= n_vocab <= 1_000_000:
+    if n_vocab not in LEARNABLE_SIZES:
         raise ValueError(f"a vocabulary cannot have {n_vocab} tokens; it must be from 257, for the bytes, to 1,000,000")
     try:
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers

@@ -39,7 +39,7 @@ from .evaluate import PART, encode, losses, read_text, thread_pool, window_start
 from .generate import generate
 from .hub import SMALL_FILES, tokenizer_folder
 from .model import cross_entropy, forward, identity
-from .tokenizer import ENDOFTEXT, byte_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+from .tokenizer import ENDOFTEXT, LEARNABLE_SIZES, byte_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from .weights import FILE, INDEX, Weights, init_weights, save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -66,7 +66,7 @@ share = checked(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 folder_name = checked(str, lambda name: name != "", "a folder")
 tokenizer_name = checked(
     str,
-    lambda name: not name.startswith("bpe:") or 257 <= int(name[4:]) <= 1_000_000,
+    lambda name: not name.startswith("bpe:") or int(name.removeprefix("bpe:")) in LEARNABLE_SIZES,
     "byte, bpe:N with N from 257 to 1,000,000, gpt2, or a folder",
 )
 

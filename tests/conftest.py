@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
@@ -51,6 +52,15 @@ def run_cli(*arguments, env=None, **options) -> subprocess.CompletedProcess:
     if "input" in options:
         del options["stdin"]
     return subprocess.run(command, capture_output=True, env=environment, **options)
+
+
+def run_in_process(main, capsys, *arguments) -> SimpleNamespace:
+    """A command's `main` inside this process. Returns status, out and err."""
+    try:
+        status = main([*map(str, arguments)])
+    except SystemExit as end:
+        status = end.code
+    return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
 
 
 @pytest.fixture(scope="session")

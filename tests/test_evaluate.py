@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ from numpy_gpt2.evaluate import (
     windows,
 )
 
-from .conftest import write_tokenizer
+from .conftest import run_in_process, write_tokenizer
 from .reference.seeded import FOLDER, seeded_weights
 
 REFERENCE = json.loads((FOLDER / "evaluation.json").read_text(encoding="utf-8"))
@@ -84,15 +84,7 @@ def write_lines(path, lines):
 @pytest.fixture
 def cli(capsys):
     """The command inside this process. Returns status, out and err."""
-
-    def run(*arguments):
-        try:
-            status = module.main([*map(str, arguments)])
-        except SystemExit as end:
-            status = end.code
-        return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
-
-    return run
+    return partial(run_in_process, module.main, capsys)
 
 
 def run_process(*arguments, **options):

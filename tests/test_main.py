@@ -15,7 +15,6 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ from hypothesis import strategies as st
 from numpy_gpt2 import GPT2Config, KVCache, generate, load, load_tokenizer, save_model
 from numpy_gpt2 import __main__ as command
 
-from .conftest import run_cli, write_model, write_tokenizer
+from .conftest import run_cli, run_in_process, write_model, write_tokenizer
 
 GENERATE = sys.modules["numpy_gpt2.generate"]  # the package's attribute of that name is the function
 EOT = 264  # the last token of the tiny tokenizer; ids below 256 are bytes
@@ -48,11 +47,7 @@ def cli(capsys, monkeypatch):
 
     def run(*arguments, stdin=b""):
         monkeypatch.setattr(sys, "stdin", None if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
-        try:
-            status = command.main([*map(str, arguments)])
-        except SystemExit as end:
-            status = end.code
-        return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
+        return run_in_process(command.main, capsys, *arguments)
 
     return run
 

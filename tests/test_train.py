@@ -26,7 +26,7 @@ from numpy_gpt2 import GPT2Config, cross_entropy, forward, init_weights, load, l
 from numpy_gpt2 import evaluate as evaluation
 from numpy_gpt2.backward import loss_and_gradients
 
-from .conftest import run_cli, write_model, write_tokenizer
+from .conftest import run_cli, run_in_process, write_model, write_tokenizer
 
 SPEED = ("tokens_per_second", "seconds")  # what differs between two runs that are the same
 MODEL_FILES = ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
@@ -65,12 +65,9 @@ def cli(capsys):
     """The command inside this process. Returns status, out and err."""
 
     def run(*arguments):
-        try:
-            status = train.main([*map(str, arguments)])
-        except SystemExit as end:
-            status = end.code
+        result = run_in_process(train.main, capsys, *arguments)
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-        return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
+        return result
 
     return run
 
