@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -54,3 +55,31 @@ class KVCache:
         for new, old in ((repeated.keys, self.keys), (repeated.values, self.values)):
             new[..., : self.length, :] = np.repeat(old[..., : self.length, :], n, axis=1)
         return repeated
+
+
+class Turn(KVCache):
+    """A cache as one chunk of a text sees it, while other threads compute the chunks before and after.
+
+    All that a chunk needs of those before it are their keys and values, layer by layer: it waits for a layer's until
+    the chunk before has written its own, and so comes one layer behind.
+    """
+
+    def __init__(self, cache: KVCache, before: Turn | None, T: int) -> None:
+        self.keys, self.values = cache.keys, cache.values
+        self.length = before.end if before else cache.length
+        self.end: int = self.length + T
+        self.before = before
+        self.written = [threading.Event() for _ in cache.keys]
+
+    def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As a cache does, once all that comes before is there."""
+        if self.before:
+            self.before.written[layer].wait()
+        views = super().update(layer, k, v)
+        self.written[layer].set()
+        return views
+
+    def close(self) -> None:
+        """This chunk is done, or has failed: nobody waits for it any longer."""
+        for written in self.written:
+            written.set()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +13,9 @@ from numpy.typing import DTypeLike
 
 from .config import GPT2Config
 from .hub import SMALL_FILES, model_folder
+from .int8 import load_int8
 from .tokenizer import load_tokenizer, save_tokenizer
-from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_weights
+from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_weights, written_aside
 
 
 class Model(NamedTuple):
@@ -31,14 +29,15 @@ class Model(NamedTuple):
 def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
     """Load a model: a folder, a folder under `weights/`, `gpt2` and its sizes, or `owner/name` on the hub.
 
-    What is only on the hub is downloaded the first time. Raises OSError when the model cannot be had, and ValueError
-    when its files are damaged or do not fit each other.
+    What is only on the hub is downloaded the first time. `dtype` is what is computed with, float32 or float64; with
+    "int8" that is float32, but the weights take a quarter of the memory (see `int8.py`). Raises OSError when the model
+    cannot be had, and ValueError when its files are damaged or do not fit each other.
     """
     folder = model_folder(name_or_folder)
     if missing := [name for name in SMALL_FILES if not (folder / name).exists()]:
         raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}; a model folder needs them beside {FILE}")
     config = GPT2Config.from_json(folder / "config.json")
-    weights = load_weights(folder, dtype)
+    weights = load_int8(folder) if np.dtype(dtype) == np.int8 else load_weights(folder, dtype)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, config, folder)
     return Model(weights, config, tokenizer)
@@ -69,17 +68,3 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
         (aside / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         save_weights(aside / FILE, weights)
         save_tokenizer(aside, tokenizer)
-
-
-@contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """A folder to write files into, which are moved into `folder` together when all are whole; or else, none is."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            yield Path(aside)
-            for path in Path(aside).iterdir():
-                path.replace(folder / path.name)
-    except OSError as error:
-        problem = error.strerror or str(error)
-        raise OSError(f"cannot write into {folder}: {problem}; what was there is as it was") from None

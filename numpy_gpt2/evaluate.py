@@ -10,19 +10,18 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tiktoken
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from .checkpoint import Model, load
 from .cli import Parser, count, exit_status, from_utf8, progress_bar, say, write
 from .config import GPT2Config
 from .model import cross_entropy, forward
+from .threads import thread_pool
 from .tokenizer import ENDOFTEXT
 from .weights import Weights
 
@@ -34,21 +33,6 @@ examples:
   python -m numpy_gpt2.evaluate TEXT.txt -m gpt2 --stride 512  with at least 512 tokens of context
   python -m numpy_gpt2.evaluate --hellaswag hellaswag_val.jsonl -m gpt2
 """
-
-
-@contextmanager
-def thread_pool() -> Iterator[Executor]:
-    """As many threads as the matrix products use, which in turn use one each while this lasts.
-
-    NumPy's elementwise functions know one thread only. With a part of the batch in each, all of the work is shared out.
-    What overflows in them shows in the loss, and is not warned of.
-    """
-    n = max((library["num_threads"] for library in threadpool_info()), default=1)
-    with threadpool_limits(1), np.errstate(all="ignore"), ThreadPoolExecutor(n, "", np.seterr, ("ignore",)) as pool:
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)  # nothing that is queued holds up Ctrl-C
 
 
 def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:

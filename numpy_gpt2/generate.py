@@ -6,17 +6,21 @@ import math
 import operator
 import warnings
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .cache import KVCache
+from .cache import KVCache, Turn
 from .config import GPT2Config
+from .lookup import Lookup
 from .model import hidden_states, logits
 from .sampling import probabilities, sample
+from .threads import thread_pool
 from .weights import Weights
 
-CHUNK = 256  # tokens of a prompt at a time: what they need in between stays in the processor's cache
+CHUNK = 128  # tokens of a prompt at a time: what they need in between stays in the processor's cache
+LOOKUP = 31  # tokens of a draft, at most
 
 
 def generate(
@@ -30,12 +34,16 @@ def generate(
     top_p: float | None = None,
     stop_tokens: Collection[int] = (),
     n_vocab: int | None = None,
+    lookup: int = LOOKUP,
     rng: np.random.Generator | int | None = None,
 ) -> Iterator:
     """Continue `tokens`, one token a step: from (T,) an iterator of ints, from (B, T) an iterator of (B,) int arrays.
 
     `temperature=0` is greedy; see `sampling.probabilities` for the rest. A stop token ends the iteration and is not
     yielded; in a batch, a finished row yields −1 until all have finished. Ids of `n_vocab` and above are never chosen.
+
+    Where a text repeats itself, up to `lookup` tokens are taken from its earlier part and checked in one pass, which
+    changes how soon the tokens come, not which; 0 turns it off. A batch of several rows goes without.
 
     Past the window of `n_positions` there are no position embeddings, so there the last half of the window is read anew
     and the text goes on. A longer prompt is cut from the left, with a warning. ValueError for impossible arguments.
@@ -53,6 +61,8 @@ def generate(
         raise ValueError(f"top_k is {top_k}; it must be 1 or more, or 0 or None for all")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
+    if operator.index(lookup) < 0:
+        raise ValueError(f"lookup is {lookup}; it must be the tokens of a draft, 1 or more, or 0 for none")
     if n_vocab is not None and not 1 <= n_vocab <= config.vocab_size:
         raise ValueError(f"n_vocab is {n_vocab}; it must be between 1 and the vocabulary's {config.vocab_size}")
     if prompt.shape[-1] > config.n_positions:
@@ -65,15 +75,16 @@ def generate(
     prompt = prompt.astype(np.int64)  # unsigned ids and the signed ones that are added would make floats
     rng = np.random.default_rng(rng)
 
-    def choose(hidden: np.ndarray) -> np.ndarray:
-        scores = logits(hidden, weights)[:, :n_vocab]
+    def choose(scores: np.ndarray) -> np.ndarray:
+        scores = scores[:, :n_vocab]
         if np.isnan(scores).any():
             raise ValueError("the model's scores are not numbers; its weights are damaged")
         if temperature == 0:
             return scores.argmax(axis=-1)
         return sample(probabilities(scores, temperature, top_k, top_p), rng)
 
-    rows = decode(np.atleast_2d(prompt), weights, config, max_new_tokens, choose, np.array([*stop_tokens], int))
+    text, stops = np.atleast_2d(prompt), np.array([*stop_tokens], int)
+    rows = decode(text, weights, config, max_new_tokens, choose, stops, Lookup(lookup if len(text) == 1 else 0))
     return (int(row[0]) for row in rows) if prompt.ndim == 1 else rows
 
 
@@ -84,31 +95,57 @@ def decode(
     max_new_tokens: int,
     choose: Callable[[np.ndarray], np.ndarray],
     stop_tokens: np.ndarray,
+    lookup: Lookup,
 ) -> Iterator[np.ndarray]:
-    """The loop itself. `text` is (B, T) and grows to the right; `choose` maps hidden states (B, C) to ids (B,)."""
+    """The loop itself. `text` is (B, T) and grows to the right; `choose` maps scores (B, V) to ids (B,)."""
     B = len(text)
     rows_are_equal = (text == text[0]).all()
     cache = KVCache(config, 1 if rows_are_equal else B, weights["wte.weight"].dtype)
     unread = text[:1] if rows_are_equal else text
     running = np.ones(B, bool)
-    for _ in range(max_new_tokens):
-        if cache.length + unread.shape[1] > config.n_positions:
+    end = text.shape[1] + max_new_tokens
+    while (T := text.shape[1]) < end:
+        room = config.n_positions - cache.length - unread.shape[1]
+        if room < 0:
             cache.truncate(0)
             unread = text[:, -max(1, config.n_positions // 2) :]
-        hidden = read(unread, weights, config, cache)
-        if len(hidden) < B:  # equal prompts have been read once; from here on each row has a text of its own
-            hidden, cache = np.repeat(hidden, B, axis=0), cache.repeat(B)
-        tokens = choose(hidden)
-        running &= ~np.isin(tokens, stop_tokens)
-        if not running.any():
-            return
-        yield np.where(running, tokens, -1)
-        unread = tokens[:, None]
-        text = np.concatenate([text, unread], axis=1)
+        draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
+        hidden = read(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
+        scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + draft, V)
+        if len(scores) < B:  # equal prompts have been read once; from here on each row has a text of its own
+            scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
+        for n_right, drafted in enumerate([*draft, -1]):
+            tokens = choose(scores[:, n_right])
+            running &= ~np.isin(tokens, stop_tokens)
+            if not running.any():
+                return
+            yield np.where(running, tokens, -1)
+            text = np.append(text, tokens[:, None], axis=1)
+            if tokens[0] != drafted:
+                break
+        cache.truncate(cache.length - len(draft) + n_right)
+        lookup.settle(len(draft), text.shape[1] - T)
+        unread = text[:, -1:]
 
 
 def read(tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCache) -> np.ndarray:
-    """Take (B, T) tokens into the cache, a chunk at a time; the last position's hidden state, (B, C)."""
-    for start in range(0, tokens.shape[1], CHUNK):
-        hidden = hidden_states(tokens[:, start : start + CHUNK], weights, config, cache)
-    return hidden[:, -1]
+    """Take (B, T) tokens into the cache; the hidden states of the last ones, (B, up to T, C).
+
+    A long prompt goes in chunk by chunk, and chunks run in threads side by side, each one layer behind the one before.
+    """
+    T = tokens.shape[1]
+    if T <= CHUNK:
+        return hidden_states(tokens, weights, config, cache)
+    chunks = np.array_split(tokens, math.ceil(T / CHUNK), axis=1)
+    turns: list[Turn] = []
+    for chunk in chunks:
+        turns.append(Turn(cache, turns[-1] if turns else None, chunk.shape[1]))
+
+    def take(chunk: np.ndarray, turn: Turn) -> np.ndarray:
+        with closing(turn):
+            return hidden_states(chunk, weights, config, turn)
+
+    with thread_pool() as pool:
+        *_, hidden = pool.map(take, chunks, turns)
+    cache.length += T
+    return hidden

@@ -31,7 +31,7 @@ import tiktoken
 from safetensors import SafetensorError, safe_open
 
 from .backward import loss_and_gradients
-from .checkpoint import Model, load, save_model, written_aside
+from .checkpoint import Model, load, save_model
 from .cli import Parser, checked, count, exit_status, keep_freed_memory, natural, progress_bar, say, write
 from .config import GPT2Config
 from .curve import loss_curve
@@ -40,7 +40,7 @@ from .generate import generate
 from .hub import SMALL_FILES, tokenizer_folder
 from .model import cross_entropy, forward, identity
 from .tokenizer import ENDOFTEXT, LEARNABLE_SIZES, byte_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from .weights import FILE, INDEX, Weights, init_weights, save_tensors
+from .weights import FILE, INDEX, Weights, init_weights, save_tensors, written_aside
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "train.jsonl"

@@ -6,7 +6,9 @@ import errno
 import json
 import math
 import re
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +37,14 @@ def load_weights(folder: str | Path, dtype: DTypeLike = np.float32) -> Weights:
     for a missing file, and ValueError for one that is damaged or does not fit `config.json`: the message then lists
     every name that is missing, unexpected or misshaped.
     """
-    folder = Path(folder)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype is {dtype}; weights are computed with in float32 or float64")
+    return {name: as_dtype(tensor, dtype) for name, tensor in read_tensors(Path(folder)).items()}
+
+
+def read_tensors(folder: Path) -> Weights:
+    """The tensors of a model folder as they are stored, checked."""
     config = GPT2Config.from_json(folder / "config.json")
     tensors: Weights = {}
     for path in weight_files(folder):
@@ -50,7 +56,7 @@ def load_weights(folder: str | Path, dtype: DTypeLike = np.float32) -> Weights:
     if config.tie_word_embeddings and "lm_head.weight" in tensors and has_copied_head(tensors):
         del tensors["lm_head.weight"]
     check_names_and_shapes(tensors, config, folder)
-    return {name: as_dtype(tensor, dtype) for name, tensor in tensors.items()}
+    return tensors
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -75,7 +81,7 @@ def shard_names(index: Path) -> list[str]:
     return names
 
 
-def map_tensors(path: Path) -> Iterable[tuple[str, np.ndarray]]:
+def map_tensors(path: Path, dtypes: Mapping[str, str] = STORED_DTYPES) -> Iterable[tuple[str, np.ndarray]]:
     """Memory-map a safetensors file and yield (name, view) for its tensors. BF16 comes as its raw 16 bits.
 
     The format: header length (u64, little-endian), header (JSON: name -> dtype, shape, data_offsets), data. The library
@@ -92,10 +98,10 @@ def map_tensors(path: Path) -> Iterable[tuple[str, np.ndarray]]:
     for name, entry in header.items():
         if name == "__metadata__" or MASK_BUFFER.fullmatch(name.removeprefix("transformer.")):
             continue
-        if entry["dtype"] not in STORED_DTYPES:
-            raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; known are {', '.join(STORED_DTYPES)}")
+        if entry["dtype"] not in dtypes:
+            raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; known are {', '.join(dtypes)}")
         start, end = (header_end + offset for offset in entry["data_offsets"])
-        yield name, data[start:end].view(STORED_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        yield name, data[start:end].view(dtypes[entry["dtype"]]).reshape(entry["shape"])
 
 
 def as_dtype(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -148,6 +154,20 @@ def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None
     except safetensors.SafetensorError as error:
         raise OSError(errno.EIO, f"cannot write: {error}", str(path)) from None
     path.chmod(mode)
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, which are moved into `folder` together when all are whole; or else, none is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            yield Path(aside)
+            for path in Path(aside).iterdir():
+                path.replace(folder / path.name)
+    except OSError as error:
+        problem = error.strerror or str(error)
+        raise OSError(f"cannot write into {folder}: {problem}; what was there is as it was") from None
 
 
 def init_weights(config: GPT2Config, rng: np.random.Generator) -> Weights:

@@ -523,7 +523,7 @@ def test_stats_say_once_that_the_window_was_outgrown(cli, tiny, monkeypatch, n_p
     monkeypatch.setattr(KVCache, "truncate", lambda cache, n: (cuts.append(n), truncate(cache, n)))
     arguments = ["-m", tiny, "-n", n, "--ignore-eos", "x" * n_prompt]
     result = cli(*arguments, "--stats")
-    assert bool(cuts) == outgrown
+    assert (0 in cuts) == outgrown
     assert result.err.count("\n") == 1 + outgrown
     assert result.err.count("note: the text outgrew the window of 64 tokens") == outgrown
     assert cli(*arguments).err == ""
