@@ -20,7 +20,7 @@ from . import hub
 from .checkpoint import Model, load
 from .cli import Parser, checked, count, exit_status, from_utf8, natural, say, write
 from .config import RELEASED_SIZES, GPT2Config
-from .generate import generate
+from .generate import LOOKUP, generate
 from .tokenizer import ENDOFTEXT
 
 DEFAULT_MODEL = "gpt2"
@@ -92,6 +92,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--json", action="store_true", help="one JSON object a sample")
     add("--stats", action="store_true", help="seed, times since the imports, speed and memory")
     add("--threads", metavar="N", type=count, help="threads of the matrix products (default: all)")
+    add("--int8", action="store_true", help="weights in a quarter of the memory, a little less exact")
+    lookup = "try what followed the last words before: sooner where text repeats (default: on)"
+    add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=lookup)
     add("--params", action="store_true", help="the table of the model's parameters, and stop")
 
     arguments = parser.parse_args(argv)
@@ -199,7 +202,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Generate and print. Returns the exit status."""
     start = time.perf_counter()
     prompt = read_prompt(arguments.prompt)
-    model = load(choose_model(arguments.model))
+    model = load(choose_model(arguments.model), "int8" if arguments.int8 else "float32")
     loaded = time.perf_counter() - start
     ids = prompt_ids(prompt, model.tokenizer)
     n = arguments.num_samples
@@ -213,6 +216,7 @@ def run(arguments: argparse.Namespace) -> int:
         top_p=arguments.top_p,
         stop_tokens=() if arguments.ignore_eos else end_of_text(model),
         n_vocab=model.tokenizer.n_vocab,
+        lookup=LOOKUP if arguments.lookup else 0,
         rng=arguments.seed,
     )
     samples = [Continuation(model.tokenizer, arguments.stop) for _ in range(n)]

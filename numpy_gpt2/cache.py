@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import mmap
 import threading
 
 import numpy as np
@@ -23,8 +25,8 @@ class KVCache:
 
     def __init__(self, config: GPT2Config, batch_size: int = 1, dtype: DTypeLike = np.float32) -> None:
         L, H, D = config.n_layer, config.n_head, config.n_embd // config.n_head
-        self.keys = np.empty((L, batch_size, H, config.n_positions, D), dtype)
-        self.values = np.empty_like(self.keys)
+        self.keys = untouched((L, batch_size, H, config.n_positions, D), dtype)
+        self.values = untouched(self.keys.shape, dtype)
         self.length = 0
 
     def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -50,11 +52,19 @@ class KVCache:
         """A cache for n times the batch: every row n times, as `np.repeat` orders them."""
         repeated = copy.copy(self)
         L, B, *shape = self.keys.shape
-        repeated.keys = np.empty((L, B * n, *shape), self.keys.dtype)
-        repeated.values = np.empty_like(repeated.keys)
+        repeated.keys = untouched((L, B * n, *shape), self.keys.dtype)
+        repeated.values = untouched(repeated.keys.shape, self.keys.dtype)
         for new, old in ((repeated.keys, self.keys), (repeated.values, self.values)):
             new[..., : self.length, :] = np.repeat(old[..., : self.length, :], n, axis=1)
         return repeated
+
+
+def untouched(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """An array that takes memory as it is filled, a few KB at a time. That of `np.empty` may come in pages of 2 MB, of
+    which each would hold a little of many heads, so that the first positions would take all of it."""
+    dtype = np.dtype(dtype)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)
+    return np.ndarray(shape, dtype, memory)
 
 
 class Turn(KVCache):

@@ -197,6 +197,7 @@ def command(argv: list[str] | None) -> int:
     add("-m", "--model", metavar="NAME|FOLDER", default="gpt2", help="as of python -m numpy_gpt2 (default: gpt2)")
     add("--stride", metavar="N", type=count, help="a window every N tokens (default: where the one before ends)")
     add("--hellaswag", metavar="FILE.jsonl", help="HellaSwag's own file, in place of a text")
+    add("--int8", action="store_true", help="with int8 weights")
     add("--json", action="store_true", help="one JSON object in one line")
     arguments = parser.parse_args(argv)
     if (arguments.text is None) == (arguments.hellaswag is None):
@@ -204,13 +205,14 @@ def command(argv: list[str] | None) -> int:
     if arguments.hellaswag is not None and arguments.stride:
         parser.error("--stride is for a text, not for --hellaswag")
 
+    dtype = "int8" if arguments.int8 else "float32"
     results: dict[str, Any]
     if arguments.hellaswag is not None:
         examples = hellaswag_examples(arguments.hellaswag)
-        results = hellaswag(examples, load(arguments.model), progress=True)
+        results = hellaswag(examples, load(arguments.model, dtype), progress=True)
     else:
         text = read_text(arguments.text)
-        model = load(arguments.model)
+        model = load(arguments.model, dtype)
         start = time.perf_counter()
         tokens = encode(text, model.tokenizer)
         loss, n = evaluate(tokens, model.weights, model.config, arguments.stride, progress=True)

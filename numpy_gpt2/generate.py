@@ -129,7 +129,7 @@ def decode(
 
 
 def read(tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCache) -> np.ndarray:
-    """Take (B, T) tokens into the cache; the hidden states of the last ones, (B, up to T, C).
+    """Take (B, T) tokens into the cache; their hidden states, (B, T, C).
 
     A long prompt goes in chunk by chunk, and chunks run in threads side by side, each one layer behind the one before.
     """
@@ -146,6 +146,6 @@ def read(tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCach
             return hidden_states(chunk, weights, config, turn)
 
     with thread_pool() as pool:
-        *_, hidden = pool.map(take, chunks, turns)
+        hidden = list(pool.map(take, chunks, turns))
     cache.length += T
-    return hidden
+    return np.concatenate(hidden, axis=1)

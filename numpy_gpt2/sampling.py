@@ -26,11 +26,13 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     A token stays if those before it have not reached p, so one always does. Holtzman et al. 2020, "The Curious Case of
     Neural Text Degeneration", section 3.1.
     """
-    order = np.argsort(-logits, axis=-1)
-    probabilities = softmax(np.take_along_axis(logits, order, axis=-1))
-    before = np.cumsum(probabilities, axis=-1, dtype=np.float64) - probabilities
-    kept = np.empty(logits.shape, bool)
-    np.put_along_axis(kept, order, before < p, axis=-1)
+    V = logits.shape[-1]
+    kept = np.zeros(logits.shape, bool)
+    for row, keep in zip(softmax(logits).reshape(-1, V), kept.reshape(-1, V), strict=True):
+        candidates = np.flatnonzero(row >= (1 - p) / V)  # the others together stay below 1 − p: none comes before p
+        order = candidates[np.argsort(-row[candidates])]
+        before = np.cumsum(row[order], dtype=np.float64) - row[order]
+        keep[order[before < p]] = True
     return np.where(kept, logits, -math.inf)
 
 
@@ -57,9 +59,30 @@ def probabilities(
 def sample(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw from each row by inverting its cumulative distribution. (..., V) -> (...) ints.
 
-    The uniform number is in (0, 1], so that a token of probability 0 is never the first to reach it. Sums are taken in
-    float64: over 50,257 float32 terms the last ones would be lost.
+    The uniform number is in (0, 1], so that a token of probability 0 is never the first to reach it. It chooses a run
+    of tokens by their sum, and how far it reaches into that chooses one of them: to add up all tokens one by one, as
+    the definition has it, would take as long as all else together.
     """
-    cumulative = np.cumsum(probabilities, axis=-1, dtype=np.float64)
-    threshold = (1 - rng.random((*cumulative.shape[:-1], 1))) * cumulative[..., -1:]
-    return (cumulative >= threshold).argmax(axis=-1)
+    *shape, V = probabilities.shape
+    uniform = 1 - rng.random(shape)
+    starts = np.arange(0, V, RUN)
+    tokens = np.empty(shape, np.int64)
+    for i, u in np.ndenumerate(uniform):
+        run, rest = first_to_reach(u, np.add.reduceat(probabilities[i], starts))
+        token, _ = first_to_reach(rest, probabilities[i][starts[run] : starts[run] + RUN])
+        tokens[i] = starts[run] + token
+    return tokens
+
+
+RUN = 256  # tokens, about the square root of GPT-2's 50,257
+
+
+def first_to_reach(u: float, weights: np.ndarray) -> tuple[int, float]:
+    """Where the sum of weights first reaches u of the whole, and which part of that last weight it takes, in (0, 1].
+
+    Sums are taken in float64: over 50,257 float32 terms the last ones would be lost.
+    """
+    cumulative = np.cumsum(weights, dtype=np.float64)
+    i = int(np.searchsorted(cumulative, u * cumulative[-1]))
+    part = 1 - (cumulative[i] - u * cumulative[-1]) / weights[i]
+    return i, min(max(part, math.ulp(0)), 1.0)
