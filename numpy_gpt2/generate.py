@@ -136,7 +136,7 @@ def read(tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCach
     T = tokens.shape[1]
     if T <= CHUNK:
         return hidden_states(tokens, weights, config, cache)
-    chunks = np.array_split(tokens, math.ceil(T / CHUNK), axis=1)
+    chunks = np.split(tokens, range(CHUNK, T, CHUNK), axis=1)
     turns: list[Turn] = []
     for chunk in chunks:
         turns.append(Turn(cache, turns[-1] if turns else None, chunk.shape[1]))

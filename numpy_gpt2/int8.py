@@ -16,6 +16,7 @@ import json
 import queue
 import threading
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import safetensors
 
 from .cli import progress_bar
 from .config import GPT2Config
-from .threads import thread_count
+from .threads import blas, thread_count
 from .weights import (
     Weights,
     as_dtype,
@@ -50,7 +51,7 @@ TABLES = ("wte.weight", "lm_head.weight")  # a row for each output channel; the 
 class Int8Matrix:
     """An (N, C) matrix as int8, with a scale for each row. It looks up rows, and hands out its transpose.
 
-    `np.asarray` widens all of it. `n_threads` share out the products with single vectors.
+    `np.asarray` widens all of it. `n_threads` share out the products.
     """
 
     __array_ufunc__ = None  # NumPy leaves `x @ matrix` to the matrix
@@ -93,12 +94,7 @@ class Int8Transpose:
         C, N = self.shape
         rows = x.reshape(-1, C)
         y = np.empty((len(rows), N), np.result_type(x, self.dtype))
-        if len(rows) == 1:
-            multiply_together(self, rows[0], y[0])
-        else:
-            for share in self.shares:
-                for where, block in share.blocks:
-                    np.matmul(rows, scratch.widen(block).T, out=y[:, where])
+        multiply(rows, self, y)
         y *= self.T.scales
         return y.reshape(*x.shape[:-1], N)
 
@@ -112,15 +108,18 @@ class Share:
         self.blocks = [(place, values[place]) for place in places]
 
     def multiply(self, x: np.ndarray, y: np.ndarray) -> None:
-        """y = rows · x, those of this share. `np.dot` lets other threads run, while `@` may not."""
-        n = max(1, PRODUCT // len(x))
+        """x · rows, without their scales, into their place in y. `np.dot` lets other threads run, while `@` may not."""
         for place, block in self.blocks:
-            floats, out = scratch.widen(block), y[place]
-            for i in range(0, len(block), n):
-                np.dot(floats[i : i + n], x, out=out[i : i + n])
+            floats = scratch.widen(block)
+            if len(x) == 1:
+                n, out = max(1, PRODUCT // floats.shape[1]), y[0, place]
+                for i in range(0, len(floats), n):
+                    np.dot(floats[i : i + n], x[0], out=out[i : i + n])
+            else:
+                y[:, place] = np.dot(x, floats.T)
 
     def prepare(self) -> None:
-        """Widen the first block, so that it is there when the vector is."""
+        """Widen the first block, so that it is there when x is."""
         for _, block in self.blocks[:1]:
             scratch.widen(block)
 
@@ -159,19 +158,20 @@ class Helper(threading.Thread):
             share, following, x, y, done = self.tasks.get()
             try:
                 share.multiply(x, y)
-            finally:
                 done.put(None)
-            following.prepare()
+                following.prepare()
+            except BaseException as error:  # raised where the product was asked for, or if it was there, at the next
+                done.put(error)
 
 
 helpers: list[Helper] = []
 helpers_are_free = threading.Lock()
 
 
-def multiply_together(matrix: Int8Transpose, x: np.ndarray, y: np.ndarray) -> None:
-    """y = x times the matrix, without its scales: the first share in this thread, the others in helpers."""
+def multiply(x: np.ndarray, matrix: Int8Transpose, y: np.ndarray) -> None:
+    """y = x times the matrix, without its scales: one share in this thread, others in helpers if BLAS may have them."""
     mine, *theirs = matrix.shares
-    if not theirs or not helpers_are_free.acquire(blocking=False):
+    if not theirs or thread_count() == 1 or not helpers_are_free.acquire(blocking=False):
         for share in matrix.shares:
             share.multiply(x, y)
         return
@@ -180,11 +180,13 @@ def multiply_together(matrix: Int8Transpose, x: np.ndarray, y: np.ndarray) -> No
             helpers.clear()
         helpers.extend(Helper() for _ in theirs[len(helpers) :])
         done: queue.SimpleQueue = queue.SimpleQueue()
-        for helper, share, following in zip(helpers, theirs, matrix.next.shares[1:], strict=False):
-            helper.tasks.put((share, following, x, y, done))
-        mine.multiply(x, y)
-        for _ in theirs:
-            done.get()
+        with blas().limit(limits=1) if len(x) > 1 else nullcontext():
+            for helper, share, following in zip(helpers, theirs, matrix.next.shares[1:], strict=False):
+                helper.tasks.put((share, following, x, y, done))
+            mine.multiply(x, y)
+            for _ in theirs:
+                if error := done.get():
+                    raise error
     finally:
         helpers_are_free.release()
 

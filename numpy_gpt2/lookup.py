@@ -52,9 +52,9 @@ class Lookup:
     def draft(self, text: np.ndarray, room: int) -> np.ndarray:
         """The tokens to try after `text`, at most `room` of them; often none."""
         match, guess = continuation(text, self.longest)
-        n = 8 * (match // 8) + 7  # with the token before it whole eights: products of so many rows are the fastest
-        n = min(n, room, len(guess))
-        return guess[: n if match >= MATCH and self.credit >= price(n) else 0]
+        eights = min(match // 8 + 1, int(self.credit) - 2)  # as long as the match, and as there is credit for
+        n = 8 * eights - 1  # with the token before it whole eights: products of so many rows are the fastest
+        return guess[: max(0, min(n, room)) if match >= MATCH else 0]
 
     def settle(self, n_drafted: int, n_tokens: int) -> None:
         """A pass over a draft has given so many tokens: those that were right, and the model's own next one."""

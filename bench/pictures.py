@@ -1,0 +1,115 @@
+"""The pictures of `RESULTS.md`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from .report import DECODE, MEMORY, POSITION, PREFILL, START, Results, Values, number
+
+# Okabe and Ito's palette, whose colours are told apart by all kinds of eyes.
+COLORS = {
+    "numpy_gpt2": "#0072b2",
+    "numpy_gpt2 int8": "#56b4e9",
+    "transformers": "#d55e00",
+    "CTranslate2": "#009e73",
+    "CTranslate2 int8": "#e69f00",
+    "naive NumPy": "#999999",
+}
+LIMITS = {
+    "limit: bandwidth": "#0072b2",
+    "limit: bandwidth int8": "#56b4e9",
+    "limit: products": "#000000",
+    "limit: the weights": "#000000",
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "numpy_gpt2",  # equal measurements, equal files
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.edgecolor": "none",
+    "legend.fontsize": 8,
+    "figure.constrained_layout.use": True,
+}
+
+
+def bars(ax: Axes, values: Values, names: list[str], title: str, label: str) -> None:
+    """A bar from 0 to the median of each implementation, with the range of the runs; limits are dashed."""
+    for y, name in enumerate(names):
+        if runs := values.get(name):
+            middle = median(runs)
+            ax.barh(y, middle, color=COLORS[name])
+            ax.plot([min(runs), max(runs)], [y, y], color="#333333", linewidth=1)
+            ax.annotate(f" {number(middle)}", (max(runs), y), va="center", fontsize=7)
+    for name, color in LIMITS.items():
+        if name in values:
+            ax.axvline(median(values[name]), color=color, linestyle="--", linewidth=1, label=name)
+            ax.legend(loc="lower right")
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.margins(x=0.15)
+    ax.set(title=title, xlabel=label, xlim=(0, None))
+
+
+def curves(ax: Axes, series: dict[int, Values], title: str, label: str) -> None:
+    """The median of each implementation by size, with the range of the runs; limits are dashed."""
+    for name, color in (COLORS | LIMITS).items():
+        sizes = [size for size, values in series.items() if name in values]
+        runs = [series[size][name] for size in sizes]
+        style = "--" if name in LIMITS else "o-"
+        if sizes:
+            ax.plot(sizes, [median(values) for values in runs], style, color=color, markersize=3, label=name)
+        if name in COLORS:
+            ax.vlines(sizes, [min(values) for values in runs], [max(values) for values in runs], color=color)
+    ax.set(title=title, xlabel=label, ylabel="tokens/s", xlim=(0, None), ylim=(0, None))
+    ax.grid(axis="y", color="#eeeeee")
+
+
+def draw(results: Results, folder: Path) -> dict[str, str]:
+    """Write the pictures: file -> its title."""
+
+    def sizes(name: str) -> dict[int, Values]:
+        return {figure.size: values for figure, values in results.items() if figure.name == name}
+
+    def save(file: str) -> None:
+        plt.savefig(folder / file, metadata={"Date": None, "Creator": None})
+        plt.close()
+
+    with plt.rc_context(STYLE):
+        batches = sizes(DECODE)
+        names = [name for name in COLORS if name in batches[1]]
+        _, axes = plt.subplots(1, len(batches), figsize=(9, 2.4), sharey=True)
+        for ax, (batch, values) in zip(axes, batches.items(), strict=True):
+            bars(ax, values, names, f"decoding a batch of {batch}", "tokens/s of all rows")
+        save("decode.svg")
+
+        speeds = {
+            n: {name: [n / seconds for seconds in runs] for name, runs in values.items()}
+            for n, values in sizes(PREFILL).items()
+        }
+        picture, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+        curves(left, speeds, "reading a prompt", "tokens of the prompt")
+        curves(right, sizes(POSITION), "decoding, batch 1", "position")
+        handles = {handle.get_label(): handle for ax in (left, right) for handle in ax.get_lines()}
+        picture.legend(handles=handles.values(), loc="outside right center")
+        save("length.svg")
+
+        _, (left, right) = plt.subplots(1, 2, figsize=(9, 2.2), sharey=True)
+        names = [name for name in COLORS if name in results[START]]
+        bars(left, results[START], names, "from the shell to the first token", "seconds")
+        bars(right, results[MEMORY], names, "its peak memory", "MB")
+        save("start.svg")
+
+    return {
+        "decode.svg": "Tokens a second by batch and implementation",
+        "length.svg": "Tokens a second by the length of the prompt, and by position",
+        "start.svg": "Seconds to the first token, and peak memory",
+    }
