@@ -4,6 +4,7 @@ To understand GPT-2, read `model.py` from top to bottom: it is all of the math. 
 
     config.py, weights.py, tokenizer.py     what is in a checkpoint, and how it is read
     cache.py, sampling.py, generate.py      how text comes out of it
+    lookup.py, int8.py, threads.py          how it comes out sooner, and out of less memory
     hub.py, checkpoint.py                   where it comes from
     backward.py                             the gradient of every function in model.py, beside it
     train.py, curve.py                      how a model learns, and the picture of it

@@ -134,9 +134,10 @@ def read(tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCach
     A long prompt goes in chunk by chunk, and chunks run in threads side by side, each one layer behind the one before.
     """
     T = tokens.shape[1]
-    if T <= CHUNK:
+    if T <= CHUNK // 2:
         return hidden_states(tokens, weights, config, cache)
-    chunks = np.split(tokens, range(CHUNK, T, CHUNK), axis=1)
+    size = min(CHUNK, math.ceil(T / 2))
+    chunks = np.split(tokens, range(size, T, size), axis=1)
     turns: list[Turn] = []
     for chunk in chunks:
         turns.append(Turn(cache, turns[-1] if turns else None, chunk.shape[1]))

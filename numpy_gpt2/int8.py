@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from .cli import progress_bar
 from .config import GPT2Config
 from .threads import blas, thread_count
 from .weights import (
@@ -200,7 +199,7 @@ def load_int8(folder: str | Path) -> Weights:
     folder = Path(folder)
     config = GPT2Config.from_json(folder / "config.json")
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(folder)]
-    metadata = {"format": "numpy_gpt2.int8", "source": json.dumps(files)}
+    metadata = {"int8 of": json.dumps(files)}
     tensors = dict(map_tensors(folder / FILE, INT8)) if metadata_of(folder / FILE) == metadata else None
     if tensors is None:
         tensors = quantize_all(read_tensors(folder))
@@ -238,8 +237,10 @@ def metadata_of(path: Path) -> dict[str, str] | None:
 
 def quantize_all(tensors: Weights) -> Weights:
     """Every matrix but wpe as int8, (N, C), and its scales; the rest in float32."""
+    from tqdm import tqdm
+
     quantized: Weights = {}
-    for name in progress_bar(iterable=tensors, desc="int8", unit="tensor", delay=1, leave=False):
+    for name in tqdm(tensors, desc="int8", unit="tensor", delay=1, leave=False):
         tensor = as_dtype(tensors[name], np.dtype(np.float32))
         if tensor.ndim == 2 and name != "wpe.weight":
             quantized[name], quantized[name + SCALES] = quantize(tensor if name in TABLES else tensor.T, name)

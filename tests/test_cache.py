@@ -1,9 +1,15 @@
 """The cache by itself; that it changes no result is tested in test_model.py."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from numpy_gpt2 import GPT2Config, KVCache, forward, init_weights
+from numpy_gpt2.cache import Turn
 
 CONFIG = GPT2Config(vocab_size=50, n_positions=16, n_embd=12, n_layer=2, n_head=3)
 WEIGHTS = {
@@ -57,3 +63,58 @@ def test_repeat_serves_a_batch_from_one_prefill():
 def test_what_does_not_fit_is_refused(cache, message):
     with pytest.raises(ValueError, match=message):
         forward(np.zeros((2, 3), int), WEIGHTS, CONFIG, cache)
+
+
+def test_chunks_take_turns_layer_by_layer():
+    """The second chunk asks first: it waits for the first one's keys, and gets both."""
+    cache = KVCache(CONFIG, dtype=np.float64)
+    first = Turn(cache, None, 2)
+    second = Turn(cache, first, 3)
+    assert (first.length, second.length) == (0, 2)
+    k = np.arange(1 * 3 * 5 * 4, dtype=float).reshape(1, 3, 5, 4)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(second.update, 1, k[:, :, 2:], -k[:, :, 2:])
+        with pytest.raises(TimeoutError):
+            late.result(0.2)
+        first.update(0, k[:, :, :2], k[:, :, :2])  # another layer
+        with pytest.raises(TimeoutError):
+            late.result(0.2)
+        keys, _ = first.update(1, k[:, :, :2], -k[:, :, :2])
+        np.testing.assert_array_equal(keys, k[:, :, :2])
+        keys, values = late.result(10)
+    np.testing.assert_array_equal(keys, k)
+    np.testing.assert_array_equal(values, -k)
+    assert cache.length == 0
+
+
+def test_nobody_waits_for_a_chunk_that_has_failed():
+    cache = KVCache(CONFIG, dtype=np.float64)
+    first = Turn(cache, None, 2)
+    first.close()
+    k = np.ones((1, 3, 1, 4))
+    Turn(cache, first, 1).update(0, k, k)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_is_taken_as_positions_are_filled():
+    """A cache of 630 MB with four positions in it takes a few MB, however large the system's pages may be."""
+    script = """
+import numpy as np
+from numpy_gpt2 import GPT2Config, KVCache
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+config = GPT2Config.preset("gpt2-xl")
+before = resident()
+cache = KVCache(config)
+k = np.ones((1, 25, 4, 64), np.float32)
+for layer in range(48):
+    cache.update(layer, k, k)
+print(cache.keys.nbytes + cache.values.nbytes, resident() - before)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    total, taken = map(int, result.stdout.split())
+    assert total > 600e6
+    if "[always]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        assert taken < 40e6

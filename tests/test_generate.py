@@ -211,3 +211,39 @@ def test_no_tokens_are_no_tokens():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(generate([1], WEIGHTS, CONFIG, max_new_tokens=0)) == []
+
+
+LONG = GPT2Config(vocab_size=50, n_positions=700, n_embd=16, n_layer=3, n_head=2)
+
+
+@pytest.mark.parametrize("T", [128, 129, 256, 600])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_chunks_side_by_side_read_what_one_pass_reads(T, rows):
+    """The hidden states, and a cache that goes on from there; after what is in the cache already, too."""
+    weights = {name: array.astype(np.float64) for name, array in seeded_weights(LONG, 1, scale=0.4).items()}
+    tokens = seeded_tokens(LONG, 1, (rows, T + 20))
+    expected = gpt2.hidden_states(tokens, weights, LONG)
+    cache = gpt2.KVCache(LONG, rows, np.float64)
+    gpt2.hidden_states(tokens[:, :10], weights, LONG, cache)
+    hidden = MODULE.read(tokens[:, 10 : 10 + T], weights, LONG, cache)
+    np.testing.assert_allclose(hidden, expected[:, 10 : 10 + T], atol=1e-11)
+    assert cache.length == 10 + T
+    rest = gpt2.hidden_states(tokens[:, 10 + T :], weights, LONG, cache)
+    np.testing.assert_allclose(rest, expected[:, 10 + T :], atol=1e-11)
+
+
+@pytest.mark.parametrize("where", [5, 200, 599])
+def test_a_chunk_that_fails_stops_all(where):
+    weights = seeded_weights(LONG, 1, scale=0.4)
+    tokens = seeded_tokens(LONG, 1, (600,))
+    tokens[where] = 50
+    with pytest.raises(IndexError):
+        list(generate(tokens, weights, LONG, max_new_tokens=1))
+
+
+def test_reading_a_long_prompt_leaves_the_threads_as_they_were():
+    from numpy_gpt2.threads import thread_count
+
+    before = thread_count()
+    next(generate(seeded_tokens(LONG, 1, (600,)), seeded_weights(LONG, 1, scale=0.4), LONG, max_new_tokens=5))
+    assert thread_count() == before

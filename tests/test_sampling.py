@@ -116,3 +116,24 @@ def test_the_ends_of_the_random_range_choose_possible_tokens(u):
     chosen = sample(p, Fixed(u))
     assert (p[np.arange(3), chosen] > 0).all()
     assert chosen[0] == {0.0: 4, 0.5: 3, 1 - 2**-53: 1}[u]
+
+
+@given(st.integers(1, 1500), st.integers(0, 2**32 - 1), st.floats(0, 1, exclude_max=True))
+def test_one_token_is_as_good_as_its_place_in_the_whole_sum(n, seed, u):
+    """With more tokens than a run, zeros among them: the one at which the sum of all reaches u, but for rounding."""
+    rng = np.random.default_rng(seed)
+    p = rng.random(n) * (rng.random(n) < 0.3)
+    p[rng.integers(n)] = 1
+    p = (p / p.sum()).astype(np.float32)
+    token = int(sample(p, Fixed(u)))
+    cumulative = np.cumsum(p, dtype=np.float64) / p.sum(dtype=np.float64)
+    assert p[token] > 0
+    assert cumulative[token] >= 1 - u - 1e-6
+    assert (cumulative[token - 1] if token else 0) <= 1 - u + 1e-6
+
+
+def test_a_nucleus_of_a_large_vocabulary_equals_the_definition():
+    logits = np.random.default_rng(5).normal(size=3000) * 3
+    for top_p in (0.01, 0.5, 0.9, 0.99):
+        expected = expected_probabilities(logits.tolist(), 1.0, None, top_p)
+        np.testing.assert_allclose(probabilities(logits, 1.0, None, top_p), expected, rtol=1e-9)
