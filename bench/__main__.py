@@ -72,7 +72,8 @@ def main() -> None:
 
     options = [what, "--quick" if quick else "", f"--runs {runs}"]
     if arguments.model:
-        options.append(f"--model {Path(arguments.model).name}")
+        local = Path(arguments.model).exists()
+        options.append(f"--model {Path(arguments.model).name if local else arguments.model}")
     command = " ".join(["python -m bench", *filter(None, options)])
     print(f"{command}\n{machine()}\n\n{CAPTION.format(runs=runs)}\n\n{HEADER}", flush=True)
 

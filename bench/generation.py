@@ -149,7 +149,7 @@ class Generation:
         turns = [partial(bandwidth, self.limits, figures, self.config)]
         workers = [worker for name, worker in self.workers.items() if not name.startswith("CTranslate2")]
         for figure in figures:
-            command = {"prompt": self.ids[: figure.size], "tokens": self.tokens}
+            command = {"prompt": self.ids[: figure.size], "tokens": min(120, self.window - figure.size)}
             turns += [partial(decode, worker, figure, **command) for worker in workers]
         results = take_turns(self.runs, turns)
         results[figures[-1]]["position 16"] = results[figures[0]]["numpy_gpt2"]

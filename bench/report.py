@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from threadpoolctl import threadpool_info
+
 
 class Figure(NamedTuple):
     """Something to measure. Of tokens/s, more is better; of all else, less."""
@@ -92,12 +94,13 @@ def lines(results: Results) -> Iterator[str]:
 
 
 def machine() -> str:
-    """The processor, and the versions of what is compared."""
+    """The processor, the kernels that NumPy's products run on, and the versions of what is compared."""
     processor = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(entry.partition(": ")[2] for entry in cpuinfo if entry.startswith("model name"))
     parts = [f"{os.cpu_count()} cores of {processor}", f"Python {platform.python_version()}"]
+    parts += [f"{library['internal_api']} {library['architecture']}" for library in threadpool_info()]
     for package in ("numpy", "torch", "transformers", "ctranslate2"):
         with suppress(importlib.metadata.PackageNotFoundError):
             parts.append(f"{package} {importlib.metadata.version(package)}")

@@ -55,15 +55,20 @@ class KVCache:
         repeated.keys = untouched((L, B * n, *shape), self.keys.dtype)
         repeated.values = untouched(repeated.keys.shape, self.keys.dtype)
         for new, old in ((repeated.keys, self.keys), (repeated.values, self.values)):
-            new[..., : self.length, :] = np.repeat(old[..., : self.length, :], n, axis=1)
+            new.reshape(L, B, n, *shape)[..., : self.length, :] = old[:, :, None, :, : self.length]
         return repeated
 
 
 def untouched(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An array that takes memory as it is filled, a few KB at a time. That of `np.empty` may come in pages of 2 MB, of
     which each would hold a little of many heads, so that the first positions would take all of it."""
-    dtype = np.dtype(dtype)
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, access=mmap.ACCESS_COPY)
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    try:
+        memory = mmap.mmap(-1, n_bytes, access=mmap.ACCESS_COPY)
+    except (OSError, OverflowError, ValueError):
+        raise MemoryError(f"no memory for {n_bytes:,} bytes of keys or values; make the batch smaller") from None
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.ndarray(shape, dtype, memory)
 
 

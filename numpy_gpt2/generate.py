@@ -6,7 +6,6 @@ import math
 import operator
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,10 +15,11 @@ from .config import GPT2Config
 from .lookup import Lookup
 from .model import hidden_states, logits
 from .sampling import probabilities, sample
-from .threads import thread_pool
+from .threads import one_thread_a_product, thread_count, thread_pool
 from .weights import Weights
 
 CHUNK = 128  # tokens of a prompt at a time: what they need in between stays in the processor's cache
+SMALL = 3 << 20  # of a product: it is done before another thread, on a busy machine, has come to its part
 LOOKUP = 31  # tokens of a draft, at most
 
 
@@ -124,29 +124,32 @@ def decode(
             if tokens[0] != drafted:
                 break
         cache.truncate(cache.length - len(draft) + n_right)
-        lookup.settle(len(draft), text.shape[1] - T)
+        lookup.settle(len(draft), text[0, T:])
         unread = text[:, -1:]
 
 
 def read(tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCache) -> np.ndarray:
     """Take (B, T) tokens into the cache; their hidden states, (B, T, C).
 
-    A long prompt goes in chunk by chunk, and chunks run in threads side by side, each one layer behind the one before.
+    A long prompt goes in chunk by chunk. If there are enough for all threads, they run side by side, each one layer
+    behind the one before.
     """
     T = tokens.shape[1]
-    if T <= CHUNK // 2:
-        return hidden_states(tokens, weights, config, cache)
-    size = min(CHUNK, math.ceil(T / 2))
+    if T > 1 and T * config.n_embd**2 < SMALL:
+        with one_thread_a_product():
+            return hidden_states(tokens, weights, config, cache)
+    size = min(CHUNK, max(CHUNK // 2, math.ceil(T / 2)))
     chunks = np.split(tokens, range(size, T, size), axis=1)
+    if len(chunks) == 1 or len(chunks) < thread_count():
+        return np.concatenate([hidden_states(chunk, weights, config, cache) for chunk in chunks], axis=1)
     turns: list[Turn] = []
     for chunk in chunks:
         turns.append(Turn(cache, turns[-1] if turns else None, chunk.shape[1]))
-
-    def take(chunk: np.ndarray, turn: Turn) -> np.ndarray:
-        with closing(turn):
-            return hidden_states(chunk, weights, config, turn)
-
     with thread_pool() as pool:
-        hidden = list(pool.map(take, chunks, turns))
+        try:
+            hidden = list(pool.map(lambda chunk, turn: hidden_states(chunk, weights, config, turn), chunks, turns))
+        finally:
+            for turn in turns:
+                turn.close()
     cache.length += T
     return np.concatenate(hidden, axis=1)

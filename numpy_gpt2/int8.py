@@ -6,7 +6,7 @@ Each output channel n of a matrix has a scale of its own, and its weights are wh
 
 This is symmetric quantisation by vector, as in Dettmers et al. 2022, "LLM.int8()", section 2.1, of the weights alone:
 activations stay float32, and to be multiplied with, whole numbers are widened to float32, some at a time, into memory
-that stays in the processor's cache. A token reads a quarter of the bytes, and it is the widening that takes the time.
+that stays in the processor's caches. A token reads a quarter of the bytes, and it is the widening that takes the time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import safetensors
 
 from .config import GPT2Config
-from .threads import blas, thread_count
+from .threads import limits, one_thread_a_product, thread_count
 from .weights import (
     Weights,
     as_dtype,
@@ -57,7 +57,8 @@ class Int8Matrix:
     dtype, ndim = np.dtype(np.float32), 2
 
     def __init__(self, values: np.ndarray, scales: np.ndarray, n_threads: int = 1) -> None:
-        self.values, self.scales, self.shape = values, scales, values.shape
+        self.values, self.scales, self.shape = values.view(), scales, values.shape
+        self.values.flags.writeable = False  # what is widened already would not change
         self.T = Int8Transpose(self, n_threads)
 
     def __getitem__(self, rows) -> np.ndarray:
@@ -154,13 +155,16 @@ class Helper(threading.Thread):
 
     def run(self) -> None:
         while True:
-            share, following, x, y, done = self.tasks.get()
-            try:
-                share.multiply(x, y)
-                done.put(None)
-                following.prepare()
-            except BaseException as error:  # raised where the product was asked for, or if it was there, at the next
-                done.put(error)
+            self.serve(*self.tasks.get())
+
+    def serve(self, share: Share, following: Share, x: np.ndarray, y: np.ndarray, done: queue.SimpleQueue) -> None:
+        """One task. What goes wrong is raised by who waits for it."""
+        try:
+            share.multiply(x, y)
+            done.put(None)
+            following.prepare()
+        except BaseException as error:
+            done.put(error)
 
 
 helpers: list[Helper] = []
@@ -168,18 +172,22 @@ helpers_are_free = threading.Lock()
 
 
 def multiply(x: np.ndarray, matrix: Int8Transpose, y: np.ndarray) -> None:
-    """y = x times the matrix, without its scales: one share in this thread, others in helpers if BLAS may have them."""
+    """y = x times the matrix, without its scales: one share in this thread, the others in helpers if they are free.
+
+    Where products are limited to one thread, the threads have been given other work.
+    """
     mine, *theirs = matrix.shares
-    if not theirs or thread_count() == 1 or not helpers_are_free.acquire(blocking=False):
-        for share in matrix.shares:
-            share.multiply(x, y)
-        return
+    free = bool(theirs) and not limits and helpers_are_free.acquire(blocking=False)
     try:
+        if not free:
+            for share in matrix.shares:
+                share.multiply(x, y)
+            return
         if helpers and not helpers[0].is_alive():  # left behind when the process was forked
             helpers.clear()
         helpers.extend(Helper() for _ in theirs[len(helpers) :])
         done: queue.SimpleQueue = queue.SimpleQueue()
-        with blas().limit(limits=1) if len(x) > 1 else nullcontext():
+        with one_thread_a_product() if len(x) > 1 else nullcontext():
             for helper, share, following in zip(helpers, theirs, matrix.next.shares[1:], strict=False):
                 helper.tasks.put((share, following, x, y, done))
             mine.multiply(x, y)
@@ -187,7 +195,8 @@ def multiply(x: np.ndarray, matrix: Int8Transpose, y: np.ndarray) -> None:
                 if error := done.get():
                     raise error
     finally:
-        helpers_are_free.release()
+        if free:
+            helpers_are_free.release()
 
 
 def load_int8(folder: str | Path) -> Weights:
@@ -198,8 +207,9 @@ def load_int8(folder: str | Path) -> Weights:
     """
     folder = Path(folder)
     config = GPT2Config.from_json(folder / "config.json")
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(folder)]
-    metadata = {"int8 of": json.dumps(files)}
+    paths = [folder / "config.json", *weight_files(folder)]
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    metadata = {"int8, first format, of": json.dumps(files)}
     tensors = dict(map_tensors(folder / FILE, INT8)) if metadata_of(folder / FILE) == metadata else None
     if tensors is None:
         tensors = quantize_all(read_tensors(folder))

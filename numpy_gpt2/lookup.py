@@ -12,7 +12,8 @@ import numpy as np
 
 MATCH = 3  # tokens that must have been written before, in a row, to guess that they go on as they did then
 LONGEST_MATCH = 32
-INCOME = 0.04  # what may be lost a token where the text keeps misleading, in passes over one token
+INCOME = 0.02  # what may be lost a token where the text keeps misleading, in passes over one token
+PROOF = 0.5  # what a guess is worth that would have been right, as the one before it
 
 
 def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
@@ -34,29 +35,39 @@ def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
 
 
 def price(n: int) -> float:
-    """What a pass over a draft of n tokens costs, in passes over one token: with n + 1 = 8, 16, 24, 32 about this."""
-    return 2 + (n + 1) / 8
+    """About what a pass over a draft of n tokens costs, in passes over one token, with whole eights of n + 1."""
+    return 2 + (n + 1) / 10
 
 
 class Lookup:
     """Drafts of what may come next, as long as they are worth a pass of the model.
 
     A draft reaches about as far ahead as the text has matched an earlier place, up to `longest` tokens. What drafts
-    have cost and saved is kept account of: where they lose, they pause.
+    have cost and saved is kept account of: where they lose, they pause, until guesses come true again.
     """
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
         self.credit = price(7)
+        self.guess = np.empty(0, int)
+        self.right = False  # was the last guess, though it was no draft?
 
     def draft(self, text: np.ndarray, room: int) -> np.ndarray:
         """The tokens to try after `text`, at most `room` of them; often none."""
-        match, guess = continuation(text, self.longest)
-        eights = min(match // 8 + 1, int(self.credit) - 2)  # as long as the match, and as there is credit for
-        n = 8 * eights - 1  # with the token before it whole eights: products of so many rows are the fastest
-        return guess[: max(0, min(n, room)) if match >= MATCH else 0]
+        longest = min(self.longest, room)
+        match, self.guess = continuation(text, longest) if longest > 0 else (0, text[:0])
+        if match < MATCH:
+            self.guess = text[:0]
+        n = 8 * (match // 8) + 7  # with the token before it whole eights: products of so many rows are the fastest
+        while n > 0 and price(n) > self.credit:
+            n -= 8
+        return self.guess[: max(n, 0)]
 
-    def settle(self, n_drafted: int, n_tokens: int) -> None:
-        """A pass over a draft has given so many tokens: those that were right, and the model's own next one."""
-        gain = n_tokens - price(n_drafted) if n_drafted else INCOME
+    def settle(self, n_drafted: int, tokens: np.ndarray) -> None:
+        """What came after `text`: the tokens of the draft that were right, and the model's own next one."""
+        if n_drafted:
+            gain = len(tokens) - price(n_drafted)
+        else:
+            before, self.right = self.right, self.guess.size > 0 and self.guess[0] == tokens[0]
+            gain = INCOME + (PROOF if before and self.right else 0)
         self.credit = min(self.credit + gain, 4 * price(self.longest))

@@ -44,9 +44,8 @@ def layer_norm(x, weight, bias, eps):
 
     (..., C) -> (..., C). Ba et al. 2016, "Layer Normalization", section 3. The variance is the biased one, over C.
     """
-    C = x.shape[-1]
-    y = x - x.sum(axis=-1, keepdims=True) / C
-    variance = np.vecdot(y, y)[..., None] / C
+    y = x - x.mean(axis=-1, keepdims=True)
+    variance = np.vecdot(y, y)[..., None] / x.shape[-1]  # y · y / C, the mean of y²
     y /= np.sqrt(variance + eps)
     y *= weight
     y += bias

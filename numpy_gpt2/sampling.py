@@ -26,7 +26,7 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     A token stays if those before it have not reached p, so one always does. Holtzman et al. 2020, "The Curious Case of
     Neural Text Degeneration", section 3.1.
     """
-    V = logits.shape[-1]
+    V, p = logits.shape[-1], float(p)
     kept = np.zeros(logits.shape, bool)
     for row, keep in zip(softmax(logits).reshape(-1, V), kept.reshape(-1, V), strict=True):
         candidates = np.flatnonzero(row >= (1 - p) / V)  # the others together stay below 1 − p: none comes before p
@@ -85,4 +85,4 @@ def first_to_reach(u: float, weights: np.ndarray) -> tuple[int, float]:
     cumulative = np.cumsum(weights, dtype=np.float64)
     i = int(np.searchsorted(cumulative, u * cumulative[-1]))
     part = 1 - (cumulative[i] - u * cumulative[-1]) / weights[i]
-    return i, min(max(part, math.ulp(0)), 1.0)
+    return i, min(max(part, 2.0**-53), 1.0)  # above 0, as u is

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,11 +98,12 @@ def test_nobody_waits_for_a_chunk_that_has_failed():
 def test_memory_is_taken_as_positions_are_filled():
     """A cache of 630 MB with four positions in it takes a few MB, however large the system's pages may be."""
     script = """
+import mmap
 import numpy as np
 from numpy_gpt2 import GPT2Config, KVCache
 
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+    return int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE
 
 config = GPT2Config.preset("gpt2-xl")
 before = resident()
@@ -111,10 +111,18 @@ cache = KVCache(config)
 k = np.ones((1, 25, 4, 64), np.float32)
 for layer in range(48):
     cache.update(layer, k, k)
-print(cache.keys.nbytes + cache.values.nbytes, resident() - before)
+cache.length = 4
+taken = resident() - before
+twice = cache.repeat(2)
+print(cache.keys.nbytes + cache.values.nbytes, taken, resident() - before - taken)
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    total, taken = map(int, result.stdout.split())
+    total, taken, repeated = map(int, result.stdout.split())
     assert total > 600e6
-    if "[always]" not in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
-        assert taken < 40e6
+    assert taken < 40e6
+    assert repeated < 80e6
+
+
+def test_what_is_too_much_is_a_memory_error_with_the_number():
+    with pytest.raises(MemoryError, match=r"no memory for [0-9,]{20,} bytes"):
+        KVCache(GPT2Config.preset("gpt2"), 10**9)

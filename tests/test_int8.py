@@ -1,5 +1,6 @@
 """int8 weights: exact against the matrices that they stand for, and close to those that they were made from."""
 
+import gc
 import itertools
 import json
 import os
@@ -7,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
-import warnings
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -64,7 +66,6 @@ def test_products_are_those_of_the_matrix_that_it_stands_for(rows, n_threads, mo
     """With blocks and products small enough to be many, in one thread and in several."""
     monkeypatch.setattr(int8, "BLOCK", 100)
     monkeypatch.setattr(int8, "PRODUCT", 50)
-    monkeypatch.setattr(int8, "thread_count", lambda: n_threads)
     for N, C in ((37, 20), (2, 9), (1, 1), (5, 300)):
         m = matrix(N, C, n_threads)
         floats = m.values.astype(np.float64) * m.scales[:, None]
@@ -95,9 +96,8 @@ def test_it_looks_like_a_matrix():
         m[37]
 
 
-def test_several_threads_multiply_at_once(monkeypatch):
+def test_several_threads_multiply_at_once():
     """The helpers serve one product at a time; the others do without."""
-    monkeypatch.setattr(int8, "thread_count", lambda: 2)
     matrices = [matrix(400, 64, 2) for _ in range(4)]
     for m, following in itertools.pairwise(matrices):
         m.T.next = following.T
@@ -120,7 +120,6 @@ def test_several_threads_multiply_at_once(monkeypatch):
 
 
 def test_what_goes_wrong_in_a_helper_is_raised(monkeypatch):
-    monkeypatch.setattr(int8, "thread_count", lambda: 2)
     m, main = matrix(40, 8, 2), threading.current_thread()
     x = np.ones((1, 8), np.float32)
     expected = x @ m.T
@@ -138,11 +137,10 @@ def test_what_goes_wrong_in_a_helper_is_raised(monkeypatch):
     np.testing.assert_array_equal(x @ m.T, expected)
 
 
-def test_matrix_products_keep_their_threads(monkeypatch):
+def test_matrix_products_keep_their_threads():
     from numpy_gpt2.threads import thread_count
 
     before = thread_count()
-    monkeypatch.setattr(int8, "thread_count", lambda: 2)
     m = matrix(40, 8, 2)
     np.ones((5, 8), np.float32) @ m.T
     assert thread_count() == before
@@ -153,7 +151,6 @@ def test_a_forked_process_has_helpers_of_its_own():
     script = """
 import os, numpy as np
 from numpy_gpt2 import int8
-int8.thread_count = lambda: 2
 m = int8.Int8Matrix(np.ones((40, 8), np.int8), np.ones(40, np.float32), 2)
 x = np.ones((1, 8), np.float32)
 assert (x @ m.T == 8).all()
@@ -186,12 +183,13 @@ def test_the_model_computes_with_what_they_stand_for(fields, tmp_path):
         np.testing.assert_allclose(floats[name], array, atol=0 if whole else (largest * 0.501 / 127).max())
 
 
-def test_the_bundled_models_loss_hardly_changes():
-    weights, config, tokenizer = gpt2.load(bundled_folder())
+def test_the_bundled_models_loss_hardly_changes(tmp_path):
+    folder = shutil.copytree(bundled_folder(), tmp_path / "model", ignore=shutil.ignore_patterns(FILE))
+    weights, config, tokenizer = gpt2.load(folder)
     text = "ROMEO:\nAy, but my lord, the king is in the field,\nAnd all his men are gone to bring him home.\n" * 2
     tokens = np.array(tokenizer.encode_ordinary(text))
     loss, _ = evaluate(tokens, weights, config)
-    changed, _ = evaluate(tokens, load_int8(bundled_folder()), config)
+    changed, _ = evaluate(tokens, load_int8(folder), config)
     assert loss != changed
     assert changed == pytest.approx(loss, rel=0.005)
 
@@ -271,6 +269,36 @@ def test_a_config_that_changes_later_is_noticed(folder):
         load_int8(folder)
 
 
+def test_a_head_that_is_tied_or_not_is_noticed(folder):
+    """A copy of the embedding is dropped as long as the config ties it, and is a head of its own afterwards."""
+    weights, config, _ = gpt2.load(folder)
+    tensors = {name: array.copy() for name, array in weights.items()}
+    del weights
+    save_weights(folder / "model.safetensors", tensors | {"lm_head.weight": tensors["wte.weight"].copy()})
+    assert "lm_head.weight" not in load_int8(folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"tie_word_embeddings": False}))
+    assert load_int8(folder)["lm_head.weight"].shape == (config.vocab_size, config.n_embd)
+
+
+def test_helpers_let_go_of_what_they_have_done():
+    x = np.ones((1, 8), np.float32)
+    matrix(40, 8, 2).T.__rmatmul__(x)
+    released = weakref.ref(x)
+    del x
+    end = time.monotonic() + 10
+    while released() is not None and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.01)
+    assert released() is None
+
+
+def test_values_cannot_be_changed_behind_its_back():
+    m = matrix(4, 8)
+    with pytest.raises(ValueError, match="read-only"):
+        m.values[0] = 3
+
+
 def test_it_can_be_saved_as_what_it_stands_for(folder, tmp_path):
     weights, config, tokenizer = gpt2.load(folder, dtype="int8")
     gpt2.save_model(tmp_path / "saved", weights, config, tokenizer)
@@ -284,17 +312,16 @@ def test_the_commands_have_the_flag(folder, tmp_path, capsys):
     from numpy_gpt2.evaluate import main as evaluate_main
 
     (tmp_path / "text.txt").write_text("the cat and you")
-    with warnings.catch_warnings():
-        assert main(["-m", str(folder), "--int8", "--greedy", "-n", "5", "the"]) == 0
-        text = capsys.readouterr().out
-        assert (folder / FILE).exists()
-        weights, config, tokenizer = gpt2.load(folder, dtype="int8")
-        prompt = tokenizer.encode_ordinary("the")
-        tokens = list(generate(prompt, weights, config, max_new_tokens=5, temperature=0))
-        assert text == tokenizer.decode_bytes(tokens).decode("utf-8", "replace") + "\n"
-        losses = []
-        for flags in ([], ["--int8"]):
-            assert evaluate_main([str(tmp_path / "text.txt"), "-m", str(folder), "--json", *flags]) == 0
-            losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert main(["-m", str(folder), "--int8", "--greedy", "-n", "5", "the"]) == 0
+    text = capsys.readouterr().out
+    assert (folder / FILE).exists()
+    weights, config, tokenizer = gpt2.load(folder, dtype="int8")
+    prompt = tokenizer.encode_ordinary("the")
+    tokens = list(generate(prompt, weights, config, max_new_tokens=5, temperature=0))
+    assert text == tokenizer.decode_bytes(tokens).decode("utf-8", "replace") + "\n"
+    losses = []
+    for flags in ([], ["--int8"]):
+        assert evaluate_main([str(tmp_path / "text.txt"), "-m", str(folder), "--json", *flags]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.1)

@@ -137,3 +137,20 @@ def test_a_nucleus_of_a_large_vocabulary_equals_the_definition():
     for top_p in (0.01, 0.5, 0.9, 0.99):
         expected = expected_probabilities(logits.tolist(), 1.0, None, top_p)
         np.testing.assert_allclose(probabilities(logits, 1.0, None, top_p), expected, rtol=1e-9)
+
+
+def test_numbers_beside_the_ends_of_runs_choose_possible_tokens():
+    """The uniform numbers that fall on the sum of a run, and those next to it."""
+    rng = np.random.default_rng(0)
+    p = rng.random(1500).astype(np.float32) * (rng.random(1500) < 0.2)
+    p[::256] = 0  # the first token of each run is impossible
+    p /= p.sum()
+    ends = np.cumsum(np.add.reduceat(p, np.arange(0, 1500, 256)), dtype=np.float64)
+    for end in ends / ends[-1]:
+        u = 1 - end
+        for _ in range(20):
+            u = np.nextafter(u, 0)
+        for _ in range(40):
+            if 0 <= u < 1:
+                assert p[sample(p, Fixed(u))] > 0
+            u = np.nextafter(u, 1)
