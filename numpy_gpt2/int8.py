@@ -267,6 +267,6 @@ def quantize(matrix: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     scales = largest / 127
     scales[scales == 0] = 1
     values = np.empty(matrix.shape, np.int8)
-    for place, _ in Share(matrix, 0, len(matrix)).blocks:
-        values[place] = np.rint(matrix[place] / scales[place, None])
+    for place, block in Share(matrix, 0, len(matrix)).blocks:
+        values[place] = np.rint(block / scales[place, None])
     return values, scales

@@ -25,9 +25,9 @@ def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
     ends = np.flatnonzero(text[:-1] == text[-1])  # where the last token has stood
     if not ends.size:
         return 0, text[:0]
-    for length in range(1, min(LONGEST_MATCH, len(text)) + 1):
+    for length in range(1, min(LONGEST_MATCH, len(text) - 1) + 1):
         longer = ends[ends >= length]
-        longer = longer[text[longer - length] == text[-1 - length]] if longer.size else longer
+        longer = longer[text[longer - length] == text[-1 - length]]
         if not longer.size:
             break
         ends = longer
@@ -55,9 +55,8 @@ class Lookup:
     def draft(self, text: np.ndarray, room: int) -> np.ndarray:
         """The tokens to try after `text`, at most `room` of them; often none."""
         longest = min(self.longest, room)
-        match, self.guess = continuation(text, longest) if longest > 0 else (0, text[:0])
-        if match < MATCH:
-            self.guess = text[:0]
+        match, guess = continuation(text, longest) if longest > 0 else (0, text[:0])
+        self.guess = guess if match >= MATCH else text[:0]
         n = 8 * (match // 8) + 7  # with the token before it whole eights: products of so many rows are the fastest
         while n > 0 and price(n) > self.credit:
             n -= 8

@@ -8,6 +8,8 @@ import numpy as np
 
 from .model import softmax
 
+RUN = 256  # tokens that `sample` chooses among at once: about the square root of GPT-2's 50,257
+
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
     """Set all but the k largest to −inf; what ties with the k-th stays. (..., V) -> (..., V).
@@ -72,9 +74,6 @@ def sample(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         token, _ = first_to_reach(rest, probabilities[i][starts[run] : starts[run] + RUN])
         tokens[i] = starts[run] + token
     return tokens
-
-
-RUN = 256  # tokens, about the square root of GPT-2's 50,257
 
 
 def first_to_reach(u: float, weights: np.ndarray) -> tuple[int, float]:
