@@ -18,12 +18,22 @@ import tiktoken
 
 from . import hub
 from .checkpoint import Model, load
-from .cli import Parser, checked, count, exit_status, from_utf8, natural, say, write
+from .cli import (
+    DEFAULT_MODEL,
+    Parser,
+    checked,
+    choose_model,
+    count,
+    exit_status,
+    natural,
+    read_prompt,
+    say,
+    utf8,
+    write,
+)
 from .config import RELEASED_SIZES, GPT2Config
 from .generate import LOOKUP, generate
-from .tokenizer import ENDOFTEXT
-
-DEFAULT_MODEL = "gpt2"
+from .tokenizer import ENDOFTEXT, prompt_ids
 
 EXAMPLES = """\
 examples:
@@ -47,14 +57,8 @@ COMPONENTS = {
 }
 
 
-def utf8(argument: str) -> str:
-    """An argument as the bytes that were typed, read as UTF-8, whatever locale Python has decoded it in."""
-    return os.fsencode(argument).decode("utf-8")
-
-
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line -> its values, checked."""
-    text = checked(utf8, lambda text: True, "UTF-8")
     stop = checked(utf8, lambda text: text != "", "UTF-8 text of one character or more")
     samples = checked(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
     temperature = checked(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
@@ -68,13 +72,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    prompt = f"the text to continue; - or a pipe: from standard input; empty: start anew, from {ENDOFTEXT}"
-    add("prompt", metavar="PROMPT", nargs="?", type=text, help=prompt)
-    model = (
-        f"{', '.join(hub.NAMES)}, owner/name on the hub, a folder under weights/, or any folder (default:"
-        f" {DEFAULT_MODEL}, downloaded once; where the hub cannot be reached, the bundled {hub.BUNDLED})"
-    )
-    add("-m", "--model", metavar="NAME|FOLDER", help=model)
+    parser.add_prompt("the text to continue")
+    parser.add_model()
     add("-n", "--max-new-tokens", metavar="N", type=count, default=100, help="end after N tokens (default: 100)")
     add("--stop", metavar="TEXT", type=stop, action="append", default=[], help="end before TEXT (repeatable)")
     add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
@@ -98,40 +97,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--params", action="store_true", help="the table of the model's parameters, and stop")
 
     arguments = parser.parse_args(argv)
-    no_stdin = sys.stdin is None or (arguments.prompt is None and sys.stdin.isatty())
-    if arguments.prompt in (None, "-") and no_stdin and not arguments.params:
-        parser.error("there is no prompt: give a text, or pipe one in")
+    if not arguments.params:
+        parser.check_prompt(arguments.prompt)
     if arguments.greedy:
         arguments.temperature = 0.0
     return arguments
 
 
-def read_prompt(argument: str | None) -> str:
-    """The prompt: as typed, or all of standard input but the line end that editors and `echo` put last."""
-    if argument not in (None, "-"):
-        return argument
-    return from_utf8(sys.stdin.buffer.read(), "standard input").removesuffix("\n").removesuffix("\r")
-
-
 def is_here(name: str) -> bool:
     """Whether a model can be had without asking the hub."""
     return Path(name).is_dir() or hub.is_complete(hub.weights_folder() / name)
-
-
-def choose_model(name: str | None) -> str:
-    """The model that was named; else GPT-2; else, where that cannot be had, the bundled model, and a notice."""
-    if name is not None:
-        return name
-    folder = hub.weights_folder() / DEFAULT_MODEL
-    for here in (Path(DEFAULT_MODEL), folder):
-        if hub.is_complete(here):
-            return str(here)
-    problem = hub.why_unreachable(DEFAULT_MODEL)
-    if problem is None:
-        return str(hub.download(DEFAULT_MODEL, folder))
-    say(f"note: the bundled model {hub.BUNDLED} answers: no {DEFAULT_MODEL} in {folder}, the hub is away ({problem})")
-    say(f"note: run this again when the hub is in reach; {hub.by_hand(DEFAULT_MODEL, folder)}")
-    return str(hub.bundled_folder())
 
 
 class Continuation:
@@ -180,13 +155,6 @@ class Continuation:
             self.extend(self.decoder.decode(b"", final=True))
         if not self.finish_reason:
             self.text, self.held, self.finish_reason = self.text + self.held, "", reason
-
-
-def prompt_ids(prompt: str, tokenizer: tiktoken.Encoding) -> list[int]:
-    """The prompt's tokens. An empty prompt is the token that GPT-2 has seen before the first word of every text."""
-    if not prompt and ENDOFTEXT not in tokenizer.special_tokens_set:
-        raise ValueError(f"the tokenizer has no {ENDOFTEXT} to start from; give a prompt of at least one character")
-    return tokenizer.encode_ordinary(prompt) or [tokenizer.eot_token]
 
 
 def end_of_text(model: Model) -> set[int]:

@@ -10,10 +10,16 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import hub
+from .tokenizer import ENDOFTEXT
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+DEFAULT_MODEL = "gpt2"
 
 
 def write(text: str) -> None:
@@ -60,6 +66,24 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: object = None) -> None:
         write(self.format_help())
 
+    def add_prompt(self, what: str) -> None:
+        """The argument PROMPT; see `read_prompt`."""
+        help = f"{what}; - or a pipe: from standard input; empty: start anew, from {ENDOFTEXT}"
+        self.add_argument("prompt", metavar="PROMPT", nargs="?", type=text, help=help)
+
+    def check_prompt(self, argument: str | None) -> None:
+        """End the command if there is no prompt."""
+        if argument in (None, "-") and (sys.stdin is None or (argument is None and sys.stdin.isatty())):
+            self.error("there is no prompt: give a text, or pipe one in")
+
+    def add_model(self) -> None:
+        """The option --model; see `choose_model`."""
+        help = (
+            f"{', '.join(hub.NAMES)}, owner/name on the hub, a folder under weights/, or any folder (default:"
+            f" {DEFAULT_MODEL}, downloaded once; where the hub cannot be reached, the bundled {hub.BUNDLED})"
+        )
+        self.add_argument("-m", "--model", metavar="NAME|FOLDER", help=help)
+
 
 def checked(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
     """An argument type: `convert`, then a check."""
@@ -72,6 +96,34 @@ def checked(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wante
         raise argparse.ArgumentTypeError(f"{argument!r} is not {wanted}")
 
     return parse
+
+
+def utf8(argument: str) -> str:
+    """An argument as the bytes that were typed, read as UTF-8, whatever locale Python has decoded it in."""
+    return os.fsencode(argument).decode("utf-8")
+
+
+def read_prompt(argument: str | None) -> str:
+    """The prompt: as typed, or all of standard input but the line end that editors and `echo` put last."""
+    if argument not in (None, "-"):
+        return argument
+    return from_utf8(sys.stdin.buffer.read(), "standard input").removesuffix("\n").removesuffix("\r")
+
+
+def choose_model(name: str | None) -> str:
+    """The model that was named; else GPT-2; else, where that cannot be had, the bundled model, and a notice."""
+    if name is not None:
+        return name
+    folder = hub.weights_folder() / DEFAULT_MODEL
+    for here in (Path(DEFAULT_MODEL), folder):
+        if hub.is_complete(here):
+            return str(here)
+    problem = hub.why_unreachable(DEFAULT_MODEL)
+    if problem is None:
+        return str(hub.download(DEFAULT_MODEL, folder))
+    say(f"note: the bundled model {hub.BUNDLED} answers: no {DEFAULT_MODEL} in {folder}, the hub is away ({problem})")
+    say(f"note: run this again when the hub is in reach; {hub.by_hand(DEFAULT_MODEL, folder)}")
+    return str(hub.bundled_folder())
 
 
 def progress_bar(**options: Any) -> tqdm:
@@ -97,6 +149,7 @@ def keep_freed_memory() -> None:
             libc.mallopt(parameter, value)
 
 
+text = checked(utf8, lambda text: True, "UTF-8")
 count = checked(int, lambda n: n >= 1, "a whole number, 1 or more")
 natural = checked(int, lambda n: n >= 0, "a whole number, 0 or more")
 

@@ -57,6 +57,13 @@ def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
         ) from None
 
 
+def prompt_ids(prompt: str, tokenizer: tiktoken.Encoding) -> list[int]:
+    """The prompt's tokens. An empty prompt is the token that GPT-2 has seen before the first word of every text."""
+    if not prompt and ENDOFTEXT not in tokenizer.special_tokens_set:
+        raise ValueError(f"the tokenizer has no {ENDOFTEXT} to start from; give a prompt of at least one character")
+    return tokenizer.encode_ordinary(prompt) or [tokenizer.eot_token]
+
+
 def byte_tokenizer() -> tiktoken.Encoding:
     """A token for each of the 256 bytes, and `<|endoftext|>`."""
     return tiktoken.Encoding(
