@@ -1,0 +1,171 @@
+"""A headless Chromium, led through its debugging pipe: open a page, ask it, press keys, look at it."""
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+TIMEOUT = 60  # seconds for one answer; the first page on a busy machine takes a few
+
+# Chromium reads commands from file descriptor 3 and answers on 4.
+LAUNCH = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
+
+CODES = {
+    "Tab": 9,
+    "Enter": 13,
+    "Escape": 27,
+    " ": 32,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}
+TEXTS = {"Enter": {"text": "\r"}, " ": {"text": " "}}
+
+
+def find() -> str | None:
+    """The path of a Chromium, or None."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Browser:
+    def __init__(self, executable: str) -> None:
+        self.folder = tempfile.mkdtemp()
+        (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)]  # not in the place of the other
+        for end in (theirs_in, theirs_out):
+            os.close(end)
+        flags = [*FLAGS, "--remote-debugging-pipe", f"--user-data-dir={self.folder}", "about:blank"]
+        command = [sys.executable, "-c", LAUNCH, *map(str, ends), executable, *flags]
+        self.process = subprocess.Popen(
+            command, pass_fds=ends, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for end in ends:
+            os.close(end)
+        self.out, self.incoming, self.buffer = ours_out, ours_in, b""
+        self.n_sent = 0
+        self.pages: dict[str, Page] = {}
+
+    def call(self, method: str, session: str | None = None, **parameters) -> dict:
+        """Send a command and wait for its result; events that come before it go to their pages."""
+        self.n_sent += 1
+        message = {"id": self.n_sent, "method": method, "params": parameters}
+        if session:
+            message["sessionId"] = session
+        os.write(self.out, json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            answer = self.receive(deadline)
+            if answer.get("id") == self.n_sent:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+
+    def receive(self, deadline: float) -> dict:
+        while b"\0" not in self.buffer:
+            if not select.select([self.incoming], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise TimeoutError("the browser does not answer")
+            data = os.read(self.incoming, 1 << 16)
+            if not data:
+                raise EOFError("the browser has ended")
+            self.buffer += data
+        line, self.buffer = self.buffer.split(b"\0", 1)
+        message = json.loads(line)
+        if message.get("sessionId") in self.pages and "method" in message:
+            self.pages[message["sessionId"]].take(message["method"], message["params"])
+        return message
+
+    def open(self, url: str, width: int = 1280, height: int = 900, dark: bool = False) -> "Page":
+        """A page in a window of this size, when it has loaded."""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page = self.pages[session] = Page(self, session, target)
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            page.call(f"{domain}.enable")
+        page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        page.call("Emulation.setEmulatedMedia", features=[theme])
+        page.call("Page.navigate", url=url)
+        deadline = time.monotonic() + TIMEOUT
+        while not page.loaded:
+            self.receive(deadline)
+        return page
+
+    def close(self) -> None:
+        os.close(self.out)  # which tells it to end
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.incoming)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Page:
+    """What a page did: `problems` are its exceptions and console errors, `requests` the addresses that it asked for."""
+
+    def __init__(self, browser: Browser, session: str, target: str) -> None:
+        self.browser, self.session, self.target = browser, session, target
+        self.problems: list[str] = []
+        self.requests: list[str] = []
+        self.loaded = False
+
+    def take(self, event: str, parameters: dict) -> None:
+        if event == "Page.loadEventFired":
+            self.loaded = True
+        elif event == "Network.requestWillBeSent":
+            self.requests.append(parameters["request"]["url"])
+        elif event == "Runtime.exceptionThrown":
+            self.problems.append(json.dumps(parameters["exceptionDetails"]))
+        elif event == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
+            self.problems.append(parameters["entry"]["text"])
+        elif event == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
+            self.problems.append(json.dumps(parameters["args"]))
+
+    def call(self, method: str, **parameters) -> dict:
+        return self.browser.call(method, self.session, **parameters)
+
+    def evaluate(self, expression: str):
+        """The value of a JavaScript expression."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(json.dumps(answer["exceptionDetails"]))
+        return answer["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """A key, such as ArrowDown, Tab or Enter, on what has the focus."""
+        for kind in ("keyDown", "keyUp"):
+            text = TEXTS.get(key, {}) if kind == "keyDown" else {}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=CODES[key], **text)
+
+    def point(self, x: float, y: float, click: bool = False) -> None:
+        """Move the mouse there, and press it."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        if click:
+            for kind in ("mousePressed", "mouseReleased"):
+                self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def screenshot(self, path: Path, x: int, y: int, width: int, height: int) -> None:
+        """A picture of a part of the page, as PNG."""
+        clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
+        answer = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def close(self) -> None:
+        self.browser.call("Target.closeTarget", targetId=self.target)
+        del self.browser.pages[self.session]
