@@ -152,8 +152,10 @@ def explain(
     """
     weights, config, tokenizer = model
     ids, wanted = prompt_ids(prompt, tokenizer), [] if target is None else tokenizer.encode_ordinary(target)
-    if target == "" or max_tokens < 1:
-        raise ValueError(f"target is {target!r} and max_tokens {max_tokens}; both must be one or more")
+    if target == "":
+        raise ValueError("the target is empty; leave it out to explain the most probable next token")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens is {max_tokens}; it must be 1 or more")
     if len(wanted) > config.n_positions:
         raise ValueError(f"the target has {len(wanted)} tokens, the model's window only {config.n_positions}")
     room = config.n_positions + 1 - max(1, len(wanted))  # all but the target's last token are read, too
@@ -180,7 +182,7 @@ def explain(
 
 
 def largest(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The n largest along the last axis, in order: where they are, and what. Equals come in the order of their places."""
+    """The n largest along the last axis, in order, equal ones in the order of their places: places, values."""
     n = min(n, x.shape[-1])
     places = np.sort(np.argpartition(x, -n, axis=-1)[..., -n:])
     order = np.argsort(-np.take_along_axis(x, places, axis=-1), axis=-1, kind="stable")
@@ -231,8 +233,9 @@ def lens_rows(e: Explanation) -> Iterator[np.ndarray]:
 
 def read_out(logits: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, float]:
     """A row of the lens: each position's most probable tokens, how probable, and the target after the last position."""
+    places, _ = largest(logits, N_LENS)
     p = softmax(logits)
-    return *largest(p, N_LENS), float(p[-1, target])
+    return places, np.take_along_axis(p, places, axis=-1), float(p[-1, target])
 
 
 def log_probability(tokens, target, weights, config, hook=identity) -> float:
@@ -263,15 +266,14 @@ def ablation(
     L, H = config.n_layer, config.n_head
     hooks = [without(f"h.{layer}.attn.z", head) for layer in range(L) for head in range(H)]
     hooks += [without(f"h.{layer}.mlp_out") for layer in range(L)]
-    with (
-        thread_pool() as pool,
-        progress_bar(total=len(hooks), unit="part", desc="ablation", disable=not progress) as bar,
-    ):
-        changes: list[float] = []
-        for change in pool.map(lambda hook: log_probability(tokens, target, weights, config, hook), [identity, *hooks]):
-            changes.append(change - changes[0] if changes else change)
-            bar.update(len(changes) > 1)
-    return np.array(changes[1 : 1 + L * H]).reshape(L, H), np.array(changes[1 + L * H :])
+    with thread_pool() as pool:
+        results = pool.map(lambda hook: log_probability(tokens, target, weights, config, hook), [identity, *hooks])
+        whole = next(results)
+        with progress_bar(
+            iterable=results, total=len(hooks), unit="part", desc="ablation", disable=not progress
+        ) as bar:
+            changes = np.array([result - whole for result in bar])
+    return changes[: L * H].reshape(L, H), changes[L * H :]
 
 
 def visible(token: bytes) -> str:
@@ -416,15 +418,13 @@ def story(e: Explanation, width: int) -> Iterator[str]:
         surprise = "" if position == 0 else f"{bits:6.2f}  {bar(bits / 20)}"
         yield f"{position:>4}{token:>7}  {fit(piece, 16)}{surprise}"
 
-    yield from heading(
-        "Forward", "every named result: its shape, and the mean length of its vectors, along the last axis"
-    )
+    yield from heading("Forward", "every named result: its shape, and the mean length of its vectors (the last axis)")
     for name, letters, array in steps(e, config.n_layer):
         if name.endswith("resid_pre"):
             yield ""
         yield f"{name:<19}{letters:<18}{' × '.join(map(str, array.shape)):<21}{norm(array).mean():>10,.4g}"
 
-    shown = range(max(0, len(pieces) - (width - 12) // 18), len(pieces))
+    shown = range(max(0, len(pieces) - max(1, (width - 12) // 18)), len(pieces))
     which = "" if len(shown) == len(pieces) else f", at the last {len(shown)} of {len(pieces)} positions"
     yield from heading("Logit lens", f"what the model would say next if it ended there{which}")
     yield " " * 12 + "".join(fit(pieces[t], 18) for t in shown)
@@ -432,8 +432,9 @@ def story(e: Explanation, width: int) -> Iterator[str]:
         cells = (f"{fit(token_text(tokens[t, 0], e.model), 10)}{p[t, 0]:>6.1%}  " for t in shown)
         yield f"{f'h.{row - 1}' if row else 'embeddings':<12}{''.join(cells)}"
 
-    yield from heading("The next token", "the most probable ones, at temperature 1")
-    for token, p in zip(e["lens.tokens"][-1, -1], e["lens.probabilities"][-1, -1], strict=True):
+    yield from heading("The next token", "the most probable ones and the target, at temperature 1")
+    candidates = dict(zip(e["lens.tokens"][-1, -1].tolist(), e["lens.probabilities"][-1, -1], strict=True))
+    for token, p in (candidates | {e.target[0]: e["lens.target"][-1]}).items():
         yield f"{token:>7}  {fit(token_text(token, e.model), 16)}{p:7.2%}  {bar(p)}"
     target = "".join(token_text(token, e.model) for token in e.target)
     if "ablation.heads" in e.arrays:

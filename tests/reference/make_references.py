@@ -7,6 +7,8 @@ Writes, beside this file:
   tokens.json   texts, and their ids by the bundled tokenizer and by GPT-2's, which is looked for in ../shared
   gradients.npz for every variation and for one with dropout: loss, a selection of the gradients, norm and largest entry
                 of each; and of ten steps of AdamW the losses and a selection of the weights after the last
+  explain.npz   for the bundled model and two prompts: attention, residual stream, logit lens, surprisal, what each head
+                writes, nearest tokens, and how a text's probability changes without each head and each MLP
 """
 
 import dataclasses
@@ -273,6 +275,75 @@ def make_gradients() -> None:
     np.savez_compressed(FOLDER / "gradients.npz", **arrays)
 
 
+def without(module, columns=slice(None), inputs=False):
+    """Zeros in the place of some of a module's outputs, or inputs. Returns the handle that ends it."""
+
+    def zeroed(x):
+        x = x.clone()
+        x[..., columns] = 0
+        return x
+
+    if inputs:
+        return module.register_forward_pre_hook(lambda module, x: (zeroed(x[0]),))
+    return module.register_forward_hook(lambda module, x, output: zeroed(output))
+
+
+def make_explain() -> None:
+    folder = bundled_folder()
+    model = transformers.GPT2LMHeadModel.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager"
+    ).eval()
+    encode = transformers.AutoTokenizer.from_pretrained(folder)
+    L, H, D = model.config.n_layer, model.config.n_head, model.config.n_embd // model.config.n_head
+    arrays = {}
+    for i, (prompt, target) in enumerate([("To be, or not to be, that is the", " question"), ("ROMEO", ":\n")]):
+        tokens = torch.tensor(encode(prompt).input_ids)
+        wanted = torch.tensor(encode(target).input_ids)
+        blocks, T = model.transformer.h, len(tokens)
+        heads: list[torch.Tensor] = []
+        handles = [
+            block.attn.c_proj.register_forward_pre_hook(lambda module, x, heads=heads: heads.append(x[0][0]))
+            for block in blocks
+        ]
+        output = model(tokens[None], output_hidden_states=True, output_attentions=True)
+        for handle in handles:
+            handle.remove()
+        hidden = torch.stack(output.hidden_states)[:, 0]
+        lens = torch.cat([model.lm_head(model.transformer.ln_f(hidden[:-1])), output.logits])
+        log_p = output.logits[0].log_softmax(-1)
+        embeddings = torch.nn.functional.normalize(model.transformer.wte.weight, dim=-1)
+        nearest = (torch.nn.functional.normalize(hidden[0], dim=-1) @ embeddings.T).topk(5)
+
+        def target_log_p(tokens=tokens, wanted=wanted, T=T):
+            log_p = model(torch.cat([tokens, wanted[:-1]])[None]).logits[0, T - 1 :].log_softmax(-1)
+            return log_p[range(len(wanted)), wanted].sum()
+
+        changes = torch.zeros(L, H + 1, dtype=torch.float64)
+        for layer, block in enumerate(blocks):
+            for head in range(H + 1):
+                columns = slice(head * D, (head + 1) * D)
+                handle = without(block.attn.c_proj, columns, inputs=True) if head < H else without(block.mlp)
+                changes[layer, head] = target_log_p()
+                handle.remove()
+        weights = [block.attn.c_proj.weight.view(H, D, -1) for block in blocks]
+        written = [torch.einsum("thd,hdc->htc", x.view(T, H, D), w) for x, w in zip(heads, weights, strict=True)]
+        results = {
+            "attentions": torch.cat(output.attentions),
+            "hidden": hidden[..., ::8],
+            "lens": lens.softmax(-1).topk(10).values,
+            "lens_tokens": lens.topk(10).indices,
+            "lens_target": lens.softmax(-1)[:, -1, wanted[0]],
+            "surprisal": -log_p[range(T - 1), tokens[1:]] / math.log(2),
+            "written": torch.stack(written).norm(dim=-1),
+            "nearest": nearest.values,
+            "nearest_tokens": nearest.indices,
+            "changes": changes - target_log_p(),
+        }
+        arrays |= {f"{i}/prompt": np.array(prompt), f"{i}/target": np.array(target)}
+        arrays |= {f"{i}/{name}": value.numpy() for name, value in results.items()}
+    np.savez_compressed(FOLDER / "explain.npz", **arrays)
+
+
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
     make_tiny()
@@ -280,3 +351,4 @@ if __name__ == "__main__":
     make_bundled()
     make_tokens()
     make_gradients()
+    make_explain()
