@@ -9,6 +9,7 @@ To understand GPT-2, read `model.py` from top to bottom: it is all of the math. 
     backward.py                             the gradient of every function in model.py, beside it
     train.py, curve.py                      how a model learns, and the picture of it
     evaluate.py                             how well it has learned
+    explain.py, explain.html                one prompt, followed through all of this, on a page
     __main__.py, cli.py                     the command line
     special.py                              the error function, for the few checkpoints that need it
 

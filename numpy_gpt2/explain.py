@@ -331,7 +331,7 @@ def page_arrays(e: Explanation) -> dict[str, np.ndarray]:
     shared = ("surprisal", "nearest.", "heads.norm", "neurons", "lens.", "ablation.")
     return {
         **{name: array for name, array in e.arrays.items() if name.startswith(shared)},
-        **{f"norm.{name}": norm(e[name]) for name in (*EMBEDDINGS, *OUTPUT)},
+        **{f"norm.{name}": norm(e[name]).reshape(T) for name in (*EMBEDDINGS, *OUTPUT)},
         **{f"norm.{name}": norm(e.layers(name)) for name in BLOCK},
         "normalized.mean": normalized.mean(axis=-1),
         "normalized.std": normalized.std(axis=-1),

@@ -233,7 +233,7 @@ def test_the_page_holds_what_was_recorded(example):
     check("pattern", example.layers("attn.pattern")[..., *lower], 5e-4)
     check("scores", example.layers("attn.scores")[..., *lower], 5e-4)
     for name in ("embed", "pos_embed", "ln_f"):
-        check(f"norm.{name}", np.linalg.norm(example[name], axis=-1))
+        check(f"norm.{name}", np.linalg.norm(example[name], axis=-1).reshape(T))
     for name in ("resid_pre", "ln_1", "attn.q", "attn.k", "attn.v", "attn.pattern", "attn.z", "attn_out", "resid_mid"):
         check(f"norm.{name}", np.linalg.norm(example.layers(name), axis=-1))
     for name in ("ln_2", "mlp.pre", "mlp.post", "mlp_out", "resid_post"):

@@ -1,0 +1,454 @@
+"""The page in a browser: what it shows is what was computed, everything on it can be reached, nothing is loaded."""
+
+import dataclasses
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+import numpy_gpt2 as gpt2
+from numpy_gpt2 import explain as MODULE
+from numpy_gpt2 import init_weights, load
+from numpy_gpt2.hub import bundled_folder
+from numpy_gpt2.sampling import probabilities
+
+from .browser import Browser, find
+from .reference.seeded import variation
+
+PROMPT = "To be, or not to be, that is the"
+HOSTILE = "</script><img src=x onerror=alert(1)>\n<b>&amp;\u200b日本 \x1b"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    executable = find()
+    if executable is None:
+        pytest.skip("needs a Chromium")
+    browser = Browser(executable)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load(bundled_folder())
+
+
+@pytest.fixture(scope="module")
+def example(bundled):
+    return MODULE.explain(PROMPT, bundled, target=" question", ablate=True)
+
+
+@pytest.fixture
+def shown(browser, tmp_path):
+    """Open an explanation's page. In the end there are no problems, and only the page itself was asked for."""
+    opened = []
+
+    def show(explanation, **options):
+        file = tmp_path / f"{len(opened)}.html"
+        file.write_text(explanation.page(), encoding="utf-8")
+        opened.append((file, browser.open(file.as_uri(), **options)))
+        return opened[-1][1]
+
+    yield show
+    for file, page in opened:
+        assert not re.search("NaN|undefined", page.evaluate("document.querySelector('main').innerText"))
+        assert page.problems == []
+        assert page.requests == [file.as_uri()]
+        page.close()
+
+
+def text_of(page, selector):
+    return page.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
+
+
+def change(page, selector, value, event="change"):
+    """Set a control as its user would."""
+    field = f"document.querySelector({json.dumps(selector)})"
+    page.evaluate(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event({json.dumps(event)}))")
+
+
+def minus(text):
+    """As the page writes numbers."""
+    return text.replace("-", "−")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_it_fits_the_window_in_both_themes(width, dark, shown, bundled):
+    page = shown(MODULE.explain(PROMPT * 8, bundled, ablate=True), width=width, dark=dark)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background))) < 150) == dark
+    assert page.evaluate("[...document.querySelectorAll('section')].every(x => x.getBoundingClientRect().height > 300)")
+
+
+def test_the_arrays_arrive(shown, example):
+    page = shown(example)
+    expected = MODULE.page_arrays(example)
+    for name, array in expected.items():
+        actual = page.evaluate(f"Array.from(at({json.dumps(name)}), x => Number.isFinite(x) ? x : null)")
+        values = [np.nan if x is None else x for x in actual]
+        np.testing.assert_allclose(values, array.ravel(), rtol=1e-6, atol=1e-30, err_msg=name)
+    halves = page.evaluate("Array.from(HALF, String)")
+    assert [float(x.replace("Infinity", "inf")) for x in halves] == pytest.approx(
+        np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(float).tolist(), abs=0, rel=0, nan_ok=True
+    )
+
+
+def test_the_source_is_shown(shown, example):
+    page = shown(example)
+    data = MODULE.page_data(example, MODULE.TEMPLATE.read_text(encoding="utf-8"))
+    code = page.evaluate("[...document.querySelectorAll('details.source code')].map(x => x.textContent)")
+    assert sorted(code) == sorted(source["code"] for source in data["sources"].values())
+    numbers = page.evaluate(
+        "[...document.querySelectorAll('[data-numbers]')].map(x => [x.textContent, x.dataset.numbers])"
+    )
+    found = dict(numbers)
+    T = len(example.tokens)
+    assert found["# (B, H, T, S)"] == f"(1, 4, {T}, {T})"
+    assert found["# (B, T, 3C)"] == f"(1, {T}, 768)"
+    assert found["# (..., 4C), or n_inner"] == "(..., 1024)"
+    assert found["# (V, C)"] == "(1024, 256)"
+    assert not any("NaN" in number or "undefined" in number for number in found.values())
+    assert page.evaluate("document.querySelectorAll('[data-source], [data-equation]:empty').length") == 0
+
+
+def test_the_inner_size_is_the_models_own(shown, bundled):
+    config = dataclasses.replace(variation("narrow_mlp"), vocab_size=1024)
+    weights = init_weights(config, np.random.default_rng(0))
+    page = shown(MODULE.explain("a b c", gpt2.Model(weights, config, bundled.tokenizer)))
+    assert "(..., 10)" in page.evaluate("[...document.querySelectorAll('[data-numbers]')].map(x => x.dataset.numbers)")
+
+
+def test_tokens(shown, example):
+    page = shown(example)
+    pieces = page.evaluate("[...document.querySelectorAll('#token-strip label')].map(x => x.textContent)")
+    assert pieces == [MODULE.token_text(token, example.model) for token in example.tokens]
+    page.evaluate("document.querySelectorAll('#token-strip input')[4].click()")
+    output = text_of(page, "#token-output")
+    assert output.startswith("Position 4: ·not is token 321, bytes 20 6e 6f 74; ")
+    assert f"surprisal: {example['surprisal'][4]:.2f} bits" in output
+    mean = example["surprisal"][1:].mean()
+    assert f"On average it was {mean:.2f} bits, a loss of {mean * np.log(2):.2f} nats" in output
+    assert page.evaluate("document.getElementById('position').value") == "4"
+    page.evaluate("document.querySelector('#token-strip input:checked').focus()")
+    page.press("ArrowLeft")
+    assert text_of(page, "#token-output").startswith("Position 3: ·or ")
+    colors = page.evaluate("[...document.querySelectorAll('#token-strip label')].map(x => x.style.backgroundColor)")
+    brightness = [sum(map(int, re.findall(r"\d+", color))) for color in colors]
+    assert np.array_equal(np.argsort(brightness[1:]), np.argsort(-example["surprisal"][1:]))  # dark: unexpected
+
+
+def test_embeddings(shown, example):
+    rows = shown(example).evaluate("[...document.querySelector('#embedding-table tbody').rows].map(x => x.innerText)")
+    for t, row in enumerate(rows):
+        numbers = [example[name][t] for name in ("embed", "pos_embed")] + [example["h.0.resid_pre"][0, t]]
+        for vector in numbers:
+            assert f"{np.linalg.norm(vector):.2f}" in row
+        for token, cosine in zip(example["nearest.tokens"][t], example["nearest.cosines"][t], strict=True):
+            assert f"{MODULE.token_text(token, example.model)} {cosine:.2f}" in row
+
+
+def test_the_pickers(shown, example):
+    page = shown(example)
+    change(page, "#layer", 3)
+    change(page, "#position", 7)
+    page.evaluate("document.querySelectorAll('#heads button')[2].click()")
+    assert page.evaluate("[...document.querySelectorAll('#heads button')].map(x => x.ariaPressed)") == [
+        "false",
+        "false",
+        "true",
+        "false",
+    ]
+    assert page.evaluate("['layer', 'head', 'position'].map(id => document.getElementById(id).value)") == [
+        "3",
+        "2",
+        "7",
+    ]
+    rows = page.evaluate(
+        "[...document.querySelector('#trace-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
+    )
+    for name, letters, shape, length in rows:
+        array = example[name]
+        vector = array[0, 2, 7] if array.ndim == 4 else array.reshape(len(example.tokens), -1)[7]
+        assert shape == f"({', '.join(map(str, array.shape))})"
+        assert len(letters.split(",")) == array.ndim
+        assert length == minus(f"{np.linalg.norm(vector[np.isfinite(vector)]):,.3f}")
+    assert {name.rpartition(".")[0] for name, *_ in rows} == {"", "h.3", "h.3.attn", "h.3.mlp"}
+    strongest = page.evaluate(
+        "[...document.querySelector('#neuron-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
+    )
+    for (neuron, pre, post), expected in zip(strongest, example["neurons"][3, 7], strict=True):
+        assert int(neuron) == expected
+        assert pre == minus(f"{example['h.3.mlp.pre'][0, 7, expected]:.3f}")
+        assert post == minus(f"{example['h.3.mlp.post'][0, 7, expected]:.3f}")
+    means = page.evaluate("[...document.querySelector('#norm-table tbody').rows].map(x => x.cells[2].textContent)")
+    assert means == [f"{example[f'h.3.{name}'][0, 7].std():.3f}" for name in ("resid_pre", "resid_mid")]
+    assert f"{np.linalg.norm(example['h.3.attn.q'][0, 2, 7]):.3f}" in text_of(page, "#qkv-output")
+
+
+def cell_at(page, query, key):
+    """Where a cell of the attention map is in the window; −1 stands for the labels."""
+    page.evaluate("document.getElementById('map').scrollIntoView({block: 'center'})")
+    x, y, left, top, size = page.evaluate(
+        "(b => [b.x, b.y, MAP.left, MAP.top, MAP.cell])(document.getElementById('map').getBoundingClientRect())"
+    )
+    return x + left + (key + 0.5) * size, y + top + (query + 0.5) * size
+
+
+def test_the_attention_map(shown, example):
+    page = shown(example)
+    change(page, "#layer", 2)
+    change(page, "#head", 1)
+    pattern, scores = example["h.2.attn.pattern"][0, 1], example["h.2.attn.scores"][0, 1]
+    for query, key in [(5, 3), (10, 0), (7, 7)]:
+        page.point(*cell_at(page, query, key))
+        for shown_text in (text_of(page, "#map-output"), text_of(page, "#tip")):
+            assert f"Block 2, head 1: position {query} " in shown_text
+            assert f" looks at {key} {MODULE.token_text(example.tokens[key], example.model)}: " in shown_text
+            score, weight = re.search(r"score (\S+), weight (\S+)\.$", shown_text).groups()
+            assert float(score.replace("−", "-")) == pytest.approx(scores[query, key], rel=1e-3, abs=1e-3)
+            assert float(weight) == pytest.approx(pattern[query, key], rel=1e-3, abs=1e-4)
+    page.point(*cell_at(page, 3, 8))
+    assert "it comes later, so the score is −∞ and the weight 0" in text_of(page, "#map-output")
+    page.point(*cell_at(page, 6, -1))
+    strongest = MODULE.token_text(example.tokens[pattern[6].argmax()], example.model)
+    assert f"position 6 ·be looks most at {strongest} ({pattern[6].argmax()})" in text_of(page, "#map-output")
+    assert f"of length {example['heads.norm'][2, 1, 6]:.3f}" in text_of(page, "#map-output")
+    page.point(*cell_at(page, -1, 2))
+    strongest = MODULE.token_text(example.tokens[pattern[:, 2].argmax()], example.model)
+    text = f"position 2 , is looked at most by {strongest} ({pattern[:, 2].argmax()}) "
+    assert text in text_of(page, "#map-output")
+
+    page.point(*cell_at(page, 5, 3))
+    page.evaluate("document.getElementById('map').focus()")
+    for key in ("ArrowDown", "ArrowLeft", "ArrowLeft"):
+        page.press(key)
+    assert "position 6 ·be looks at 1 ·be: " in text_of(page, "#map-output")
+
+
+def test_the_colors_of_the_map(shown, example):
+    page = shown(example)
+    for view, head in itertools.product(("pattern", "scores"), range(4)):
+        page.evaluate(f"document.querySelector('input[value={view}]').click()")
+        context = f"document.querySelectorAll('#heads canvas')[{head}].getContext('2d')"
+        pixels = np.reshape(page.evaluate(f"Array.from({context}.getImageData(0, 0, T, T).data)"), (11, 11, 4))
+        allowed = np.tri(11, dtype=bool)
+        assert np.array_equal(pixels[..., 3] == 255, allowed)
+        values = example[f"h.0.attn.{view}"][0, head][allowed]
+        brightness = pixels[allowed][:, :3].sum(axis=1)
+        order = np.argsort(np.abs(values))
+        signs = [values > 0] if view == "pattern" else [values > 0, values < 0]
+        for sign in signs:  # the larger, the darker
+            assert (np.diff(brightness[[i for i in order if sign[i]]]) <= 0).all()
+        blue_or_orange = pixels[allowed][:, 2] - pixels[allowed][:, 0]
+        clear = np.abs(values) > 0.2 * np.abs(values).max()
+        assert np.array_equal(blue_or_orange[clear] > 0, values[clear] > 0)
+
+
+def test_the_lens(shown, example):
+    page = shown(example)
+    table = page.evaluate(
+        "[...document.querySelector('#lens-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
+    )
+    assert [row[0] for row in table] == ["embeddings", *(f"after h.{layer}" for layer in range(6))]
+    assert [row[1:] for row in table] == [
+        [MODULE.token_text(token, example.model) for token in row] for row in example["lens.tokens"][..., 0]
+    ]
+    right = page.evaluate(
+        "[...document.querySelectorAll('#lens-table .right')].map(x => [x.dataset.row, x.dataset.position])"
+    )
+    expected = np.argwhere(example["lens.tokens"][:, :-1, 0] == example.tokens[1:]).astype(str)
+    assert right == expected.tolist()
+
+    def check(row, position):
+        title = text_of(page, "#lens-title")
+        assert title.startswith(f"{'After h.' + str(row - 1) if row else 'Embeddings'}, position {position} ")
+        rows = page.evaluate(
+            "[...document.querySelector('#lens-top').rows].map(x => [...x.cells].map(y => y.textContent))"
+        )
+        pieces = [MODULE.token_text(token, example.model) for token in example["lens.tokens"][row, position]]
+        assert [piece for piece, _, _ in rows] == pieces
+        for (_, _, value), p in zip(rows, example["lens.probabilities"][row, position], strict=True):
+            assert float(value.removesuffix(" %").replace("−", "-")) == pytest.approx(100 * p, rel=0.06, abs=0.006)
+
+    check(6, 10)
+    page.evaluate('document.querySelector(\'[data-row="2"][data-position="4"]\').click()')
+    check(2, 4)
+    page.evaluate("document.querySelector('#lens-table [tabindex=\"0\"]').focus()")
+    page.press("ArrowUp")
+    page.press("ArrowRight")
+    check(1, 5)
+    assert page.evaluate("document.activeElement.dataset.position") == "5"
+    assert text_of(page, "#lens-target") == "·qu"
+    rise = page.evaluate("[...document.querySelector('#target-rise').rows].map(x => x.cells[2].textContent)")
+    for value, p in zip(rise, example["lens.target"], strict=True):
+        assert float(value.removesuffix(" %").replace("−", "-")) == pytest.approx(100 * p, rel=0.06, abs=0.006)
+
+
+SETTINGS = [
+    (temperature, top_k, top_p)
+    for temperature in (0, 0.01, 0.3, 0.8, 1, 1.7, 2)
+    for top_k in (0, 1, 2, 17, 40, 200, 5000)
+    for top_p in (0.01, 0.3, 0.9, 0.95, 1)
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sliders_compute_what_sampling_does(seed, shown, bundled, example):
+    """The bundled model's logits, and random ones of 50,257 tokens with many that tie."""
+    e = example
+    if seed:
+        rng = np.random.default_rng(seed)
+        logits = (3 * rng.standard_normal(50257)).astype(np.float32)
+        logits = np.round(logits, 1) if seed == 2 else logits
+        config = dataclasses.replace(bundled.config, vocab_size=50257)
+        arrays = {**example.arrays, "logits": np.tile(logits, (len(example.tokens), 1))}
+        e = dataclasses.replace(example, model=bundled._replace(config=config), arrays=arrays)
+    page = shown(e)
+    logits = e["logits"][-1]
+    results = page.evaluate(
+        f"{json.dumps(SETTINGS)}.map(settings => {{ const {{ p, afterTopK, afterTopP }} = "
+        "probabilities(at('next.logits'), ...settings); "
+        "return [afterTopK, afterTopP, Array.from(p.subarray(0, 300)), p.reduce((a, b) => a + b, 0)]; })"
+    )
+    for (temperature, top_k, top_p), (after_k, after_p, p, total) in zip(SETTINGS, results, strict=True):
+        expected = -np.sort(-probabilities(logits.astype(np.float64), temperature, top_k, top_p))
+        np.testing.assert_allclose(p, expected[:300], rtol=1e-5, atol=1e-12)
+        assert total == pytest.approx(1)
+        assert after_p == np.count_nonzero(expected) or temperature < 0.1  # exp underflows
+        if temperature:
+            kept = probabilities(logits.astype(np.float64), 2, top_k)
+            assert after_k == np.count_nonzero(kept)
+
+
+def test_the_sliders(shown, example):
+    page = shown(example)
+    order = np.argsort(-example["logits"][-1], kind="stable")
+
+    def check(temperature, top_k, top_p):
+        for name, value in zip(("temperature", "top-k", "top-p"), (temperature, top_k, top_p), strict=True):
+            change(page, f"#{name}", value, "input")
+        rows = page.evaluate(
+            "[...document.querySelector('#next-table').rows].map(x => [...x.cells].map(y => y.textContent))"
+        )
+        expected = probabilities(example["logits"][-1], temperature, top_k, top_p)[order]
+        for i, (piece, _, value) in enumerate(rows[:-1]):
+            assert piece == MODULE.token_text(order[i], example.model)
+            if expected[i]:
+                assert float(value.removesuffix(" %")) == pytest.approx(100 * expected[i], rel=0.06, abs=0.006)
+            elif temperature == 0:
+                assert value == "not the first"
+            else:
+                assert value == ("cut by top-k" if top_k and i >= top_k else "cut by top-p")
+        assert rows[-1][0] == f"{1024 - len(rows) + 1:,} more"
+        assert text_of(page, "#next-output").startswith(f"{np.count_nonzero(expected):,} of 1,024 tokens can be drawn.")
+
+    for setting in [(1, 0, 1), (0.8, 40, 1), (1.5, 12, 0.3), (0.5, 0, 0.5), (0, 0, 1)]:
+        check(*setting)
+    page.evaluate("document.getElementById('more').click()")
+    assert page.evaluate("document.querySelector('#next-table').rows.length") == 201
+    check(0.7, 150, 0.97)
+    page.evaluate("document.getElementById('temperature').focus()")
+    page.press("ArrowRight")
+    assert text_of(page, "#temperature-value") == "0.71"
+
+
+def test_what_mattered(shown, example, bundled):
+    page = shown(example)
+    rows = page.evaluate(
+        "[...document.querySelector('#ablation-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
+    )
+    assert [row[0] for row in rows] == [f"h.{layer}" for layer in range(6)]
+    changes = np.column_stack([example["ablation.heads"], example["ablation.mlps"]])
+    assert [row[1:] for row in rows] == [[minus(f"{x:+.3f}") for x in row] for row in changes]
+    assert text_of(page, "#ablation-target") == "·question"
+    layer, part = np.unravel_index(changes.argmin(), changes.shape)
+    most = f"the MLP of block {layer}" if part == 4 else f"head {part} of block {layer}"
+    assert f"It is missed most: {most} ({minus(f'{changes.min():.3f}')})" in text_of(page, "#ablation-output")
+    colors = page.evaluate("[...document.querySelectorAll('#ablation-table td')].map(x => x.style.backgroundColor)")
+    for color, x in zip(colors, changes.ravel(), strict=True):
+        red, _, blue = map(int, re.findall(r"\d+", color))
+        assert (blue > red) == (x > 0)
+
+    without = shown(MODULE.explain(PROMPT, bundled))
+    assert without.evaluate(
+        "[document.getElementById('ablation').hidden, document.getElementById('no-ablation').hidden]"
+    ) == [
+        True,
+        False,
+    ]
+
+
+def test_a_hostile_prompt_is_text(shown, bundled):
+    e = MODULE.explain(HOSTILE, bundled, target="</script><b>", ablate=True)
+    page = shown(e)
+    assert text_of(page, "#prompt") == HOSTILE
+    assert page.evaluate("document.querySelectorAll('img, b b, section section').length") == 0
+    assert page.evaluate("document.querySelectorAll('script').length") == 2
+    pieces = page.evaluate("[...document.querySelectorAll('#token-strip label')].map(x => x.textContent)")
+    assert "".join(pieces).startswith("</script><img·src=x·onerror=alert(1)>⏎<b>&amp;")
+    assert "⟨E2⟩⟨80⟩⟨8B⟩" in "".join(pieces)
+    page.evaluate("document.querySelectorAll('#token-strip input')[1].focus({focusVisible: true})")
+    assert page.evaluate("!document.getElementById('tip').hidden")
+
+
+@pytest.mark.parametrize("name", ["one_head_one_layer", "one_channel_heads", "relu", "untied"])
+@pytest.mark.parametrize("text", ["", "a b c d e"])
+def test_other_models(name, text, shown, bundled):
+    config = dataclasses.replace(variation(name), vocab_size=1024)
+    weights = init_weights(config, np.random.default_rng(0))
+    page = shown(MODULE.explain(text, gpt2.Model(weights, config, bundled.tokenizer), ablate=True))
+    change(page, "#layer", config.n_layer - 1)
+    change(page, "#head", config.n_head - 1)
+    change(page, "#position", 0)
+    assert f"Block {config.n_layer - 1}, head {config.n_head - 1}: " in text_of(page, "#map-output")
+
+
+def test_weights_of_zero(shown, bundled):
+    config = dataclasses.replace(variation("plain"), vocab_size=1024)
+    weights = {name: np.zeros_like(array) for name, array in init_weights(config, np.random.default_rng(0)).items()}
+    shown(MODULE.explain("a b c", gpt2.Model(weights, config, bundled.tokenizer), ablate=True))
+
+
+def test_another_theme_and_another_width_while_it_is_open(shown, example):
+    page = shown(example)
+    color = "getComputedStyle(document.querySelector('#lens-table button')).backgroundColor"
+    before = page.evaluate(color), page.evaluate("document.querySelector('#stream-chart svg').clientWidth")
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    page.call("Emulation.setDeviceMetricsOverride", width=500, height=900, deviceScaleFactor=2, mobile=False)
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    after = page.evaluate(color), page.evaluate("document.querySelector('#stream-chart svg').clientWidth")
+    assert after[0] != before[0]
+    assert after[1] < before[1]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 500
+
+
+def test_the_keyboard_reaches_everything(shown, example):
+    page = shown(example)
+    reached = set()
+    for _ in range(200):
+        page.press("Tab")
+        place = page.evaluate(
+            "document.activeElement.id || document.activeElement.tagName + (document.activeElement.name ?? '')"
+        )
+        if place == "BODY":
+            break
+        reached.add(place)
+    controls = {"layer", "head", "position", "map", "temperature", "top-k", "top-p", "more", "SUMMARY", "INPUTtoken"}
+    assert controls <= reached
+
+
+def test_in_a_notebook(browser, tmp_path, example):
+    file = tmp_path / "notebook.html"
+    file.write_text(f"<!DOCTYPE html><meta charset=utf-8><link rel=icon href='data:,'>{example._repr_html_()}", "utf-8")
+    page = browser.open(file.as_uri())
+    frame = "document.querySelector('iframe').contentDocument"
+    assert page.evaluate(f"{frame}.querySelectorAll('#token-strip label').length") == len(example.tokens)
+    assert page.evaluate(f"{frame}.querySelector('#prompt').textContent") == PROMPT
+    assert page.problems == []
+    assert page.requests == [file.as_uri(), "about:srcdoc"] or page.requests == [file.as_uri()]
+    page.close()
