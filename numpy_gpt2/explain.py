@@ -132,7 +132,7 @@ class Explanation:
 
     def text(self, width: int = 100) -> str:
         """The same story for a terminal of this width."""
-        return "\n".join(story(self, width)) + "\n"
+        return "\n".join(line.rstrip() for line in story(self, width)) + "\n"
 
 
 def explain(
@@ -420,7 +420,7 @@ def story(e: Explanation, width: int) -> Iterator[str]:
 
     yield from heading("Forward", "every named result: its shape, and the mean length of its vectors (the last axis)")
     for name, letters, array in steps(e, config.n_layer):
-        if name.endswith("resid_pre"):
+        if name.endswith("resid_pre") or name in OUTPUT:
             yield ""
         yield f"{name:<19}{letters:<18}{' × '.join(map(str, array.shape)):<21}{norm(array).mean():>10,.4g}"
 
