@@ -27,6 +27,11 @@ def browser():
     if executable is None:
         pytest.skip("needs a Chromium")
     browser = Browser(executable)
+    try:
+        browser.open("about:blank").close()
+    except (EOFError, TimeoutError) as error:
+        browser.close()
+        pytest.skip(f"{executable} does not start: {error}")
     yield browser
     browser.close()
 
@@ -368,7 +373,7 @@ def test_what_mattered(shown, example, bundled):
     assert text_of(page, "#ablation-target") == "·question"
     layer, part = np.unravel_index(changes.argmin(), changes.shape)
     most = f"the MLP of block {layer}" if part == 4 else f"head {part} of block {layer}"
-    assert f"It is missed most: {most} ({minus(f'{changes.min():.3f}')})" in text_of(page, "#ablation-output")
+    assert f"Missed most: {most} ({minus(f'{changes.min():.3f}')})" in text_of(page, "#ablation-output")
     colors = page.evaluate("[...document.querySelectorAll('#ablation-table td')].map(x => x.style.backgroundColor)")
     for color, x in zip(colors, changes.ravel(), strict=True):
         red, _, blue = map(int, re.findall(r"\d+", color))
