@@ -13,8 +13,9 @@ The arrays of an `Explanation`, by name:
     neurons (L, T, 8)                       which of the MLP's activations are the largest, by magnitude
     lens.tokens, .probabilities (L+1, T, 10)
                                             what the model would say if it ended before block 0, 1, …, or where it does
-    lens.target (L+1,)                      the target's probability, there and at the last position
-    ablation.heads (L, H), .mlps (L,)       how the target's log-probability changes without that part, in nats
+    lens.target (L+1,)                      the probability of the target's first token, there and at the last position
+    target.log_probability ()               ln p(target | tokens), in nats
+    ablation.heads (L, H), .mlps (L,)       how that changes without one head, and without one MLP
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ import base64
 import inspect
 import json
 import math
+import os
 import re
 import shutil
 import sys
 import unicodedata
 import webbrowser
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 from importlib import import_module
 from pathlib import Path
@@ -56,6 +58,8 @@ from .threads import thread_pool
 from .tokenizer import prompt_ids
 from .weights import Weights, written_aside
 
+Hook = Callable[[str, np.ndarray], np.ndarray]
+
 TEMPLATE = Path(__file__).with_suffix(".html")
 PLACE = "__DATA__"  # in the template
 PAGE = "explain.html"  # the page that is made, by default
@@ -64,27 +68,31 @@ MAX_TOKENS = 64  # by default; attention's maps grow with the square
 N_NEAREST, N_LENS, N_NEURONS, N_CANDIDATES, N_BINS = 5, 10, 8, 200, 48
 
 # The named results and their shapes, in the order of the forward pass; the second ones once in every block.
-EMBEDDINGS = {"embed": "T, C", "pos_embed": "T, C"}
+EMBEDDINGS = {"embed": "(T, C)", "pos_embed": "(T, C)"}
 BLOCK = {
-    "resid_pre": "B, T, C",
-    "ln_1": "B, T, C",
-    "attn.q": "B, H, T, D",
-    "attn.k": "B, H, T, D",
-    "attn.v": "B, H, T, D",
-    "attn.scores": "B, H, T, S",
-    "attn.pattern": "B, H, T, S",
-    "attn.z": "B, H, T, D",
-    "attn_out": "B, T, C",
-    "resid_mid": "B, T, C",
-    "ln_2": "B, T, C",
-    "mlp.pre": "B, T, n_inner",
-    "mlp.post": "B, T, n_inner",
-    "mlp_out": "B, T, C",
-    "resid_post": "B, T, C",
+    "resid_pre": "(B, T, C)",
+    "ln_1": "(B, T, C)",
+    "attn.q": "(B, H, T, D)",
+    "attn.k": "(B, H, T, D)",
+    "attn.v": "(B, H, T, D)",
+    "attn.scores": "(B, H, T, S)",
+    "attn.pattern": "(B, H, T, S)",
+    "attn.z": "(B, H, T, D)",
+    "attn_out": "(B, T, C)",
+    "resid_mid": "(B, T, C)",
+    "ln_2": "(B, T, C)",
+    "mlp.pre": "(B, T, n_inner)",
+    "mlp.post": "(B, T, n_inner)",
+    "mlp_out": "(B, T, C)",
+    "resid_post": "(B, T, C)",
 }
-OUTPUT = {"ln_f": "B, T, C"}
+OUTPUT = {"ln_f": "(B, T, C)"}
+
+MOST_BITS = 16  # where bars of surprisal end
 
 SIGNS = {" ": "·", "\n": "⏎", "\r": "␍", "\t": "⇥"}
+# What has no width or no ink, though its category is that of a letter, a mark or a symbol.
+BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 TARGET_HELP = """the text whose probability is explained, with the space before it (default: the most probable next
 token)"""
@@ -109,6 +117,11 @@ class Explanation:
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
+
+    @property
+    def name(self) -> str:
+        """The model's, which is its folder's."""
+        return os.fsencode(self.model.tokenizer.name).decode(errors="replace")
 
     def layers(self, name: str) -> np.ndarray:
         """A block's result, of all blocks and without the batch: (L, ...)."""
@@ -137,7 +150,7 @@ class Explanation:
 
 def explain(
     prompt: str,
-    model: Model,
+    model: Model | str | Path,
     *,
     target: str | None = None,
     ablate: bool = False,
@@ -146,10 +159,13 @@ def explain(
 ) -> Explanation:
     """Send a prompt through a model and keep all that can be shown of it.
 
-    A prompt of more than `max_tokens` is cut from the left. `target` is the text whose probability is explained, by
-    default the most probable next token; with `ablate`, each head and each MLP is removed in turn to see what that
-    changes. Raises ValueError for an empty target, one that does not fit the window, and for damaged weights.
+    `model` is what `load` returned, or the name that it takes. A prompt of more than `max_tokens` is cut from the left.
+    `target` is the text whose probability is explained, by default the most probable next token; with `ablate`, each
+    head and each MLP is removed in turn to see what that changes. Raises ValueError for an empty target, one that does
+    not fit the window, and for damaged weights.
     """
+    if not isinstance(model, Model):
+        model = load(model)
     weights, config, tokenizer = model
     ids, wanted = prompt_ids(prompt, tokenizer), [] if target is None else tokenizer.encode_ordinary(target)
     if target == "":
@@ -176,8 +192,9 @@ def explain(
     rows = [read_out(scores, wanted[0]) for scores in lens_rows(explanation)]
     for name, values in zip(("tokens", "probabilities", "target"), zip(*rows, strict=True), strict=True):
         arrays[f"lens.{name}"] = np.array(values)
+    arrays["target.log_probability"] = np.array(log_probability(tokens, wanted, weights, config))
     if ablate:
-        arrays["ablation.heads"], arrays["ablation.mlps"] = ablation(tokens, wanted, weights, config, progress)
+        arrays["ablation.heads"], arrays["ablation.mlps"] = ablation(explanation, progress)
     return explanation
 
 
@@ -238,16 +255,18 @@ def read_out(logits: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, f
     return places, np.take_along_axis(p, places, axis=-1), float(p[-1, target])
 
 
-def log_probability(tokens, target, weights, config, hook=identity) -> float:
+def log_probability(
+    tokens: np.ndarray, target: list[int], weights: Weights, config: GPT2Config, hook: Hook = identity
+) -> float:
     """ln p(target | tokens), in nats: of several tokens, the sum, each given those before it."""
     x = hidden_states([*tokens, *target[:-1]], weights, config, hook=hook)
     return -len(target) * float(cross_entropy(logits(x[-len(target) :], weights), target))
 
 
-def without(name, part=slice(None)):
+def without(name: str, part: int | slice = slice(None)) -> Hook:
     """The hook that removes a result, or a part of it along the second axis: zeros go on in its place."""
 
-    def hook(at, value):
+    def hook(at: str, value: np.ndarray) -> np.ndarray:
         if at == name:
             value = value.copy()
             value[:, part] = 0
@@ -256,30 +275,28 @@ def without(name, part=slice(None)):
     return hook
 
 
-def ablation(
-    tokens: np.ndarray, target: list[int], weights: Weights, config: GPT2Config, progress: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def ablation(e: Explanation, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """How much more or less probable the target is without each head, (L, H), and without each MLP, (L,): in nats.
 
     The change of ln p(target | tokens). One forward pass for each of them.
     """
+    weights, config, _ = e.model
     L, H = config.n_layer, config.n_head
     hooks = [without(f"h.{layer}.attn.z", head) for layer in range(L) for head in range(H)]
     hooks += [without(f"h.{layer}.mlp_out") for layer in range(L)]
     with thread_pool() as pool:
-        results = pool.map(lambda hook: log_probability(tokens, target, weights, config, hook), [identity, *hooks])
-        whole = next(results)
+        results = pool.map(lambda hook: log_probability(e.tokens, e.target, weights, config, hook), hooks)
         with progress_bar(
             iterable=results, total=len(hooks), unit="part", desc="ablation", disable=not progress
         ) as bar:
-            changes = np.array([result - whole for result in bar])
+            changes = np.array(list(bar)) - e["target.log_probability"]
     return changes[: L * H].reshape(L, H), changes[L * H :]
 
 
 def visible(token: bytes) -> str:
     """A token as text of which everything can be seen: spaces, line ends, bytes that are only a part of a character."""
     text = token.decode("utf-8", "surrogateescape")
-    base = "◌" if unicodedata.combining(text[0]) else ""  # for an accent to stand on
+    base = "◌" if text and unicodedata.category(text[0])[0] == "M" else ""  # for an accent to stand on
     return base + "".join(map(visible_character, text))
 
 
@@ -289,7 +306,10 @@ def visible_character(c: str) -> str:
         return SIGNS[c]
     if "\udc80" <= c <= "\udcff":  # how surrogateescape spells a byte
         return f"⟨{ord(c) - 0xDC00:02X}⟩"
-    return f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c)[0] in "CZ" else c
+    hidden = (
+        unicodedata.category(c)[0] in "CZ" or BLANK.match(c) or c in SIGNS.values()
+    )  # these would be taken for others
+    return f"⟨U+{ord(c):04X}⟩" if hidden else c
 
 
 def token_bytes(token: int, model: Model) -> bytes | None:
@@ -300,7 +320,13 @@ def token_bytes(token: int, model: Model) -> bytes | None:
         return None
 
 
+def hexadecimal(token: int, model: Model) -> str:
+    """A token's bytes, as numbers."""
+    return (token_bytes(token, model) or b"").hex(" ")
+
+
 def token_text(token: int, model: Model) -> str:
+    """A token as text that can be seen."""
     piece = token_bytes(token, model)
     return f"⟨unused {token}⟩" if piece is None else visible(piece)
 
@@ -308,11 +334,6 @@ def token_text(token: int, model: Model) -> str:
 def norm(x: np.ndarray) -> np.ndarray:
     """|x|, the length of each position's vector. (..., C) -> (...). Of scores, it is that of those which count."""
     return np.linalg.norm(np.where(np.isneginf(x), 0, x), axis=-1)
-
-
-def half(x: np.ndarray) -> np.ndarray:
-    """x in half precision, which is three digits and enough for a picture; as it is where its numbers are too large."""
-    return x.astype(np.float16) if np.abs(x).max() <= np.finfo(np.float16).max else x
 
 
 def activation(config: GPT2Config) -> Callable[[np.ndarray], np.ndarray]:
@@ -328,15 +349,15 @@ def page_arrays(e: Explanation) -> dict[str, np.ndarray]:
     bins = np.linspace(pre.min(), pre.max(), N_BINS + 1)
     candidates, sorted_logits = largest(e["logits"][-1], config.vocab_size)
     allowed = causal_mask(T, T)
-    shared = ("surprisal", "nearest.", "heads.norm", "neurons", "lens.", "ablation.")
+    shared = ("surprisal", "nearest.", "heads.norm", "neurons", "lens.", "target.", "ablation.")
     return {
         **{name: array for name, array in e.arrays.items() if name.startswith(shared)},
         **{f"norm.{name}": norm(e[name]).reshape(T) for name in (*EMBEDDINGS, *OUTPUT)},
         **{f"norm.{name}": norm(e.layers(name)) for name in BLOCK},
         "normalized.mean": normalized.mean(axis=-1),
         "normalized.std": normalized.std(axis=-1),
-        "scores": half(e.layers("attn.scores")[..., allowed]),
-        "pattern": half(e.layers("attn.pattern")[..., allowed]),
+        "scores": e.layers("attn.scores")[..., allowed],
+        "pattern": e.layers("attn.pattern")[..., allowed],
         "neurons.pre": np.take_along_axis(pre, e["neurons"], axis=-1),
         "neurons.post": np.take_along_axis(e.layers("mlp.post"), e["neurons"], axis=-1),
         "pre.counts": np.apply_along_axis(lambda x: np.histogram(x, bins)[0], -1, pre),
@@ -348,8 +369,8 @@ def page_arrays(e: Explanation) -> dict[str, np.ndarray]:
 
 
 def packed(array: np.ndarray) -> dict[str, Any]:
-    """An array for the page: whole numbers in 32 bits, others in half precision if they are, else in single."""
-    dtype = "<u4" if array.dtype.kind in "iu" else "<f2" if array.dtype == np.float16 else "<f4"
+    """An array for the page, its numbers in 32 bits."""
+    dtype = "<u4" if array.dtype.kind in "iu" else "<f4"
     data = base64.b64encode(array.astype(dtype).tobytes()).decode()
     return {"dtype": dtype, "shape": array.shape, "data": data}
 
@@ -359,20 +380,28 @@ def page_data(e: Explanation, template: str) -> dict[str, Any]:
     config, arrays = e.model.config, page_arrays(e)
     tokens = np.concatenate([e.tokens, e.target, *(a.ravel() for name, a in arrays.items() if name.endswith("tokens"))])
     return {
-        "model": {"name": e.model.tokenizer.name, "parameters": config.num_parameters(), **asdict(config)},
+        "name": e.name,
+        "parameters": num_parameters(e.model.weights),
         "scales": [config.attention_scale(layer) for layer in range(config.n_layer)],
         "notice": e.notice,
         "text": e.model.tokenizer.decode(e.tokens.tolist()),
         "tokens": e.tokens.tolist(),
         "target": e.target,
+        "target_rank": int(np.flatnonzero(largest(e["logits"][-1], config.vocab_size)[0] == e.target[0])[0]),
+        "most_bits": MOST_BITS,
         "pieces": {int(token): token_text(token, e.model) for token in np.unique(tokens)},
-        "bytes": [(token_bytes(token, e.model) or b"").hex(" ") for token in e.tokens],
+        "bytes": [hexadecimal(token, e.model) for token in e.tokens],
         "dimensions": dimensions(e),
         "inner": config.inner_size,
         "steps": [[name, letters, array.shape] for name, letters, array in steps(e, layers=1)],
         "sources": {name: source(name, config) for name in re.findall(r'data-source="([\w.]+)"', template)},
         "arrays": {name: packed(array) for name, array in arrays.items()},
     }
+
+
+def num_parameters(weights: Weights) -> int:
+    """How many numbers there are; a head of its own counts, whatever the config says of it."""
+    return sum(math.prod(array.shape) for array in weights.values())
 
 
 def dimensions(e: Explanation) -> dict[str, int]:
@@ -386,7 +415,7 @@ def steps(e: Explanation, layers: int) -> Iterator[tuple[str, str, np.ndarray]]:
     """The named results in the order of the forward pass, through so many blocks: name, shape in letters, array."""
     blocks = {f"h.{layer}.{name}": letters for layer in range(layers) for name, letters in BLOCK.items()}
     for name, letters in {**EMBEDDINGS, **blocks, **OUTPUT}.items():
-        yield name, f"({letters})", e[name]
+        yield name, letters, e[name]
 
 
 def source(name: str, config: GPT2Config) -> dict[str, str]:
@@ -407,16 +436,17 @@ def story(e: Explanation, width: int) -> Iterator[str]:
     """The lines of `Explanation.text`."""
     config, pieces = e.model.config, [token_text(token, e.model) for token in e.tokens]
     yield (
-        f"{e.model.tokenizer.name}: {config.n_layer} blocks of {config.n_head} heads, {config.n_embd} channels,"
-        f" a vocabulary of {config.vocab_size:,} tokens, {config.num_parameters():,} parameters"
+        f"{e.name}: {config.n_layer} blocks of {config.n_head} heads, {config.n_embd} channels,"
+        f" a vocabulary of {config.vocab_size:,} tokens, {num_parameters(e.model.weights):,} parameters"
     )
     if e.notice:
         yield e.notice
 
-    yield from heading("Tokens", "how unexpected each was after those before it, −log₂ p, in bits")
+    how_unexpected = f"how unexpected each was after those before it, −log₂ p, in bits; bars end at {MOST_BITS}"
+    yield from heading("Tokens: position, id, bytes", how_unexpected)
     for position, (token, piece, bits) in enumerate(zip(e.tokens, pieces, e["surprisal"], strict=True)):
-        surprise = "" if position == 0 else f"{bits:6.2f}  {bar(bits / 20)}"
-        yield f"{position:>4}{token:>7}  {fit(piece, 16)}{surprise}"
+        surprise = "" if position == 0 else f"{bits:6.2f}  {bar(bits / MOST_BITS)}"
+        yield f"{position:>4}{token:>7}  {fit(piece, 16)}{fit(hexadecimal(token, e.model), 24)}{surprise}"
 
     yield from heading("Forward", "every named result: its shape, and the mean length of its vectors (the last axis)")
     for name, letters, array in steps(e, config.n_layer):
@@ -432,11 +462,16 @@ def story(e: Explanation, width: int) -> Iterator[str]:
         cells = (f"{fit(token_text(tokens[t, 0], e.model), 10)}{p[t, 0]:>6.1%}  " for t in shown)
         yield f"{f'h.{row - 1}' if row else 'embeddings':<12}{''.join(cells)}"
 
-    yield from heading("The next token", "the most probable ones and the target, at temperature 1")
+    target = "".join(token_text(token, e.model) for token in e.target)
+    log_p = float(e["target.log_probability"])
+    most_probable = (
+        f"the most probable ones at temperature 1; ln p({target}) = {log_p:.3f} nats, p = {math.exp(log_p):.3g}"
+    )
+    yield from heading("The next token", most_probable)
     candidates = dict(zip(e["lens.tokens"][-1, -1].tolist(), e["lens.probabilities"][-1, -1], strict=True))
     for token, p in (candidates | {e.target[0]: e["lens.target"][-1]}).items():
-        yield f"{token:>7}  {fit(token_text(token, e.model), 16)}{p:7.2%}  {bar(p)}"
-    target = "".join(token_text(token, e.model) for token in e.target)
+        mark = "  ← the target" + (", its first token" if len(e.target) > 1 else "") if token == e.target[0] else ""
+        yield f"{token:>7}  {fit(token_text(token, e.model), 16)}{p:7.2%}  {bar(p)}{mark}"
     if "ablation.heads" in e.arrays:
         yield from heading("What mattered", f"the change of ln p({target}) when a head or an MLP is removed, in nats")
         yield " " * 8 + "".join(f"{f'head {head}':>9}" for head in range(config.n_head)) + f"{'MLP':>9}"
@@ -498,17 +533,22 @@ def command(argv: list[str] | None) -> int:
         options = {"target": arguments.target, "ablate": arguments.ablate, "max_tokens": arguments.max_tokens}
         result = explain(prompt, model, **options, progress=True)
         if result.notice:
-            say(f"note: {result.notice}; --max-tokens changes that")
+            way_out = (
+                "--max-tokens changes that" if len(result.tokens) == arguments.max_tokens else "it fills the window"
+            )
+            say(f"note: {result.notice}; {way_out}")
         return result
 
     if arguments.text:
         write(explanation().text(shutil.get_terminal_size((100, 24)).columns))
         return 0
-    path = (arguments.output or Path(PAGE)).resolve()
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a file; give the page another name with -o")
-    with written_aside(path.parent) as aside:  # from the beginning, as it may be that nothing can be written there
-        (aside / path.name).write_text(explanation().page(), encoding="utf-8")
+    path = Path(os.path.realpath(arguments.output or PAGE))
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)) or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} cannot be written; give the page another place with -o")
+    page = explanation().page()
+    with written_aside(path.parent) as aside:
+        (aside / path.name).write_text(page, encoding="utf-8")
     write(f"{path}\n")
     if arguments.open and not webbrowser.open(path.as_uri()):
         say("note: no browser was found to open it with")

@@ -41,10 +41,10 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
 def probabilities(
     logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> np.ndarray:
-    """The distribution that the next token is drawn from. (..., V) -> (..., V).
+    """softmax(logits / temperature), of the k largest, and of those the nucleus: what the next token is drawn from.
 
-    Of the k largest logits, divided by the temperature, the nucleus; renormalised. (The order of the first two makes no
-    difference.) Temperature 0 is the limit: all on the largest logit, the first of them in a tie.
+    (..., V) -> (..., V), which sums to 1 after both cuts. (The order of temperature and top-k makes no difference.)
+    Temperature 0 is the limit: all on the largest logit, the first of them in a tie.
     """
     if temperature == 0:
         return np.asarray(np.arange(logits.shape[-1]) == logits.argmax(axis=-1, keepdims=True), logits.dtype)

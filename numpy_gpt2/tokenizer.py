@@ -50,7 +50,7 @@ def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
         special = {token: vocab[token] for token in vocab.keys() - set(mergeable)}
         if lost := [token for token in special if not token.isascii()]:  # they have spellings of bytes in their names
             raise ValueError(f"no line of merges.txt makes {lost[0]!r} and {len(lost) - 1} more tokens")
-        return tiktoken.Encoding(folder.name, pat_str=PIECES, mergeable_ranks=ranks, special_tokens=special)
+        return tiktoken.Encoding(folder.resolve().name, pat_str=PIECES, mergeable_ranks=ranks, special_tokens=special)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{folder}: vocab.json and merges.txt are no GPT-2 tokenizer ({error!r}); get both anew"

@@ -7,8 +7,11 @@ import json
 import math
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +139,30 @@ def test_other_weights(dtype, example):
     assert page_data(e.page())
 
 
+def test_the_name_of_a_model_will_do(tiny, monkeypatch):
+    e = explain("the you", str(tiny))
+    assert np.array_equal(e["logits"], explain("the you", load(tiny))["logits"])
+    assert e.name == "tiny"
+    monkeypatch.chdir(tiny)
+    assert explain("the", ".").name == "tiny"
+
+
+def test_a_folder_of_any_name(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/w\xe9b")
+    try:
+        e = explain("the", write_model(Path(folder)))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert e.name == "w\ufffdb"
+    assert page_data(e.page())["name"] == "w\ufffdb"
+
+
+def test_a_head_of_its_own_counts(bundled):
+    head = bundled.weights["wte.weight"] * 2
+    own = bundled._replace(weights=bundled.weights | {"lm_head.weight": head})
+    assert page_data(explain("a", own).page())["parameters"] == bundled.config.num_parameters() + head.size
+
+
 def test_damaged_weights(bundled):
     weights = bundled.weights | {"wpe.weight": np.full_like(bundled.weights["wpe.weight"], np.nan)}
     with pytest.raises(ValueError, match="not finite"):
@@ -194,6 +221,10 @@ def test_the_largest(seed, n, size, ties):
         ("\u200b\u202e\xa0".encode(), "⟨U+200B⟩⟨U+202E⟩⟨U+00A0⟩"),
         ("\u0301".encode(), "◌\u0301"),
         ("\ue000\U0010ffff".encode(), "⟨U+E000⟩⟨U+10FFFF⟩"),
+        ("\u0489\u0a3e".encode(), "◌\u0489\u0a3e"),
+        ("❤\ufe0f\U000e0100\u3164\u2800".encode(), "❤⟨U+FE0F⟩⟨U+E0100⟩⟨U+3164⟩⟨U+2800⟩"),
+        ("·⏎".encode(), "⟨U+00B7⟩⟨U+23CE⟩"),
+        (b"", ""),
         (b"<|endoftext|>", "<|endoftext|>"),
     ],
 )
@@ -228,10 +259,10 @@ def test_the_page_holds_what_was_recorded(example):
 
     def check(name, expected, tolerance=1e-6):
         assert arrays[name].shape == expected.shape
-        np.testing.assert_allclose(arrays[name], expected, rtol=tolerance, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(arrays[name], expected, rtol=tolerance, atol=tolerance / 10, err_msg=name)
 
-    check("pattern", example.layers("attn.pattern")[..., *lower], 5e-4)
-    check("scores", example.layers("attn.scores")[..., *lower], 5e-4)
+    check("pattern", example.layers("attn.pattern")[..., *lower], 0)
+    check("scores", example.layers("attn.scores")[..., *lower], 0)
     for name in ("embed", "pos_embed", "ln_f"):
         check(f"norm.{name}", np.linalg.norm(example[name], axis=-1).reshape(T))
     for name in ("resid_pre", "ln_1", "attn.q", "attn.k", "attn.v", "attn.pattern", "attn.z", "attn_out", "resid_mid"):
@@ -302,7 +333,7 @@ def test_nothing_is_loaded_from_elsewhere(example):
     page = example.page()
     data = re.search(r'<script id="data".*?</script>', page, re.DOTALL)[0]
     rest = page.replace(data, "")
-    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", rest)
+    assert not re.findall(r"https?://(?!www\.w3\.org/(?:2000/svg|1999/xhtml)\")", rest)
     assert not re.findall(r"@import|url\(|<link (?!rel=\"icon\" href=\"data:,\")|\bsrc=", rest)
     assert "default-src 'none'" in rest
 
@@ -331,12 +362,6 @@ def test_any_model_and_any_text(seed, name, text, scale):
     assert e.text(60)
 
 
-def test_numbers_that_half_precision_does_not_hold():
-    x = np.array([1e5, 1.0], np.float32)
-    assert MODULE.half(x) is x
-    assert MODULE.half(x / 10).dtype == np.float16
-
-
 def test_in_a_notebook(example):
     html = example._repr_html_()
     assert html.startswith("<iframe srcdoc=")
@@ -352,7 +377,11 @@ def test_the_story(example):
     for position in range(1, len(example.tokens)):
         piece = MODULE.token_text(example.tokens[position], example.model)
         bits = example["surprisal"][position]
-        assert re.search(rf"^ +{position} +{example.tokens[position]}  {re.escape(piece)} +{bits:.2f} ", text, re.M)
+        number, data = (
+            example.tokens[position],
+            example.model.tokenizer.decode_single_token_bytes(example.tokens[position]),
+        )
+        assert re.search(rf"^ +{position} +{number}  {re.escape(piece)} +{data.hex(' ')} +{bits:.2f} ", text, re.M)
     for name in ("embed", "h.0.attn.pattern", "h.5.resid_post", "ln_f"):
         shape = " × ".join(map(str, example[name].shape))
         mean = np.linalg.norm(example[name], axis=-1).mean()
@@ -361,7 +390,8 @@ def test_the_story(example):
     for token, share in zip(example["lens.tokens"][-1, -1], p, strict=True):
         piece = re.escape(MODULE.token_text(token, example.model))
         assert re.search(rf"^ +{token}  {piece} +{share:.2%}", text, re.M)
-    assert f"{example['lens.target'][-1]:.2%}" in text
+    assert f"{example['lens.target'][-1]:.2%}    ← the target, its first token" in text
+    assert f"ln p(·question) = {example['target.log_probability']:.3f} nats" in text
     assert "ln p(·question)" in text
     for layer in range(6):
         numbers = [*example["ablation.heads"][layer], example["ablation.mlps"][layer]]
@@ -415,6 +445,10 @@ def test_the_page_is_written(cli, tiny, tmp_path):
 
 
 def test_a_notice_of_a_cut(cli, tiny, tmp_path):
+    result = cli("-m", tiny, "--max-tokens", "1000", "the " * 100)
+    assert re.fullmatch(
+        r"note: the prompt has \d+ tokens; this is about the last 64; it fills the window\n", result.err
+    )
     result = cli("-m", tiny, "--max-tokens", "3", "the you the you")
     n = len(load(tiny).tokenizer.encode_ordinary("the you the you"))
     notice = f"the prompt has {n} tokens; this is about the last 3"
@@ -422,12 +456,12 @@ def test_a_notice_of_a_cut(cli, tiny, tmp_path):
     assert page_data((tmp_path / "explain.html").read_text(encoding="utf-8"))["notice"] == notice
 
 
-def test_text_in_place_of_a_page(cli, tiny, tmp_path):
-    result = cli("-m", tiny, "--text", "the you")
+def test_text_in_place_of_a_page(cli, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    result = cli("-m", tiny, "--text", "the you the you")
     assert result.status == 0
-    assert result.out == explain("the you", load(tiny)).text(
-        80 if "COLUMNS" not in os.environ else int(os.environ["COLUMNS"])
-    )
+    assert "the last 2 of" in result.out
+    assert result.out == explain("the you the you", load(tiny)).text(60)
     assert not list(tmp_path.iterdir())
 
 
@@ -471,6 +505,42 @@ def test_where_no_page_can_be_written(cli, tiny, tmp_path):
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file", tmp_path / "folder"]
 
 
+def test_a_link_to_a_page(cli, tiny, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.html").symlink_to("there/page.html")
+    assert cli("-m", tiny, "-o", "link.html", "the").status == 0
+    assert (tmp_path / "link.html").is_symlink()
+    assert page_data((tmp_path / "there" / "page.html").read_text(encoding="utf-8"))["text"] == "the"
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    result = cli("-m", tiny, "-o", "a", "the")
+    assert result.status in (0, 1)
+    assert result.status == 0 or result.err.startswith("error: ")
+
+
+def test_a_failure_makes_no_folders(cli, tiny, tmp_path):
+    result = cli("-m", tiny, "-o", "new/folder/page.html", "--target", "the " * 100, "the")
+    assert result.status == 1
+    assert result.err.startswith("error: the target has ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_known_at_once(cli, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(MODULE.os, "access", lambda path, mode: path != tmp_path)  # as for users that are not root
+    monkeypatch.setattr(MODULE, "explain", None)
+    result = cli("-m", tiny, "-o", "new/page.html", "the")
+    assert (result.status, result.err) == (
+        1,
+        f"error: {tmp_path / 'new' / 'page.html'} cannot be written; give the page another place with -o\n",
+    )
+
+
+def test_ctrl_c(cli, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(MODULE, "ablation", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert cli("-m", tiny, "--ablate", "-o", "new/page.html", "the").status == 130
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failure_leaves_the_old_page(cli, tiny, tmp_path, monkeypatch):
     (tmp_path / "explain.html").write_text("the old one")
 
@@ -488,6 +558,10 @@ def test_from_the_shell(tiny, tmp_path):
     result = subprocess.run(command, input=b"the you\n", capture_output=True, cwd=tmp_path, timeout=60)
     assert (result.returncode, result.stderr) == (0, b"")
     assert "·you" in result.stdout.decode()
+    piped = subprocess.run(f"{shlex.join([*command, 'a'])} | true", shell=True, capture_output=True, timeout=60)
+    assert piped.stderr == b""
+    plain = subprocess.run([*command, "the"], capture_output=True, env={**os.environ, "LC_ALL": "C"}, timeout=60)
+    assert "█" in plain.stdout.decode("utf-8")
     result = subprocess.run([*command, ""], capture_output=True, cwd=tmp_path, timeout=60)
     assert result.returncode == 0
     assert "<|endoftext|>" in result.stdout.decode()

@@ -76,14 +76,19 @@ def change(page, selector, value, event="change"):
 
 
 def minus(text):
-    """As the page writes numbers."""
     return text.replace("-", "−")
+
+
+def written(x, digits=3):
+    """A number as the page writes it."""
+    text = f"{x:.2e}".replace("e-0", "e-") if 0 < abs(x) < 10**-digits else f"{x:,.{digits}f}"
+    return minus(text)
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1280])
 def test_it_fits_the_window_in_both_themes(width, dark, shown, bundled):
-    page = shown(MODULE.explain(PROMPT * 8, bundled, ablate=True), width=width, dark=dark)
+    page = shown(MODULE.explain(PROMPT * 8, bundled, target=" and" * 80, ablate=True), width=width, dark=dark)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) < 150) == dark
@@ -94,13 +99,9 @@ def test_the_arrays_arrive(shown, example):
     page = shown(example)
     expected = MODULE.page_arrays(example)
     for name, array in expected.items():
-        actual = page.evaluate(f"Array.from(at({json.dumps(name)}), x => Number.isFinite(x) ? x : null)")
+        actual = page.evaluate(f"Array.from(ARRAYS[{json.dumps(name)}].values, x => Number.isFinite(x) ? x : null)")
         values = [np.nan if x is None else x for x in actual]
         np.testing.assert_allclose(values, array.ravel(), rtol=1e-6, atol=1e-30, err_msg=name)
-    halves = page.evaluate("Array.from(HALF, String)")
-    assert [float(x.replace("Infinity", "inf")) for x in halves] == pytest.approx(
-        np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(float).tolist(), abs=0, rel=0, nan_ok=True
-    )
 
 
 def test_the_source_is_shown(shown, example):
@@ -214,25 +215,75 @@ def test_the_attention_map(shown, example):
         for shown_text in (text_of(page, "#map-output"), text_of(page, "#tip")):
             assert f"Block 2, head 1: position {query} " in shown_text
             assert f" looks at {key} {MODULE.token_text(example.tokens[key], example.model)}: " in shown_text
-            score, weight = re.search(r"score (\S+), weight (\S+)\.$", shown_text).groups()
-            assert float(score.replace("−", "-")) == pytest.approx(scores[query, key], rel=1e-3, abs=1e-3)
-            assert float(weight) == pytest.approx(pattern[query, key], rel=1e-3, abs=1e-4)
+            numbers = f"score {written(scores[query, key])}, weight {written(pattern[query, key], 4)}."
+            assert shown_text.endswith(numbers)
     page.point(*cell_at(page, 3, 8))
     assert "it comes later, so the score is −∞ and the weight 0" in text_of(page, "#map-output")
     page.point(*cell_at(page, 6, -1))
     strongest = MODULE.token_text(example.tokens[pattern[6].argmax()], example.model)
     assert f"position 6 ·be looks most at {strongest} ({pattern[6].argmax()})" in text_of(page, "#map-output")
     assert f"of length {example['heads.norm'][2, 1, 6]:.3f}" in text_of(page, "#map-output")
-    page.point(*cell_at(page, -1, 2))
-    strongest = MODULE.token_text(example.tokens[pattern[:, 2].argmax()], example.model)
-    text = f"position 2 , is looked at most by {strongest} ({pattern[:, 2].argmax()}) "
-    assert text in text_of(page, "#map-output")
+    by = MODULE.token_text(example.tokens[pattern[:, 6].argmax()], example.model)
+    assert f"is looked at most by {by} ({pattern[:, 6].argmax()}) " in text_of(page, "#map-output")
+    whole_cross = text_of(page, "#map-output")
+    page.point(*cell_at(page, -1, 6))
+    assert text_of(page, "#map-output") == whole_cross
+    page.point(*cell_at(page, -1, -1))
+    assert page.evaluate("document.getElementById('tip').hidden")
 
     page.point(*cell_at(page, 5, 3))
     page.evaluate("document.getElementById('map').focus()")
     for key in ("ArrowDown", "ArrowLeft", "ArrowLeft"):
         page.press(key)
+        assert text_of(page, "#tip") == text_of(page, "#map-output")
     assert "position 6 ·be looks at 1 ·be: " in text_of(page, "#map-output")
+
+
+def test_every_weight_and_score(shown, example):
+    """All that the map can say of a block, by the functions that say it."""
+    page = shown(example)
+    for name, function, digits in [("pattern", "weight", 4), ("scores", "score", 3)]:
+        actual = page.evaluate(f"positions.flatMap(q => range(q + 1).map(k => show({function}(3, 1, q, k), {digits})))")
+        allowed = example[f"h.3.attn.{name}"][0, 1][np.tri(11, dtype=bool)]
+        assert actual == [written(x, digits) for x in allowed]
+
+
+def test_tips_stay_in_the_window(shown, bundled):
+    page = shown(MODULE.explain(PROMPT * 8, bundled), width=400, height=700)
+    page.evaluate("document.getElementById('map').scrollIntoView({block: 'end'})")
+    box = "(b => [b.left, b.top, b.right, b.bottom])(document.getElementById('tip').getBoundingClientRect())"
+    page.point(300, 690)
+    left, top, right, bottom = page.evaluate(box)
+    assert 0 <= left < right <= 400
+    assert 0 <= top < bottom <= 690
+
+    page.evaluate("document.getElementById('map').focus()")
+    for key in ["ArrowUp"] * 40 + ["ArrowRight"] * 50:
+        page.press(key)
+    cell = "(b => [b.left, b.top, b.right, b.bottom])(document.getElementById('cell').getBoundingClientRect())"
+    left, top, right, bottom = page.evaluate(cell)
+    assert 0 <= left < right <= 400
+    assert 0 <= top < bottom <= 700
+    assert "position 23 " in text_of(page, "#tip")
+    page.press("Escape")
+    assert page.evaluate("document.getElementById('tip').hidden")
+
+
+def test_tips_by_touch_and_by_keyboard(shown, example):
+    page = shown(example)
+    page.evaluate("document.getElementById('stream-chart').scrollIntoView({block: 'center'})")
+    mark = "document.querySelectorAll('#stream-chart circle')[3].getBoundingClientRect()"
+    x, y = page.evaluate(f"(b => [(b.left + b.right) / 2, (b.top + b.bottom) / 2])({mark})")
+    page.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+    page.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    length = np.linalg.norm(example["h.1.resid_mid"][0, -1])
+    assert text_of(page, "#tip") == f"after attention of block 1\nlength {written(length)}"
+    page.evaluate("document.querySelector('#mlp-chart svg').focus()")
+    page.press("ArrowRight")
+    first = text_of(page, "#tip")
+    page.press("ArrowRight")
+    assert first.endswith(" of 1,024 neurons")
+    assert text_of(page, "#tip") != first
 
 
 def test_the_colors_of_the_map(shown, example):
@@ -341,6 +392,14 @@ def test_the_sliders(shown, example):
             "[...document.querySelector('#next-table').rows].map(x => [...x.cells].map(y => y.textContent))"
         )
         expected = probabilities(example["logits"][-1], temperature, top_k, top_p)[order]
+        rank = np.flatnonzero(order == example.target[0])[0]
+        assert 20 < rank < 200
+        if len(rows) == 22:
+            target = rows.pop(-2)
+            assert target[0] == "·qu"
+            cut = "not the first" if temperature == 0 else "cut by top-k" if top_k and rank >= top_k else "cut by top-p"
+            assert target[2] == cut if not expected[rank] else target[2].endswith(" %")
+        assert page.evaluate("document.querySelector('#next-table .target').cells[0].textContent") == "·qu"
         for i, (piece, _, value) in enumerate(rows[:-1]):
             assert piece == MODULE.token_text(order[i], example.model)
             if expected[i]:
@@ -349,8 +408,13 @@ def test_the_sliders(shown, example):
                 assert value == "not the first"
             else:
                 assert value == ("cut by top-k" if top_k and i >= top_k else "cut by top-p")
-        assert rows[-1][0] == f"{1024 - len(rows) + 1:,} more"
-        assert text_of(page, "#next-output").startswith(f"{np.count_nonzero(expected):,} of 1,024 tokens can be drawn.")
+        listed = {*range(len(rows) - 1), rank}
+        assert rows[-1][0] == f"{1024 - len(listed):,} more"
+        rest = 1 - expected[[*listed]].sum()
+        assert float(rows[-1][2].removesuffix(" %").replace("−", "-")) == pytest.approx(100 * rest, rel=0.06, abs=0.06)
+        assert text_of(page, "#next-output").startswith(
+            f"{np.count_nonzero(expected):,} of 1,024 tokens are left by the cuts."
+        )
 
     for setting in [(1, 0, 1), (0.8, 40, 1), (1.5, 12, 0.3), (0.5, 0, 0.5), (0, 0, 1)]:
         check(*setting)
@@ -371,6 +435,7 @@ def test_what_mattered(shown, example, bundled):
     changes = np.column_stack([example["ablation.heads"], example["ablation.mlps"]])
     assert [row[1:] for row in rows] == [[minus(f"{x:+.3f}") for x in row] for row in changes]
     assert text_of(page, "#ablation-target") == "·question"
+    assert text_of(page, "#ablation-whole") == written(example["target.log_probability"])
     layer, part = np.unravel_index(changes.argmin(), changes.shape)
     most = f"the MLP of block {layer}" if part == 4 else f"head {part} of block {layer}"
     assert f"Missed most: {most} ({minus(f'{changes.min():.3f}')})" in text_of(page, "#ablation-output")
@@ -435,6 +500,8 @@ def test_another_theme_and_another_width_while_it_is_open(shown, example):
 def test_the_keyboard_reaches_everything(shown, example):
     page = shown(example)
     reached = set()
+    page.evaluate("document.querySelectorAll('#heads button').forEach(x => x.name = 'head')")
+    page.evaluate("document.querySelectorAll('#lens-table button').forEach(x => x.name = 'lens')")
     for _ in range(200):
         page.press("Tab")
         place = page.evaluate(
@@ -443,7 +510,8 @@ def test_the_keyboard_reaches_everything(shown, example):
         if place == "BODY":
             break
         reached.add(place)
-    controls = {"layer", "head", "position", "map", "temperature", "top-k", "top-p", "more", "SUMMARY", "INPUTtoken"}
+    controls = {"layer", "head", "position", "map", "temperature", "top-k", "top-p", "more", "svg"}
+    controls |= {"SUMMARY", "INPUTtoken", "INPUTview", "BUTTONhead", "BUTTONlens"}
     assert controls <= reached
 
 
@@ -454,6 +522,9 @@ def test_in_a_notebook(browser, tmp_path, example):
     frame = "document.querySelector('iframe').contentDocument"
     assert page.evaluate(f"{frame}.querySelectorAll('#token-strip label').length") == len(example.tokens)
     assert page.evaluate(f"{frame}.querySelector('#prompt').textContent") == PROMPT
+    page.evaluate(f"{frame}.querySelector('nav a[href=\"#lens\"]').click()")
+    page.evaluate("new Promise(done => setTimeout(done, 100))")
+    assert page.evaluate(f"Math.abs({frame}.getElementById('lens').getBoundingClientRect().top)") < 200
     assert page.problems == []
-    assert page.requests == [file.as_uri(), "about:srcdoc"] or page.requests == [file.as_uri()]
+    assert set(page.requests) <= {file.as_uri(), "about:srcdoc"}
     page.close()
