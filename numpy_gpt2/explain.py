@@ -286,10 +286,8 @@ def ablation(e: Explanation, progress: bool = False) -> tuple[np.ndarray, np.nda
     hooks += [without(f"h.{layer}.mlp_out") for layer in range(L)]
     with thread_pool() as pool:
         results = pool.map(lambda hook: log_probability(e.tokens, e.target, weights, config, hook), hooks)
-        with progress_bar(
-            iterable=results, total=len(hooks), unit="part", desc="ablation", disable=not progress
-        ) as bar:
-            changes = np.array(list(bar)) - e["target.log_probability"]
+        bar = progress_bar(iterable=results, total=len(hooks), unit="part", desc="ablation", disable=not progress)
+        changes = np.array([*bar]) - e["target.log_probability"]
     return changes[: L * H].reshape(L, H), changes[L * H :]
 
 
@@ -306,10 +304,9 @@ def visible_character(c: str) -> str:
         return SIGNS[c]
     if "\udc80" <= c <= "\udcff":  # how surrogateescape spells a byte
         return f"⟨{ord(c) - 0xDC00:02X}⟩"
-    hidden = (
-        unicodedata.category(c)[0] in "CZ" or BLANK.match(c) or c in SIGNS.values()
-    )  # these would be taken for others
-    return f"⟨U+{ord(c):04X}⟩" if hidden else c
+    if unicodedata.category(c)[0] in "CZ" or BLANK.match(c) or c in SIGNS.values():  # the last stand for others here
+        return f"⟨U+{ord(c):04X}⟩"
+    return c
 
 
 def token_bytes(token: int, model: Model) -> bytes | None:
@@ -365,6 +362,7 @@ def page_arrays(e: Explanation) -> dict[str, np.ndarray]:
         "activation.y": activation(config)(bins),
         "next.tokens": candidates[:N_CANDIDATES],
         "next.logits": sorted_logits,  # all of them: a cut by probability needs their sum
+        "next.rank": np.flatnonzero(candidates == e.target[0]),  # the target's place among them
     }
 
 
@@ -387,7 +385,6 @@ def page_data(e: Explanation, template: str) -> dict[str, Any]:
         "text": e.model.tokenizer.decode(e.tokens.tolist()),
         "tokens": e.tokens.tolist(),
         "target": e.target,
-        "target_rank": int(np.flatnonzero(largest(e["logits"][-1], config.vocab_size)[0] == e.target[0])[0]),
         "most_bits": MOST_BITS,
         "pieces": {int(token): token_text(token, e.model) for token in np.unique(tokens)},
         "bytes": [hexadecimal(token, e.model) for token in e.tokens],
