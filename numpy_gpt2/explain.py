@@ -87,6 +87,7 @@ BLOCK = {
     "resid_post": "(B, T, C)",
 }
 OUTPUT = {"ln_f": "(B, T, C)"}
+AROUND_LAYER_NORMS = ("resid_pre", "ln_1", "resid_mid", "ln_2")
 
 MOST_BITS = 16  # where bars of surprisal end
 
@@ -119,9 +120,15 @@ class Explanation:
         return self.arrays[name]
 
     @property
-    def name(self) -> str:
-        """The model's, which is its folder's."""
-        return os.fsencode(self.model.tokenizer.name).decode(errors="replace")
+    def facts(self) -> str:
+        """The model in one line."""
+        weights, config, tokenizer = self.model
+        name = os.fsencode(tokenizer.name).decode(errors="replace")  # a folder's may be any bytes
+        parameters = sum(math.prod(array.shape) for array in weights.values())  # a head of its own is one, too
+        return (
+            f"{name}: {config.n_layer} blocks of {config.n_head} heads, {config.n_embd:,} channels, a vocabulary of"
+            f" {config.vocab_size:,} tokens, {parameters:,} parameters"
+        )
 
     def layers(self, name: str) -> np.ndarray:
         """A block's result, of all blocks and without the batch: (L, ...)."""
@@ -189,7 +196,7 @@ def explain(
     explanation = Explanation(model, tokens, len(ids), wanted, arrays)
     arrays["heads.norm"] = head_norms(explanation.layers("attn.z"), weights)
     arrays["neurons"], _ = largest(np.abs(explanation.layers("mlp.post")), N_NEURONS)
-    rows = [read_out(scores, wanted[0]) for scores in lens_rows(explanation)]
+    rows = [read_out(scores, wanted[0]) for scores in lens_logits(explanation)]
     for name, values in zip(("tokens", "probabilities", "target"), zip(*rows, strict=True), strict=True):
         arrays[f"lens.{name}"] = np.array(values)
     arrays["target.log_probability"] = np.array(log_probability(tokens, wanted, weights, config))
@@ -241,7 +248,7 @@ def lens(x: np.ndarray, weights: Weights, config: GPT2Config) -> np.ndarray:
     return logits(layer_norm(x, weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon), weights)
 
 
-def lens_rows(e: Explanation) -> Iterator[np.ndarray]:
+def lens_logits(e: Explanation) -> Iterator[np.ndarray]:
     """The logits (T, V) before block 0, 1, …; and where the model ends, its own."""
     for layer in range(e.model.config.n_layer):
         yield lens(e[f"h.{layer}.resid_pre"][0], e.model.weights, e.model.config)
@@ -341,8 +348,7 @@ def activation(config: GPT2Config) -> Callable[[np.ndarray], np.ndarray]:
 def page_arrays(e: Explanation) -> dict[str, np.ndarray]:
     """What the page draws. Attention's maps come as their lower triangles, row after row."""
     T, config = len(e.tokens), e.model.config
-    pre, resid_pre, resid_mid = map(e.layers, ("mlp.pre", "resid_pre", "resid_mid"))
-    normalized = np.stack([resid_pre, e.layers("ln_1"), resid_mid, e.layers("ln_2")], axis=1)  # (L, 4, T, C)
+    pre = e.layers("mlp.pre")
     bins = np.linspace(pre.min(), pre.max(), N_BINS + 1)
     candidates, sorted_logits = largest(e["logits"][-1], config.vocab_size)
     allowed = causal_mask(T, T)
@@ -351,8 +357,8 @@ def page_arrays(e: Explanation) -> dict[str, np.ndarray]:
         **{name: array for name, array in e.arrays.items() if name.startswith(shared)},
         **{f"norm.{name}": norm(e[name]).reshape(T) for name in (*EMBEDDINGS, *OUTPUT)},
         **{f"norm.{name}": norm(e.layers(name)) for name in BLOCK},
-        "normalized.mean": normalized.mean(axis=-1),
-        "normalized.std": normalized.std(axis=-1),
+        **{f"mean.{name}": e.layers(name).mean(axis=-1) for name in AROUND_LAYER_NORMS},
+        **{f"std.{name}": e.layers(name).std(axis=-1) for name in AROUND_LAYER_NORMS},
         "scores": e.layers("attn.scores")[..., allowed],
         "pattern": e.layers("attn.pattern")[..., allowed],
         "neurons.pre": np.take_along_axis(pre, e["neurons"], axis=-1),
@@ -362,7 +368,7 @@ def page_arrays(e: Explanation) -> dict[str, np.ndarray]:
         "activation.y": activation(config)(bins),
         "next.tokens": candidates[:N_CANDIDATES],
         "next.logits": sorted_logits,  # all of them: a cut by probability needs their sum
-        "next.rank": np.flatnonzero(candidates == e.target[0]),  # the target's place among them
+        "next.rank": np.argmax(candidates == e.target[0]),  # the target's place among them
     }
 
 
@@ -378,8 +384,7 @@ def page_data(e: Explanation, template: str) -> dict[str, Any]:
     config, arrays = e.model.config, page_arrays(e)
     tokens = np.concatenate([e.tokens, e.target, *(a.ravel() for name, a in arrays.items() if name.endswith("tokens"))])
     return {
-        "name": e.name,
-        "parameters": num_parameters(e.model.weights),
+        "facts": e.facts,
         "scales": [config.attention_scale(layer) for layer in range(config.n_layer)],
         "notice": e.notice,
         "text": e.model.tokenizer.decode(e.tokens.tolist()),
@@ -394,11 +399,6 @@ def page_data(e: Explanation, template: str) -> dict[str, Any]:
         "sources": {name: source(name, config) for name in re.findall(r'data-source="([\w.]+)"', template)},
         "arrays": {name: packed(array) for name, array in arrays.items()},
     }
-
-
-def num_parameters(weights: Weights) -> int:
-    """How many numbers there are; a head of its own counts, whatever the config says of it."""
-    return sum(math.prod(array.shape) for array in weights.values())
 
 
 def dimensions(e: Explanation) -> dict[str, int]:
@@ -416,26 +416,25 @@ def steps(e: Explanation, layers: int) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def source(name: str, config: GPT2Config) -> dict[str, str]:
-    """A function, "model.attention" or the model's "activation", as it is written, and the equation above it."""
+    """A function, "model.attention" or the model's "activation", as it is written, and its docstring's equation."""
     module, _, function_name = name.rpartition(".")
     function = getattr(import_module(f".{module}", __package__), function_name) if module else activation(config)
     lines, number = inspect.getsourcelines(function)
     path = Path(inspect.getfile(function))
+    first_line, *_ = (inspect.getdoc(function) or "").split("\n\n")
+    equation, *_ = re.split(r"\. (?=\(|Any shape)", first_line)  # without what it says of shapes
     return {
         "name": function.__name__,
         "code": "".join(lines),
         "where": f"{path.parent.name}/{path.name}, line {number}",
-        "equation": (inspect.getdoc(function) or "").split("\n\n")[0],
+        "equation": equation.rstrip(".").replace("`", ""),
     }
 
 
 def story(e: Explanation, width: int) -> Iterator[str]:
     """The lines of `Explanation.text`."""
     config, pieces = e.model.config, [token_text(token, e.model) for token in e.tokens]
-    yield (
-        f"{e.name}: {config.n_layer} blocks of {config.n_head} heads, {config.n_embd} channels,"
-        f" a vocabulary of {config.vocab_size:,} tokens, {num_parameters(e.model.weights):,} parameters"
-    )
+    yield e.facts
     if e.notice:
         yield e.notice
 

@@ -177,7 +177,7 @@ def test_the_pickers(shown, example):
     rows = page.evaluate(
         "[...document.querySelector('#trace-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
     )
-    for name, letters, shape, length in rows:
+    for name, length, letters, shape in rows:
         array = example[name]
         vector = array[0, 2, 7] if array.ndim == 4 else array.reshape(len(example.tokens), -1)[7]
         assert shape == f"({', '.join(map(str, array.shape))})"
@@ -191,8 +191,14 @@ def test_the_pickers(shown, example):
         assert int(neuron) == expected
         assert pre == minus(f"{example['h.3.mlp.pre'][0, 7, expected]:.3f}")
         assert post == minus(f"{example['h.3.mlp.post'][0, 7, expected]:.3f}")
-    means = page.evaluate("[...document.querySelector('#norm-table tbody').rows].map(x => x.cells[2].textContent)")
-    assert means == [f"{example[f'h.3.{name}'][0, 7].std():.3f}" for name in ("resid_pre", "resid_mid")]
+    head = page.evaluate("[...document.querySelector('#norm-table thead').rows[0].cells].map(x => x.textContent)")
+    assert head == ["", "mean, in", "mean, out", "deviation, in", "deviation, out"]
+    norms = page.evaluate(
+        "[...document.querySelector('#norm-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
+    )
+    for row, (before, after) in zip(norms, [("resid_pre", "ln_1"), ("resid_mid", "ln_2")], strict=True):
+        x, y = example[f"h.3.{before}"][0, 7], example[f"h.3.{after}"][0, 7]
+        assert row == [f"h.3.{after}", *(minus(f"{z:.3f}") for z in (x.mean(), y.mean(), x.std(), y.std()))]
     assert f"{np.linalg.norm(example['h.3.attn.q'][0, 2, 7]):.3f}" in text_of(page, "#qkv-output")
 
 
@@ -269,6 +275,17 @@ def test_tips_stay_in_the_window(shown, bundled):
     assert page.evaluate("document.getElementById('tip').hidden")
 
 
+def test_choosing_a_position_moves_the_lens(shown, bundled):
+    page = shown(MODULE.explain(PROMPT * 8, bundled), width=400)
+    change(page, "#position", 3)
+    assert "position 3 " in text_of(page, "#lens-title")
+    cell, frame = page.evaluate(
+        "['[data-row=\"6\"][data-position=\"3\"]', '#lens-scroll'].map(x => document.querySelector(x))"
+        ".map(x => x.getBoundingClientRect()).map(b => [b.left, b.right])"
+    )
+    assert frame[0] <= cell[0] < cell[1] <= frame[1]
+
+
 def test_tips_by_touch_and_by_keyboard(shown, example):
     page = shown(example)
     page.evaluate("document.getElementById('stream-chart').scrollIntoView({block: 'center'})")
@@ -284,6 +301,14 @@ def test_tips_by_touch_and_by_keyboard(shown, example):
     page.press("ArrowRight")
     assert first.endswith(" of 1,024 neurons")
     assert text_of(page, "#tip") != first
+    page.evaluate("document.getElementById('ablation-table').focus()")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.press(key)
+    change = example["ablation.heads"][1, 1]
+    assert text_of(page, "#tip").startswith(f"without head 1 of block 1: {minus(f'{change:+.3f}')} nats")
+    page.evaluate("document.getElementById('next-table').focus()")
+    page.press("ArrowDown")
+    assert text_of(page, "#tip").startswith(f"token {example['logits'][-1].argmax()}, number 1 by probability")
 
 
 def test_the_colors_of_the_map(shown, example):
@@ -311,9 +336,11 @@ def test_the_lens(shown, example):
         "[...document.querySelector('#lens-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
     )
     assert [row[0] for row in table] == ["embeddings", *(f"after h.{layer}" for layer in range(6))]
-    assert [row[1:] for row in table] == [
-        [MODULE.token_text(token, example.model) for token in row] for row in example["lens.tokens"][..., 0]
-    ]
+    for row, tokens, shares in zip(table, example["lens.tokens"], example["lens.probabilities"], strict=True):
+        for text, token, p in zip(row[1:], tokens[:, 0], shares[:, 0], strict=True):
+            piece = MODULE.token_text(token, example.model)
+            assert text.startswith(piece)
+            assert float(text.removeprefix(piece).removesuffix(" %")) == pytest.approx(100 * p, rel=0.06, abs=0.006)
     right = page.evaluate(
         "[...document.querySelectorAll('#lens-table .right')].map(x => [x.dataset.row, x.dataset.position])"
     )
