@@ -460,10 +460,8 @@ def story(e: Explanation, width: int) -> Iterator[str]:
 
     target = "".join(token_text(token, e.model) for token in e.target)
     log_p = float(e["target.log_probability"])
-    most_probable = (
-        f"the most probable ones at temperature 1; ln p({target}) = {log_p:.3f} nats, p = {math.exp(log_p):.3g}"
-    )
-    yield from heading("The next token", most_probable)
+    probability = f"ln p({target}) = {log_p:.3f} nats, p = {math.exp(log_p):.3g}"
+    yield from heading("The next token", f"the most probable ones at temperature 1; {probability}")
     candidates = dict(zip(e["lens.tokens"][-1, -1].tolist(), e["lens.probabilities"][-1, -1], strict=True))
     for token, p in (candidates | {e.target[0]: e["lens.target"][-1]}).items():
         mark = "  ← the target" + (", its first token" if len(e.target) > 1 else "") if token == e.target[0] else ""
@@ -511,7 +509,7 @@ def command(argv: list[str] | None) -> int:
     parser.add_prompt("the text to explain")
     parser.add_model()
     add = parser.add_argument
-    add("-o", "--output", metavar="PAGE.html", type=Path, help=f"where the page goes (default: {PAGE})")
+    add("-o", "--output", metavar="PAGE.html", help=f"where the page goes (default: {PAGE})")
     add("--open", action="store_true", help="open the page in the browser")
     add("--target", metavar="TEXT", type=checked(utf8, bool, "UTF-8 text of one character or more"), help=TARGET_HELP)
     add("--ablate", action="store_true", help="remove each head and each MLP in turn, to see what mattered")
@@ -519,36 +517,41 @@ def command(argv: list[str] | None) -> int:
     add("--max-tokens", metavar="N", type=count, default=MAX_TOKENS, help=f"of the prompt (default: {MAX_TOKENS})")
     arguments = parser.parse_args(argv)
     parser.check_prompt(arguments.prompt)
-    if arguments.text and (arguments.output or arguments.open):
+    if arguments.text and (arguments.output is not None or arguments.open):
         parser.error("--text makes no page: leave it out, or -o and --open")
 
+    path = None if arguments.text else page_path(PAGE if arguments.output is None else arguments.output)
     prompt = read_prompt(arguments.prompt)
-    model = load(choose_model(arguments.model))
-
-    def explanation() -> Explanation:
-        options = {"target": arguments.target, "ablate": arguments.ablate, "max_tokens": arguments.max_tokens}
-        result = explain(prompt, model, **options, progress=True)
-        if result.notice:
-            way_out = (
-                "--max-tokens changes that" if len(result.tokens) == arguments.max_tokens else "it fills the window"
-            )
-            say(f"note: {result.notice}; {way_out}")
-        return result
-
-    if arguments.text:
-        write(explanation().text(shutil.get_terminal_size((100, 24)).columns))
+    explanation = explain(
+        prompt,
+        load(choose_model(arguments.model)),
+        target=arguments.target,
+        ablate=arguments.ablate,
+        max_tokens=arguments.max_tokens,
+        progress=True,
+    )
+    if explanation.notice:
+        chosen = len(explanation.tokens) == arguments.max_tokens
+        say(f"note: {explanation.notice}; {'--max-tokens changes that' if chosen else 'it fills the window'}")
+    if path is None:
+        write(explanation.text(shutil.get_terminal_size((100, 24)).columns))
         return 0
-    path = Path(os.path.realpath(arguments.output or PAGE))
-    folder = next(parent for parent in path.parents if parent.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)) or (path.exists() and not path.is_file()):
-        raise ValueError(f"{path} cannot be written; give the page another place with -o")
-    page = explanation().page()
+    page = explanation.page()
     with written_aside(path.parent) as aside:
         (aside / path.name).write_text(page, encoding="utf-8")
     write(f"{path}\n")
     if arguments.open and not webbrowser.open(path.as_uri()):
         say("note: no browser was found to open it with")
     return 0
+
+
+def page_path(name: str) -> Path:
+    """Where a page goes. Raises ValueError if none can be written there, before anything is computed for it."""
+    path = Path(os.path.realpath(name))
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)) or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} cannot be written; give the page another place with -o")
+    return path
 
 
 def main(argv: list[str] | None = None) -> int:
