@@ -65,7 +65,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     probability = checked(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
 
     parser = Parser(
-        hint=" (a prompt of several words needs quotes)",
         prog="python -m numpy_gpt2",
         usage="%(prog)s [options] [PROMPT]",
         description="Continue a text with GPT-2: text to standard output, all else to standard error.",

@@ -49,8 +49,9 @@ def from_utf8(data: bytes, source: object) -> str:
 class Parser(argparse.ArgumentParser):
     """argparse, but an error is one line, and help is written as all text is."""
 
-    def __init__(self, hint: str = "", **options: Any) -> None:
-        self.hint = hint  # for arguments too many
+    hint = ""  # for arguments too many
+
+    def __init__(self, **options: Any) -> None:
         super().__init__(
             formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
             allow_abbrev=False,
@@ -68,6 +69,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_prompt(self, what: str) -> None:
         """The argument PROMPT; see `read_prompt`."""
+        self.hint = " (a prompt of several words needs quotes)"
         help = f"{what}; - or a pipe: from standard input; empty: start anew, from {ENDOFTEXT}"
         self.add_argument("prompt", metavar="PROMPT", nargs="?", type=text, help=help)
 

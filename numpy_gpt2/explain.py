@@ -500,7 +500,6 @@ def columns(text: str) -> int:
 def command(argv: list[str] | None) -> int:
     """Do what the command line says. Returns the exit status."""
     parser = Parser(
-        hint=" (a prompt of several words needs quotes)",
         prog="python -m numpy_gpt2.explain",
         usage="%(prog)s [options] [PROMPT]",
         description="Show a prompt going through GPT-2, step by step, on a page that needs nothing but a browser.",

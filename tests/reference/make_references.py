@@ -139,12 +139,15 @@ def make_full() -> None:
     )
 
 
-def make_bundled() -> None:
+def bundled_model():
+    """transformers' model and tokenizer, from the bundled files."""
     folder = bundled_folder()
-    model = transformers.GPT2LMHeadModel.from_pretrained(
-        folder, dtype=torch.float64, attn_implementation="eager"
-    ).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def make_bundled() -> None:
+    model, tokenizer = bundled_model()
     arrays = {}
     for i, prompt in enumerate(["ROMEO:\n", "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\n"]):
         tokens = torch.tensor([tokenizer(prompt).input_ids])
@@ -289,11 +292,7 @@ def without(module, columns=slice(None), inputs=False):
 
 
 def make_explain() -> None:
-    folder = bundled_folder()
-    model = transformers.GPT2LMHeadModel.from_pretrained(
-        folder, dtype=torch.float64, attn_implementation="eager"
-    ).eval()
-    encode = transformers.AutoTokenizer.from_pretrained(folder)
+    model, encode = bundled_model()
     L, H, D = model.config.n_layer, model.config.n_head, model.config.n_embd // model.config.n_head
     arrays = {}
     for i, (prompt, target) in enumerate([("To be, or not to be, that is the", " question"), ("ROMEO", ":\n")]):
