@@ -205,10 +205,10 @@ def test_the_pickers(shown, example):
 def cell_at(page, query, key):
     """Where a cell of the attention map is in the window; −1 stands for the labels."""
     page.evaluate("document.getElementById('map').scrollIntoView({block: 'center'})")
-    x, y, left, top, size = page.evaluate(
-        "(b => [b.x, b.y, MAP.left, MAP.top, MAP.cell])(document.getElementById('map').getBoundingClientRect())"
+    x, y, top, size = page.evaluate(
+        "(b => [b.x, b.y, MAP.top, MAP.cell])(document.getElementById('map').getBoundingClientRect())"
     )
-    return x + left + (key + 0.5) * size, y + top + (query + 0.5) * size
+    return x + (key + 0.5) * size, y + top + (query + 0.5) * size
 
 
 def test_the_attention_map(shown, example):
@@ -271,6 +271,12 @@ def test_tips_stay_in_the_window(shown, bundled):
     assert 0 <= left < right <= 400
     assert 0 <= top < bottom <= 700
     assert "position 23 " in text_of(page, "#tip")
+    labels = page.evaluate("document.getElementById('map-labels').getBoundingClientRect().left")
+    assert 0 <= labels < 20  # still there, though the map is scrolled
+    assert page.evaluate("document.getElementById('map-frame').scrollLeft") > 200
+    page.point(30, (top + bottom) / 2)
+    assert "position 23 ,: " not in text_of(page, "#map-output")
+    assert "looks most at" in text_of(page, "#map-output")
     page.press("Escape")
     assert page.evaluate("document.getElementById('tip').hidden")
 
