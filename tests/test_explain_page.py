@@ -254,6 +254,17 @@ def test_every_weight_and_score(shown, example):
         assert actual == [written(x, digits) for x in allowed]
 
 
+@pytest.mark.parametrize("size", [[100, 11_000], [11_000, 100]])
+def test_a_long_map_is_no_larger_than_a_canvas_can_be(size, shown, example):
+    """The labels of 1,000 rows on a sharp screen: one that is larger would stay empty."""
+    page = shown(example)
+    page.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=2, mobile=False)
+    page.evaluate(f"canvas = document.createElement('canvas'); context = cleared(canvas, ...{size})")
+    page.evaluate(f"context.fillRect(0, 0, ...{size})")
+    assert max(page.evaluate("[canvas.width, canvas.height]")) <= 16_000
+    assert page.evaluate("context.getImageData(canvas.width - 1, canvas.height - 1, 1, 1).data[3]") == 255
+
+
 def test_tips_stay_in_the_window(shown, bundled):
     page = shown(MODULE.explain(PROMPT * 8, bundled), width=400, height=700)
     page.evaluate("document.getElementById('map').scrollIntoView({block: 'end'})")
