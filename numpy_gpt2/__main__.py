@@ -28,7 +28,7 @@ from .cli import (
     natural,
     read_prompt,
     say,
-    utf8,
+    some_text,
     write,
 )
 from .config import RELEASED_SIZES, GPT2Config
@@ -59,7 +59,6 @@ COMPONENTS = {
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line -> its values, checked."""
-    stop = checked(utf8, lambda text: text != "", "UTF-8 text of one character or more")
     samples = checked(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
     temperature = checked(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
     probability = checked(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
@@ -74,7 +73,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_prompt("the text to continue")
     parser.add_model()
     add("-n", "--max-new-tokens", metavar="N", type=count, default=100, help="end after N tokens (default: 100)")
-    add("--stop", metavar="TEXT", type=stop, action="append", default=[], help="end before TEXT (repeatable)")
+    add("--stop", metavar="TEXT", type=some_text, action="append", default=[], help="end before TEXT (repeatable)")
     add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
 
     add = parser.add_argument_group("how the next token is chosen").add_argument

@@ -152,6 +152,7 @@ def keep_freed_memory() -> None:
 
 
 text = checked(utf8, lambda text: True, "UTF-8")
+some_text = checked(utf8, lambda text: text != "", "UTF-8 text of one character or more")
 count = checked(int, lambda n: n >= 1, "a whole number, 1 or more")
 natural = checked(int, lambda n: n >= 0, "a whole number, 0 or more")
 

@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Model, load
-from .cli import Parser, checked, choose_model, count, exit_status, progress_bar, read_prompt, say, utf8, write
+from .cli import Parser, choose_model, count, exit_status, progress_bar, read_prompt, say, some_text, write
 from .config import GPT2Config
 from .model import (
     ACTIVATIONS,
@@ -510,7 +510,7 @@ def command(argv: list[str] | None) -> int:
     add = parser.add_argument
     add("-o", "--output", metavar="PAGE.html", help=f"where the page goes (default: {PAGE})")
     add("--open", action="store_true", help="open the page in the browser")
-    add("--target", metavar="TEXT", type=checked(utf8, bool, "UTF-8 text of one character or more"), help=TARGET_HELP)
+    add("--target", metavar="TEXT", type=some_text, help=TARGET_HELP)
     add("--ablate", action="store_true", help="remove each head and each MLP in turn, to see what mattered")
     add("--text", action="store_true", help="print the story here, and make no page")
     add("--max-tokens", metavar="N", type=count, default=MAX_TOKENS, help=f"of the prompt (default: {MAX_TOKENS})")

@@ -24,17 +24,7 @@ os.execvp(sys.argv[3], sys.argv[3:])
 """
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
 
-CODES = {
-    "Tab": 9,
-    "Enter": 13,
-    "Escape": 27,
-    " ": 32,
-    "ArrowLeft": 37,
-    "ArrowUp": 38,
-    "ArrowRight": 39,
-    "ArrowDown": 40,
-}
-TEXTS = {"Enter": {"text": "\r"}, " ": {"text": " "}}
+CODES = {"Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
 def find() -> str | None:
@@ -148,17 +138,13 @@ class Page:
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """A key, such as ArrowDown, Tab or Enter, on what has the focus."""
+        """Press a key, such as ArrowDown or Tab, on what has the focus."""
         for kind in ("keyDown", "keyUp"):
-            text = TEXTS.get(key, {}) if kind == "keyDown" else {}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=CODES[key], **text)
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=CODES[key])
 
-    def point(self, x: float, y: float, click: bool = False) -> None:
-        """Move the mouse there, and press it."""
+    def point(self, x: float, y: float) -> None:
+        """Move the mouse there."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
-        if click:
-            for kind in ("mousePressed", "mouseReleased"):
-                self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path, x: int, y: int, width: int, height: int) -> None:
         """A picture of a part of the page, as PNG."""

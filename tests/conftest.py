@@ -11,7 +11,9 @@ import hypothesis
 import numpy as np
 import pytest
 
-from numpy_gpt2 import GPT2Config, init_weights, load_tokenizer, save_model
+from numpy_gpt2 import GPT2Config, Model, init_weights, load, load_tokenizer, save_model
+from numpy_gpt2.explain import Explanation, explain
+from numpy_gpt2.hub import bundled_folder
 from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT
 
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -19,6 +21,8 @@ hypothesis.settings.load_profile("any machine")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+
+PROMPT = "To be, or not to be, that is the"  # of the explanation that several tests look at
 
 MERGES = ["t h", "th e", "Ġ the", "Ġ a", "o u", "Ġ y", "Ġy ou", "Ã ©"]  # the last one is the two bytes of é
 
@@ -67,6 +71,18 @@ def run_in_process(main, capsys, *arguments) -> SimpleNamespace:
 def tiny(tmp_path_factory) -> Path:
     """The folder of a tiny model."""
     return write_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Model:
+    """The model that comes with the project."""
+    return load(bundled_folder())
+
+
+@pytest.fixture(scope="session")
+def example(bundled) -> Explanation:
+    """What there is to explain of a prompt."""
+    return explain(PROMPT, bundled, target=" question", ablate=True)
 
 
 @pytest.fixture(scope="session")

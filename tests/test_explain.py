@@ -23,7 +23,7 @@ from numpy_gpt2 import GPT2Config, init_weights, load, model
 from numpy_gpt2 import explain as MODULE
 from numpy_gpt2.hub import bundled_folder
 
-from .conftest import run_in_process, write_model
+from .conftest import PROMPT, run_in_process, write_model
 from .reference.seeded import FOLDER, VARIATIONS, variation
 
 explain = MODULE.explain
@@ -33,16 +33,6 @@ explain = MODULE.explain
 def references():
     with np.load(FOLDER / "explain.npz") as file:
         return dict(file)
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    return load(bundled_folder())
-
-
-@pytest.fixture(scope="module")
-def example(bundled):
-    return explain("To be, or not to be, that is the", bundled, target=" question", ablate=True)
 
 
 def page_data(page: str) -> dict:
@@ -132,7 +122,7 @@ def test_removing_something_else_changes_nothing(bundled):
 
 @pytest.mark.parametrize("dtype", ["float64", "int8"])
 def test_other_weights(dtype, example):
-    e = explain("To be, or not to be, that is the", load(bundled_folder(), dtype), target=" question", ablate=True)
+    e = explain(PROMPT, load(bundled_folder(), dtype), target=" question", ablate=True)
     tolerance = 1e-4 if dtype == "float64" else 0.1
     for name in ("lens.target", "heads.norm", "nearest.cosines", "ablation.heads"):
         np.testing.assert_allclose(e[name], example[name], rtol=tolerance, atol=tolerance, err_msg=name)
@@ -339,10 +329,10 @@ def test_nothing_is_loaded_from_elsewhere(example):
     assert "default-src 'none'" in rest
 
 
-def test_the_size_of_a_large_page():
+def test_the_size_of_a_large_page(bundled):
     config = GPT2Config(n_embd=96, vocab_size=50257)
     weights = init_weights(config, np.random.default_rng(0))
-    tokenizer = load(bundled_folder()).tokenizer
+    tokenizer = bundled.tokenizer
     e = explain("and you " * 60, gpt2.Model(weights, config, tokenizer), ablate=False)
     assert len(e.tokens) == 64
     assert len(e.page().encode()) < 5_000_000

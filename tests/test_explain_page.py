@@ -10,14 +10,13 @@ import pytest
 
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import explain as MODULE
-from numpy_gpt2 import init_weights, load
-from numpy_gpt2.hub import bundled_folder
+from numpy_gpt2 import init_weights
 from numpy_gpt2.sampling import probabilities
 
 from .browser import Browser, find
+from .conftest import PROMPT
 from .reference.seeded import variation
 
-PROMPT = "To be, or not to be, that is the"
 HOSTILE = "</script><img src=x onerror=alert(1)>\n<b>&amp;\u200b日本 \x1b"
 
 
@@ -34,16 +33,6 @@ def browser():
         pytest.skip(f"{executable} does not start: {error}")
     yield browser
     browser.close()
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    return load(bundled_folder())
-
-
-@pytest.fixture(scope="module")
-def example(bundled):
-    return MODULE.explain(PROMPT, bundled, target=" question", ablate=True)
 
 
 @pytest.fixture
@@ -67,6 +56,12 @@ def shown(browser, tmp_path):
 
 def text_of(page, selector):
     return page.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
+
+
+def cells_of(page, selector):
+    """What a table says, row by row."""
+    rows = f"document.querySelector({json.dumps(selector)}).rows"
+    return page.evaluate(f"[...{rows}].map(x => [...x.cells].map(y => y.textContent))")
 
 
 def change(page, selector, value, event="change"):
@@ -174,9 +169,7 @@ def test_the_pickers(shown, example):
         "2",
         "7",
     ]
-    rows = page.evaluate(
-        "[...document.querySelector('#trace-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
-    )
+    rows = cells_of(page, "#trace-table tbody")
     for name, length, letters, shape in rows:
         array = example[name]
         vector = array[0, 2, 7] if array.ndim == 4 else array.reshape(len(example.tokens), -1)[7]
@@ -184,18 +177,14 @@ def test_the_pickers(shown, example):
         assert len(letters.split(",")) == array.ndim
         assert length == minus(f"{np.linalg.norm(vector[np.isfinite(vector)]):,.3f}")
     assert {name.rpartition(".")[0] for name, *_ in rows} == {"", "h.3", "h.3.attn", "h.3.mlp"}
-    strongest = page.evaluate(
-        "[...document.querySelector('#neuron-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
-    )
+    strongest = cells_of(page, "#neuron-table tbody")
     for (neuron, pre, post), expected in zip(strongest, example["neurons"][3, 7], strict=True):
         assert int(neuron) == expected
         assert pre == minus(f"{example['h.3.mlp.pre'][0, 7, expected]:.3f}")
         assert post == minus(f"{example['h.3.mlp.post'][0, 7, expected]:.3f}")
     head = page.evaluate("[...document.querySelector('#norm-table thead').rows[0].cells].map(x => x.textContent)")
     assert head == ["", "mean, in", "mean, out", "deviation, in", "deviation, out"]
-    norms = page.evaluate(
-        "[...document.querySelector('#norm-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
-    )
+    norms = cells_of(page, "#norm-table tbody")
     for row, (before, after) in zip(norms, [("resid_pre", "ln_1"), ("resid_mid", "ln_2")], strict=True):
         x, y = example[f"h.3.{before}"][0, 7], example[f"h.3.{after}"][0, 7]
         assert row == [f"h.3.{after}", *(minus(f"{z:.3f}") for z in (x.mean(), y.mean(), x.std(), y.std()))]
@@ -349,9 +338,7 @@ def test_the_colors_of_the_map(shown, example):
 
 def test_the_lens(shown, example):
     page = shown(example)
-    table = page.evaluate(
-        "[...document.querySelector('#lens-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
-    )
+    table = cells_of(page, "#lens-table tbody")
     assert [row[0] for row in table] == ["embeddings", *(f"after h.{layer}" for layer in range(6))]
     for row, tokens, shares in zip(table, example["lens.tokens"], example["lens.probabilities"], strict=True):
         for text, token, p in zip(row[1:], tokens[:, 0], shares[:, 0], strict=True):
@@ -367,9 +354,7 @@ def test_the_lens(shown, example):
     def check(row, position):
         title = text_of(page, "#lens-title")
         assert title.startswith(f"{'After h.' + str(row - 1) if row else 'Embeddings'}, position {position} ")
-        rows = page.evaluate(
-            "[...document.querySelector('#lens-top').rows].map(x => [...x.cells].map(y => y.textContent))"
-        )
+        rows = cells_of(page, "#lens-top")
         pieces = [MODULE.token_text(token, example.model) for token in example["lens.tokens"][row, position]]
         assert [piece for piece, _, _ in rows] == pieces
         for (_, _, value), p in zip(rows, example["lens.probabilities"][row, position], strict=True):
@@ -432,9 +417,7 @@ def test_the_sliders(shown, example):
     def check(temperature, top_k, top_p):
         for name, value in zip(("temperature", "top-k", "top-p"), (temperature, top_k, top_p), strict=True):
             change(page, f"#{name}", value, "input")
-        rows = page.evaluate(
-            "[...document.querySelector('#next-table').rows].map(x => [...x.cells].map(y => y.textContent))"
-        )
+        rows = cells_of(page, "#next-table")
         expected = probabilities(example["logits"][-1], temperature, top_k, top_p)[order]
         rank = np.flatnonzero(order == example.target[0])[0]
         assert 20 < rank < 200
@@ -472,9 +455,7 @@ def test_the_sliders(shown, example):
 
 def test_what_mattered(shown, example, bundled):
     page = shown(example)
-    rows = page.evaluate(
-        "[...document.querySelector('#ablation-table tbody').rows].map(x => [...x.cells].map(y => y.textContent))"
-    )
+    rows = cells_of(page, "#ablation-table tbody")
     assert [row[0] for row in rows] == [f"h.{layer}" for layer in range(6)]
     changes = np.column_stack([example["ablation.heads"], example["ablation.mlps"]])
     assert [row[1:] for row in rows] == [[minus(f"{x:+.3f}") for x in row] for row in changes]
