@@ -19,7 +19,7 @@ import numpy as np
 
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import hub
-from numpy_gpt2.cli import count
+from numpy_gpt2.cli import positive_int
 
 from .generation import Generation, Measured, take_turns
 from .processes import run_process
@@ -62,7 +62,7 @@ def main() -> None:
     add = parser.add_argument
     add("what", nargs="?", choices=["generation", "training"], help="default: both, and bench/RESULTS.md")
     add("--model", help="name or folder (default: weights/gpt2, or without it a model of its size with random weights)")
-    add("--runs", type=count, help="counted runs (default: 5; quick: 2)")
+    add("--runs", type=positive_int, help="counted runs (default: 5; quick: 2)")
     add("--quick", action="store_true", help="fewer runs and figures, and no training unless asked for; only printed")
     arguments = parser.parse_args()
     what, quick, runs = arguments.what, arguments.quick, arguments.runs or (2 if arguments.quick else 5)

@@ -25,6 +25,8 @@ Dimensions, the same letters everywhere:
     L  layers (n_layer)
 """
 
+__version__ = "0.2.0"
+
 from .backward import loss_and_gradients
 from .cache import KVCache
 from .checkpoint import Model, load, save_model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import json
 import math
 import os
@@ -14,25 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tiktoken
 
 from . import hub
-from .checkpoint import Model, load
-from .cli import (
-    DEFAULT_MODEL,
-    Parser,
-    checked,
-    choose_model,
-    count,
-    exit_status,
-    natural,
-    read_prompt,
-    say,
-    some_text,
-    write,
-)
+from .checkpoint import load
+from .cli import Parser, argument_type, exit_status, load_model, non_negative_int, positive_int, read_prompt, some_text
 from .config import RELEASED_SIZES, GPT2Config
+from .console import print_stderr, write
 from .generate import LOOKUP, generate
+from .hub import DEFAULT_MODEL, choose_model
+from .stream import Continuation, end_of_text
 from .tokenizer import ENDOFTEXT, prompt_ids
 
 EXAMPLES = """\
@@ -59,9 +48,9 @@ COMPONENTS = {
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """The command line -> its values, checked."""
-    samples = checked(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
-    temperature = checked(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
-    probability = checked(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+    samples = argument_type(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
+    temperature = argument_type(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
+    probability = argument_type(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
 
     parser = Parser(
         prog="python -m numpy_gpt2",
@@ -72,24 +61,36 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     parser.add_prompt("the text to continue")
     parser.add_model()
-    add("-n", "--max-new-tokens", metavar="N", type=count, default=100, help="end after N tokens (default: 100)")
+    add("-n", "--max-new-tokens", metavar="N", type=positive_int, default=100, help="end after N tokens (default: 100)")
     add("--stop", metavar="TEXT", type=some_text, action="append", default=[], help="end before TEXT (repeatable)")
     add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
 
     add = parser.add_argument_group("how the next token is chosen").add_argument
     add("-t", "--temperature", metavar="X", type=temperature, default=0.8, help="0 is greedy (default: 0.8)")
-    add("-k", "--top-k", metavar="K", type=natural, default=40, help="of the K most probable; 0: of all (default: 40)")
+    add(
+        "-k",
+        "--top-k",
+        metavar="K",
+        type=non_negative_int,
+        default=40,
+        help="of the K most probable; 0: of all (default: 40)",
+    )
     add("-p", "--top-p", metavar="P", type=probability, help="of the fewest that add up to P (default: off)")
     add("--greedy", action="store_true", help="always the most probable, as --temperature 0")
     seed = secrets.randbits(32)
-    add("-s", "--seed", metavar="N", type=natural, default=seed, help="the same choices every time (default: random)")
+    add(
+        "-s",
+        "--seed",
+        metavar="N",
+        type=non_negative_int,
+        default=seed,
+        help="the same choices every time (default: random)",
+    )
 
     add = parser.add_argument_group("what is printed, and how").add_argument
     add("--num-samples", metavar="N", type=samples, default=1, help="N continuations, side by side (default: 1)")
     add("--json", action="store_true", help="one JSON object a sample")
     add("--stats", action="store_true", help="seed, times since the imports, speed and memory")
-    add("--threads", metavar="N", type=count, help="threads of the matrix products (default: all)")
-    add("--int8", action="store_true", help="weights in a quarter of the memory, a little less exact")
     lookup = "try what followed the last words before: sooner where text repeats (default: on)"
     add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=lookup)
     add("--params", action="store_true", help="the table of the model's parameters, and stop")
@@ -107,68 +108,11 @@ def is_here(name: str) -> bool:
     return Path(name).is_dir() or hub.is_complete(hub.weights_folder() / name)
 
 
-class Continuation:
-    """One sample while it grows: its tokens, its text as far as that is certain, and why it ended."""
-
-    def __init__(self, tokenizer: tiktoken.Encoding, stops: list[str]) -> None:
-        self.tokens: list[int] = []
-        self.text = ""
-        self.finish_reason: str | None = None
-        self.tokenizer = tokenizer
-        self.stops = stops
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")  # holds back the bytes of half a character
-        self.held = ""  # and this, what may be the beginning of a stop text
-        self.n_written = 0
-
-    def append(self, token: int) -> None:
-        """Take one more token, unless the sample has ended; −1 ends it, as `generate` means it."""
-        if token < 0:
-            self.finish("stop")
-        elif not self.finish_reason:
-            self.tokens.append(token)
-            self.extend(self.decoder.decode(self.tokenizer.decode_single_token_bytes(token)))
-
-    def extend(self, characters: str) -> None:
-        """Add characters to the text; end before the first stop text, and hold back what may become one."""
-        held = self.held + characters
-        found = [(start + len(stop), start) for stop in self.stops if (start := held.find(stop)) >= 0]
-        if found:
-            _, start = min(found)  # the one that was complete first, however tokens cut the text
-            self.text, self.held, self.finish_reason = self.text + held[:start], "", "stop"
-            while self.tokens and self.tokenizer.decode(self.tokens[:-1]).startswith(self.text):
-                self.tokens.pop()  # those that spell only the stop text
-        else:
-            starts = (n for n in range(len(held)) if any(stop.startswith(held[n:]) for stop in self.stops))
-            certain = next(starts, len(held))
-            self.text, self.held = self.text + held[:certain], held[certain:]
-
-    def unwritten(self) -> str:
-        """The part of the text that no call has returned before."""
-        new, self.n_written = self.text[self.n_written :], len(self.text)
-        return new
-
-    def finish(self, reason: str) -> None:
-        """The sample ends here, if it has not yet: nothing is held back but, after Ctrl-C, half a character."""
-        if not self.finish_reason and reason != "interrupted":
-            self.extend(self.decoder.decode(b"", final=True))
-        if not self.finish_reason:
-            self.text, self.held, self.finish_reason = self.text + self.held, "", reason
-
-
-def end_of_text(model: Model) -> set[int]:
-    """The tokens after which there is nothing to say: the config's and the tokenizer's own."""
-    eos = model.config.eos_token_id
-    tokens = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    if ENDOFTEXT in model.tokenizer.special_tokens_set:
-        tokens = [*tokens, model.tokenizer.eot_token]
-    return {token for token in tokens if token < model.config.vocab_size}
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Generate and print. Returns the exit status."""
     start = time.perf_counter()
     prompt = read_prompt(arguments.prompt)
-    model = load(choose_model(arguments.model), "int8" if arguments.int8 else "float32")
+    model = load_model(arguments)
     loaded = time.perf_counter() - start
     ids = prompt_ids(prompt, model.tokenizer)
     n = arguments.num_samples
@@ -189,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
     steps: list[tuple[float, int]] = []  # seconds since the start, tokens
     interrupted = False
     if n > 1 and not arguments.json:
-        say(f"--- sample 1 of {n}")
+        print_stderr(f"--- sample 1 of {n}")
     try:
         for row in rows:
             steps.append((time.perf_counter() - start, int((row >= 0).sum())))
@@ -212,13 +156,13 @@ def run(arguments: argparse.Namespace) -> int:
             write(json.dumps(result, ensure_ascii=False) + "\n")
         else:
             if i > 0:
-                say(f"--- sample {i + 1} of {n}")
+                print_stderr(f"--- sample {i + 1} of {n}")
             write(sample.unwritten() + "\n")
     if arguments.stats:
         show_stats(timings, arguments.seed)
         window = model.config.n_positions
         if min(len(ids), window) + len(steps) - 1 > window:
-            say(f"note: the text outgrew the window of {window:,} tokens; the last half of it was read anew")
+            print_stderr(f"note: the text outgrew the window of {window:,} tokens; the last half of it was read anew")
     return 130 if interrupted else 0
 
 
@@ -246,7 +190,7 @@ def show_stats(timings: dict[str, float | None], seed: int) -> None:
 
         unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB here
         line.append(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB")
-    say(f"stats: {' · '.join(line)}")
+    print_stderr(f"stats: {' · '.join(line)}")
 
 
 def show_parameters(name: str) -> None:
@@ -273,10 +217,6 @@ def show_parameters(name: str) -> None:
 def command(argv: list[str] | None) -> int:
     """Do what the command line says. Returns the exit status."""
     arguments = parse_arguments(argv)
-    if arguments.threads:
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(min(arguments.threads, os.cpu_count() or 1))
     if arguments.params:
         show_parameters(DEFAULT_MODEL if arguments.model is None else arguments.model)
         return 0

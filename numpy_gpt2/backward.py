@@ -23,7 +23,7 @@ import math
 
 import numpy as np
 
-from .model import ACTIVATIONS, cross_entropy, forward, gelu, gelu_exact, identity, relu, softmax, within
+from .model import ACTIVATIONS, cross_entropy, forward, gelu, gelu_exact, identity, output_head, relu, softmax, within
 from .special import erf
 
 # What the way back needs of what the hook sees in a block, and after the last one. The rest is not kept.
@@ -200,9 +200,8 @@ def hidden_states_backward(dy, tokens, weights, config, trace, dropout=identity)
 
 def logits_backward(dy, x, weights):
     """y = x Eᵀ  ->  dx = dy E, dE = dyᵀ x: `linear` without a bias, and with the weight transposed."""
-    head = weights["lm_head.weight"] if "lm_head.weight" in weights else weights["wte.weight"]  # (V, C)
     dy = dy.reshape(-1, dy.shape[-1])
-    return (dy @ head).reshape(x.shape), dy.T @ x.reshape(-1, x.shape[-1])
+    return (dy @ output_head(weights)).reshape(x.shape), dy.T @ x.reshape(-1, x.shape[-1])
 
 
 def forward_backward(dy, tokens, weights, config, trace, dropout=identity):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import mmap
-import threading
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -25,8 +24,8 @@ class KVCache:
 
     def __init__(self, config: GPT2Config, batch_size: int = 1, dtype: DTypeLike = np.float32) -> None:
         L, H, D = config.n_layer, config.n_head, config.n_embd // config.n_head
-        self.keys = untouched((L, batch_size, H, config.n_positions, D), dtype)
-        self.values = untouched(self.keys.shape, dtype)
+        self.keys = lazy_empty((L, batch_size, H, config.n_positions, D), dtype)
+        self.values = lazy_empty(self.keys.shape, dtype)
         self.length = 0
 
     def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,14 +51,14 @@ class KVCache:
         """A cache for n times the batch: every row n times, as `np.repeat` orders them."""
         repeated = copy.copy(self)
         L, B, *shape = self.keys.shape
-        repeated.keys = untouched((L, B * n, *shape), self.keys.dtype)
-        repeated.values = untouched(repeated.keys.shape, self.keys.dtype)
+        repeated.keys = lazy_empty((L, B * n, *shape), self.keys.dtype)
+        repeated.values = lazy_empty(repeated.keys.shape, self.keys.dtype)
         for new, old in ((repeated.keys, self.keys), (repeated.values, self.values)):
             new.reshape(L, B, n, *shape)[..., : self.length, :] = old[:, :, None, :, : self.length]
         return repeated
 
 
-def untouched(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+def lazy_empty(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An array that takes memory as it is filled, a few KB at a time. That of `np.empty` may come in pages of 2 MB, of
     which each would hold a little of many heads, so that the first positions would take all of it."""
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
@@ -70,31 +69,3 @@ def untouched(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.ndarray(shape, dtype, memory)
-
-
-class Turn(KVCache):
-    """A cache as one chunk of a text sees it, while other threads compute the chunks before and after.
-
-    All that a chunk needs of those before it are their keys and values, layer by layer: it waits for a layer's until
-    the chunk before has written its own, and so comes one layer behind.
-    """
-
-    def __init__(self, cache: KVCache, before: Turn | None, T: int) -> None:
-        self.keys, self.values = cache.keys, cache.values
-        self.length = before.end if before else cache.length
-        self.end: int = self.length + T
-        self.before = before
-        self.written = [threading.Event() for _ in cache.keys]
-
-    def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As a cache does, once all that comes before is there."""
-        if self.before:
-            self.before.written[layer].wait()
-        views = super().update(layer, k, v)
-        self.written[layer].set()
-        return views
-
-    def close(self) -> None:
-        """This chunk is done, or has failed: nobody waits for it any longer."""
-        for written in self.written:
-            written.set()

@@ -12,10 +12,11 @@ import tiktoken
 from numpy.typing import DTypeLike
 
 from .config import GPT2Config
-from .hub import SMALL_FILES, model_folder
+from .files import staged_writes
+from .hub import MODEL_FILES, model_folder
 from .int8 import load_int8
 from .tokenizer import load_tokenizer, save_tokenizer
-from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_weights, written_aside
+from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_weights
 
 
 class Model(NamedTuple):
@@ -34,7 +35,7 @@ def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
     cannot be had, and ValueError when its files are damaged or do not fit each other.
     """
     folder = model_folder(name_or_folder)
-    if missing := [name for name in SMALL_FILES if not (folder / name).exists()]:
+    if missing := [name for name in MODEL_FILES if not (folder / name).exists()]:
         raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}; a model folder needs them beside {FILE}")
     config = GPT2Config.from_json(folder / "config.json")
     weights = load_int8(folder) if np.dtype(dtype) == np.int8 else load_weights(folder, dtype)
@@ -64,7 +65,7 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
         "dtype": str(weights["wte.weight"].dtype),
         **dataclasses.asdict(config),
     }
-    with written_aside(folder) as aside:
+    with staged_writes(folder) as aside:
         (aside / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         save_weights(aside / FILE, weights)
         save_tokenizer(aside, tokenizer)

@@ -10,32 +10,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from . import hub
+from . import __version__, hub
+from .checkpoint import Model, load
+from .console import print_stderr, write
 from .tokenizer import ENDOFTEXT
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-DEFAULT_MODEL = "gpt2"
-
-
-def write(text: str) -> None:
-    """Put text on standard output, at once."""
-    try:
-        print(text, end="", flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to write the rest again
-        error.filename = "standard output"
-        raise
-
-
-def say(message: str) -> None:
-    """Put one line on standard error, if there is one."""
-    if sys.stderr:
-        print(" ".join(message.split()), file=sys.stderr, flush=True)
 
 
 def from_utf8(data: bytes, source: object) -> str:
@@ -57,11 +37,12 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **options,
         )
+        self.add_argument("--version", action="version", version=f"numpy_gpt2 {__version__}")
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments"):
             message += self.hint
-        say(f"error: {message}; --help shows how")
+        print_stderr(f"error: {message}; --help shows how")
         sys.exit(2)
 
     def print_help(self, file: object = None) -> None:
@@ -79,15 +60,23 @@ class Parser(argparse.ArgumentParser):
             self.error("there is no prompt: give a text, or pipe one in")
 
     def add_model(self) -> None:
-        """The option --model; see `choose_model`."""
+        """The options of every command that runs a model: --model, --int8 and --threads; see `load_model`."""
         help = (
             f"{', '.join(hub.NAMES)}, owner/name on the hub, a folder under weights/, or any folder (default:"
-            f" {DEFAULT_MODEL}, downloaded once; where the hub cannot be reached, the bundled {hub.BUNDLED})"
+            f" {hub.DEFAULT_MODEL}, downloaded once; where the hub cannot be reached, the bundled {hub.BUNDLED})"
         )
         self.add_argument("-m", "--model", metavar="NAME|FOLDER", help=help)
+        self.add_argument("--int8", action="store_true", help="weights in a quarter of the memory, slightly less exact")
+        self.add_threads()
+
+    def add_threads(self) -> None:
+        """The option --threads; see `limit_threads`."""
+        self.add_argument(
+            "--threads", metavar="N", type=positive_int, help="threads of the matrix products (default: all cores)"
+        )
 
 
-def checked(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+def argument_type(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
     """An argument type: `convert`, then a check."""
 
     def parse(argument: str) -> Any:
@@ -112,32 +101,6 @@ def read_prompt(argument: str | None) -> str:
     return from_utf8(sys.stdin.buffer.read(), "standard input").removesuffix("\n").removesuffix("\r")
 
 
-def choose_model(name: str | None) -> str:
-    """The model that was named; else GPT-2; else, where that cannot be had, the bundled model, and a notice."""
-    if name is not None:
-        return name
-    folder = hub.weights_folder() / DEFAULT_MODEL
-    for here in (Path(DEFAULT_MODEL), folder):
-        if hub.is_complete(here):
-            return str(here)
-    problem = hub.why_unreachable(DEFAULT_MODEL)
-    if problem is None:
-        return str(hub.download(DEFAULT_MODEL, folder))
-    say(f"note: the bundled model {hub.BUNDLED} answers: no {DEFAULT_MODEL} in {folder}, the hub is away ({problem})")
-    say(f"note: run this again when the hub is in reach; {hub.by_hand(DEFAULT_MODEL, folder)}")
-    return str(hub.bundled_folder())
-
-
-def progress_bar(**options: Any) -> tqdm:
-    """A progress bar on standard error: alive on a screen, now and then a line's worth in a file."""
-    from tqdm import tqdm
-
-    if sys.stderr is None:
-        options["disable"] = True
-    screen = sys.stderr is not None and sys.stderr.isatty()
-    return tqdm(mininterval=0.1 if screen else 10, dynamic_ncols=screen, **options)
-
-
 def keep_freed_memory() -> None:
     """Let glibc keep the memory of large arrays for the next ones.
 
@@ -151,10 +114,24 @@ def keep_freed_memory() -> None:
             libc.mallopt(parameter, value)
 
 
-text = checked(utf8, lambda text: True, "UTF-8")
-some_text = checked(utf8, lambda text: text != "", "UTF-8 text of one character or more")
-count = checked(int, lambda n: n >= 1, "a whole number, 1 or more")
-natural = checked(int, lambda n: n >= 0, "a whole number, 0 or more")
+text = argument_type(utf8, lambda text: True, "UTF-8")
+some_text = argument_type(utf8, lambda text: text != "", "UTF-8 text of one character or more")
+positive_int = argument_type(int, lambda n: n >= 1, "a whole number, 1 or more")
+non_negative_int = argument_type(int, lambda n: n >= 0, "a whole number, 0 or more")
+
+
+def limit_threads(n: int | None) -> None:
+    """Give matrix products n threads, at most one for each core; None leaves all."""
+    if n:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(min(n, os.cpu_count() or 1))
+
+
+def load_model(arguments: argparse.Namespace) -> Model:
+    """The model that the options of `Parser.add_model` name, or the default one."""
+    limit_threads(arguments.threads)
+    return load(hub.choose_model(arguments.model), "int8" if arguments.int8 else "float32")
 
 
 def exit_status(command: Callable[[], int]) -> int:
@@ -164,12 +141,12 @@ def exit_status(command: Callable[[], int]) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
         with warnings.catch_warnings(action="always", category=UserWarning):
-            warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+            warnings.showwarning = lambda message, *_: print_stderr(f"warning: {message}")
             return command()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader has seen enough
         return 0
     except (OSError, ValueError, MemoryError) as error:
-        say(f"error: {str(error) or 'out of memory'}")
+        print_stderr(f"error: {str(error) or 'out of memory'}")
         return 1

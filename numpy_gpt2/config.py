@@ -8,9 +8,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-Shape = tuple[int, ...]
+from .model import ACTIVATIONS
 
-ACTIVATION_FUNCTIONS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu")
+Shape = tuple[int, ...]
 
 # The four models of Radford et al. 2019, table 2: (n_layer, n_head, n_embd).
 RELEASED_SIZES = {
@@ -64,10 +64,8 @@ class GPT2Config:
         epsilon = self.layer_norm_epsilon
         if type(epsilon) is not float or not 0 < epsilon < math.inf:
             raise ValueError(f"layer_norm_epsilon is {epsilon!r}; it must be a number above 0, such as 1e-5")
-        if self.activation_function not in ACTIVATION_FUNCTIONS:
-            raise ValueError(
-                f"activation_function is {self.activation_function!r}; known are {', '.join(ACTIVATION_FUNCTIONS)}"
-            )
+        if self.activation_function not in ACTIVATIONS:
+            raise ValueError(f"activation_function is {self.activation_function!r}; known are {', '.join(ACTIVATIONS)}")
         for name in ("bos_token_id", "eos_token_id"):
             value = getattr(self, name)
             if any(type(token) not in (int, type(None)) for token in (value if isinstance(value, list) else [value])):

@@ -9,8 +9,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,14 @@ import numpy as np
 import tiktoken
 
 from .checkpoint import Model, load
-from .cli import Parser, count, exit_status, from_utf8, progress_bar, say, write
+from .cli import Parser, exit_status, from_utf8, positive_int
 from .config import GPT2Config
+from .console import print_stderr, progress_bar, write
 from .model import cross_entropy, forward
 from .threads import thread_pool
 from .tokenizer import ENDOFTEXT
 from .weights import Weights
-
-PART = 512  # tokens that go through the model together: what they need in between stays in the processor's cache
+from .windows import window_losses, window_starts
 
 EXAMPLES = """\
 examples:
@@ -33,40 +31,6 @@ examples:
   python -m numpy_gpt2.evaluate TEXT.txt -m gpt2 --stride 512  with at least 512 tokens of context
   python -m numpy_gpt2.evaluate --hellaswag hellaswag_val.jsonl -m gpt2
 """
-
-
-def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
-    """Where the windows begin of which the last reaches the end of the text."""
-    return np.arange(0, max(1, n_tokens - 1 - length + stride), stride)
-
-
-def windows(tokens: np.ndarray, starts: np.ndarray, length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Some of a text's windows, as the rows of a batch: inputs and targets, both (N, length).
-
-    Targets are the tokens after the inputs. One that the window before predicts as well is −1, so that over all windows
-    each token of the text but the first is a target once. Past the end of the text there are zeros to predict −1 from.
-    """
-    positions = starts[:, None] + np.arange(length)
-    inside = positions + 1 < len(tokens)
-    inputs = np.where(inside, tokens[np.minimum(positions, len(tokens) - 1)], 0)
-    is_new = inside & ((starts[:, None] == 0) | (np.arange(length) >= length - stride))
-    targets = np.where(is_new, tokens[np.minimum(positions + 1, len(tokens) - 1)], -1)
-    return inputs, targets
-
-
-def losses(
-    tokens: np.ndarray, starts: np.ndarray, stride: int, weights: Weights, config: GPT2Config, pool: Executor
-) -> Iterator[tuple[float, int]]:
-    """A few windows at a time, in order: the sum of their targets' losses in nats, and how many targets there are."""
-    length = config.n_positions
-    n_rows = max(1, PART // length)
-
-    def part(i: int) -> tuple[float, int]:
-        inputs, targets = windows(tokens, starts[i : i + n_rows], length, stride)
-        n = int(np.count_nonzero(targets != -1))
-        return float(cross_entropy(forward(inputs, weights, config), targets)) * n, n
-
-    return pool.map(part, range(0, len(starts), n_rows))
 
 
 def evaluate(
@@ -88,7 +52,7 @@ def evaluate(
     total, n_predicted = 0.0, 0
     starts = window_starts(len(tokens), config.n_positions, stride)
     with thread_pool() as pool, progress_bar(total=len(tokens) - 1, unit="token", disable=not progress) as bar:
-        for loss, n in losses(tokens, starts, stride, weights, config, pool):
+        for loss, n in window_losses(tokens, starts, stride, weights, config, pool):
             total, n_predicted = total + loss, n_predicted + n
             bar.set_postfix_str(f"loss {total / n_predicted:.4f}", refresh=False)
             bar.update(n)
@@ -195,7 +159,7 @@ def command(argv: list[str] | None) -> int:
     add = parser.add_argument
     add("text", metavar="TEXT.txt", nargs="?", help="a UTF-8 text")
     add("-m", "--model", metavar="NAME|FOLDER", default="gpt2", help="as of python -m numpy_gpt2 (default: gpt2)")
-    add("--stride", metavar="N", type=count, help="a window every N tokens (default: where the one before ends)")
+    add("--stride", metavar="N", type=positive_int, help="a window every N tokens (default: where the one before ends)")
     add("--hellaswag", metavar="FILE.jsonl", help="HellaSwag's own file, in place of a text")
     add("--int8", action="store_true", help="with int8 weights")
     add("--json", action="store_true", help="one JSON object in one line")
@@ -217,7 +181,7 @@ def command(argv: list[str] | None) -> int:
         tokens = encode(text, model.tokenizer)
         loss, n = evaluate(tokens, model.weights, model.config, arguments.stride, progress=True)
         results = summary(loss, n, len(text.encode()))
-        say(f"{n / (time.perf_counter() - start):,.0f} tokens/s")
+        print_stderr(f"{n / (time.perf_counter() - start):,.0f} tokens/s")
     if arguments.json:
         write(json.dumps(results) + "\n")
     else:

@@ -40,8 +40,11 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Model, load
-from .cli import Parser, choose_model, count, exit_status, progress_bar, read_prompt, say, some_text, write
+from .cli import Parser, exit_status, positive_int, read_prompt, some_text
 from .config import GPT2Config
+from .console import print_stderr, progress_bar, write
+from .files import staged_writes
+from .hub import choose_model
 from .model import (
     ACTIVATIONS,
     causal_mask,
@@ -56,7 +59,7 @@ from .model import (
 )
 from .threads import thread_pool
 from .tokenizer import prompt_ids
-from .weights import Weights, written_aside
+from .weights import Weights
 
 Hook = Callable[[str, np.ndarray], np.ndarray]
 
@@ -152,7 +155,7 @@ class Explanation:
 
     def text(self, width: int = 100) -> str:
         """The same story for a terminal of this width."""
-        return "\n".join(line.rstrip() for line in story(self, width)) + "\n"
+        return "\n".join(line.rstrip() for line in text_report(self, width)) + "\n"
 
 
 def explain(
@@ -431,7 +434,7 @@ def source(name: str, config: GPT2Config) -> dict[str, str]:
     }
 
 
-def story(e: Explanation, width: int) -> Iterator[str]:
+def text_report(e: Explanation, width: int) -> Iterator[str]:
     """The lines of `Explanation.text`."""
     config, pieces = e.model.config, [token_text(token, e.model) for token in e.tokens]
     yield e.facts
@@ -513,7 +516,13 @@ def command(argv: list[str] | None) -> int:
     add("--target", metavar="TEXT", type=some_text, help=TARGET_HELP)
     add("--ablate", action="store_true", help="remove each head and each MLP in turn, to see what mattered")
     add("--text", action="store_true", help="print the story here, and make no page")
-    add("--max-tokens", metavar="N", type=count, default=MAX_TOKENS, help=f"of the prompt (default: {MAX_TOKENS})")
+    add(
+        "--max-tokens",
+        metavar="N",
+        type=positive_int,
+        default=MAX_TOKENS,
+        help=f"of the prompt (default: {MAX_TOKENS})",
+    )
     arguments = parser.parse_args(argv)
     parser.check_prompt(arguments.prompt)
     if arguments.text and (arguments.output is not None or arguments.open):
@@ -531,16 +540,16 @@ def command(argv: list[str] | None) -> int:
     )
     if explanation.notice:
         chosen = len(explanation.tokens) == arguments.max_tokens
-        say(f"note: {explanation.notice}; {'--max-tokens changes that' if chosen else 'it fills the window'}")
+        print_stderr(f"note: {explanation.notice}; {'--max-tokens changes that' if chosen else 'it fills the window'}")
     if path is None:
         write(explanation.text(shutil.get_terminal_size((100, 24)).columns))
         return 0
     page = explanation.page()
-    with written_aside(path.parent) as aside:
+    with staged_writes(path.parent) as aside:
         (aside / path.name).write_text(page, encoding="utf-8")
     write(f"{path}\n")
     if arguments.open and not webbrowser.open(path.as_uri()):
-        say("note: no browser was found to open it with")
+        print_stderr("note: no browser was found to open it with")
     return 0
 
 

@@ -10,16 +10,14 @@ from collections.abc import Callable, Collection, Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .cache import KVCache, Turn
+from .cache import KVCache
 from .config import GPT2Config
 from .lookup import Lookup
-from .model import hidden_states, logits
+from .model import logits
+from .prefill import prefill
 from .sampling import probabilities, sample
-from .threads import one_thread_a_product, thread_count, thread_pool
 from .weights import Weights
 
-CHUNK = 128  # tokens of a prompt at a time: what they need in between stays in the processor's cache
-SMALL = 3 << 20  # of a product: it is done before another thread, on a busy machine, has come to its part
 LOOKUP = 31  # tokens of a draft, at most
 
 
@@ -110,7 +108,7 @@ def decode(
             cache.truncate(0)
             unread = text[:, -max(1, config.n_positions // 2) :]
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
-        hidden = read(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
+        hidden = prefill(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
         scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + draft, V)
         if len(scores) < B:  # equal prompts have been read once; from here on each row has a text of its own
             scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
@@ -124,32 +122,5 @@ def decode(
             if tokens[0] != drafted:
                 break
         cache.truncate(cache.length - len(draft) + n_right)
-        lookup.settle(len(draft), text[0, T:])
+        lookup.update(len(draft), text[0, T:])
         unread = text[:, -1:]
-
-
-def read(tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCache) -> np.ndarray:
-    """Take (B, T) tokens into the cache; their hidden states, (B, T, C).
-
-    A long prompt goes in chunk by chunk. If there are enough for all threads, they run side by side, each one layer
-    behind the one before.
-    """
-    T = tokens.shape[1]
-    if T > 1 and T * config.n_embd**2 < SMALL:
-        with one_thread_a_product():
-            return hidden_states(tokens, weights, config, cache)
-    size = min(CHUNK, max(CHUNK // 2, math.ceil(T / 2)))
-    chunks = np.split(tokens, range(size, T, size), axis=1)
-    if len(chunks) == 1 or len(chunks) < thread_count():
-        return np.concatenate([hidden_states(chunk, weights, config, cache) for chunk in chunks], axis=1)
-    turns: list[Turn] = []
-    for chunk in chunks:
-        turns.append(Turn(cache, turns[-1] if turns else None, chunk.shape[1]))
-    with thread_pool() as pool:
-        try:
-            hidden = list(pool.map(lambda chunk, turn: hidden_states(chunk, weights, config, turn), chunks, turns))
-        finally:
-            for turn in turns:
-                turn.close()
-    cache.length += T
-    return np.concatenate(hidden, axis=1)

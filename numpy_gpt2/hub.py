@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from .config import RELEASED_SIZES, GPT2Config
+from .console import print_stderr, progress_bar
 from .tokenizer import load_tokenizer
 from .weights import FILE, INDEX, shard_names
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 NAMES = (*RELEASED_SIZES, "distilgpt2")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DEFAULT_MODEL = "gpt2"
 BUNDLED = "shakespeare"
-SMALL_FILES = ("config.json", "vocab.json", "merges.txt")  # of a model folder, beside the weights
+MODEL_FILES = ("config.json", "vocab.json", "merges.txt")  # of a model folder, beside the weights
 
 TIMEOUT = 10  # seconds without an answer
 ATTEMPTS = 5  # without a byte gained
@@ -74,6 +76,24 @@ def model_folder(name: str | Path) -> Path:
     )
 
 
+def choose_model(name: str | None) -> str:
+    """The model that was named; else GPT-2; else, where that cannot be had, the bundled model, and a notice."""
+    if name is not None:
+        return name
+    folder = weights_folder() / DEFAULT_MODEL
+    for here in (Path(DEFAULT_MODEL), folder):
+        if is_complete(here):
+            return str(here)
+    problem = why_unreachable(DEFAULT_MODEL)
+    if problem is None:
+        return str(download(DEFAULT_MODEL, folder))
+    print_stderr(
+        f"note: the bundled model {BUNDLED} answers: no {DEFAULT_MODEL} in {folder}, the hub is away ({problem})"
+    )
+    print_stderr(f"note: run this again when the hub is in reach; {by_hand(DEFAULT_MODEL, folder)}")
+    return str(bundled_folder())
+
+
 def tokenizer_folder(name: str | Path) -> Path:
     """The folder of a tokenizer: as `model_folder`, but of what is only on the hub just the tokenizer is downloaded."""
     name = os.fspath(name)
@@ -89,7 +109,7 @@ def is_complete(folder: Path) -> bool:
     """Whether nothing is left to download. Files get their names only when they are whole."""
     sharded = (folder / INDEX).exists() and not (folder / FILE).exists()
     weights = shard_names(folder / INDEX) if sharded else [FILE]
-    return all((folder / name).exists() for name in (*SMALL_FILES, *weights))
+    return all((folder / name).exists() for name in (*MODEL_FILES, *weights))
 
 
 def endpoint() -> str:
@@ -143,7 +163,7 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
 
 def by_hand(repository: str, folder: Path) -> str:
     """What a person can do where the program cannot."""
-    files = f"{', '.join(SMALL_FILES)} and {FILE}"
+    files = f"{', '.join(MODEL_FILES)} and {FILE}"
     return f"to do it by hand, put {files} from {endpoint()}/{repository}/tree/main into {folder}"
 
 
@@ -196,7 +216,7 @@ def locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT) if windows else os.open(folder, os.O_RDONLY)
     try:
         if not try_lock(descriptor):
-            print(f"note: waiting for another process that is downloading into {folder}", file=sys.stderr)
+            print_stderr(f"note: waiting for another process that is downloading into {folder}")
             while not try_lock(descriptor):
                 time.sleep(0.1)
         yield
@@ -262,7 +282,6 @@ def receive(url: str, part: Path) -> None:
     other answers than 2xx and for addresses that are none; OSError for the rest, FileNotFoundError for 404.
     """
     import requests
-    from tqdm import tqdm
 
     start = size_of(part)
     headers = {"Accept-Encoding": "identity"}  # compressed, neither size nor ranges would be the file's
@@ -288,7 +307,7 @@ def receive(url: str, part: Path) -> None:
                 raise OSError(f"{part.parent} has no space for {size - start:,} bytes, only for {free:,}")
             with (
                 open(part, "ab" if start else "wb") as file,
-                tqdm(desc=part.stem, initial=start, total=size, unit="B", unit_scale=True) as progress,
+                progress_bar(desc=part.stem, initial=start, total=size, unit="B", unit_scale=True) as progress,
             ):
                 for data in response.iter_content(CHUNK):
                     file.write(data)

@@ -24,6 +24,9 @@ import numpy as np
 import safetensors
 
 from .config import GPT2Config
+from .console import progress_bar
+from .files import staged_writes
+from .model import output_head
 from .threads import limits, one_thread_a_product, thread_count
 from .weights import (
     Weights,
@@ -33,7 +36,6 @@ from .weights import (
     read_tensors,
     save_tensors,
     weight_files,
-    written_aside,
 )
 
 FILE = "model.int8.safetensors"
@@ -214,7 +216,7 @@ def load_int8(folder: str | Path) -> Weights:
     if tensors is None:
         tensors = quantize_all(read_tensors(folder))
         try:
-            with written_aside(folder) as aside:
+            with staged_writes(folder) as aside:
                 save_tensors(aside / FILE, tensors, metadata)
             tensors = dict(map_tensors(folder / FILE, INT8))
         except OSError as error:
@@ -229,7 +231,7 @@ def load_int8(folder: str | Path) -> Weights:
         elif not name.endswith(SCALES):
             weights[name] = tensor
     check_names_and_shapes(weights, config, folder)
-    head = weights["lm_head.weight" if "lm_head.weight" in weights else "wte.weight"].T
+    head = output_head(weights).T
     matrices = [weights[name] for name in config.parameter_shapes() if isinstance(weights[name], Int8Transpose)]
     for matrix, following in itertools.pairwise([head, *matrices, head]):  # the order in which a token needs them
         matrix.next = following
@@ -247,10 +249,8 @@ def metadata_of(path: Path) -> dict[str, str] | None:
 
 def quantize_all(tensors: Weights) -> Weights:
     """Every matrix but wpe as int8, (N, C), and its scales; the rest in float32."""
-    from tqdm import tqdm
-
     quantized: Weights = {}
-    for name in tqdm(tensors, desc="int8", unit="tensor", delay=1, leave=False):
+    for name in progress_bar(iterable=tensors, desc="int8", unit="tensor", delay=1, leave=False):
         tensor = as_dtype(tensors[name], np.dtype(np.float32))
         if tensor.ndim == 2 and name != "wpe.weight":
             quantized[name], quantized[name + SCALES] = quantize(tensor if name in TABLES else tensor.T, name)

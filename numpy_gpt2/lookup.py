@@ -62,7 +62,7 @@ class Lookup:
             n -= 8
         return self.guess[: max(n, 0)]
 
-    def settle(self, n_drafted: int, tokens: np.ndarray) -> None:
+    def update(self, n_drafted: int, tokens: np.ndarray) -> None:
         """What came after `text`: the tokens of the draft that were right, and the model's own next one."""
         if n_drafted:
             gain = len(tokens) - price(n_drafted)

@@ -187,13 +187,17 @@ def hidden_states(tokens, weights, config, cache=None, hook=identity):
     return x.reshape(*tokens.shape, C)
 
 
+def output_head(weights):
+    """The matrix (V, C) whose row v gives token v its score: `lm_head.weight`, or wte where the head is tied to it."""
+    return weights["lm_head.weight"] if "lm_head.weight" in weights else weights["wte.weight"]
+
+
 def logits(x, weights):
     """x Eᵀ: how well each position's hidden state matches each token's embedding. (..., C) -> (..., V).
 
     The head is tied: E is the token embedding itself (Press & Wolf 2017), unless the checkpoint brings an `lm_head`.
     """
-    head = weights["lm_head.weight"] if "lm_head.weight" in weights else weights["wte.weight"]  # (V, C)
-    return (x.reshape(-1, x.shape[-1]) @ head.T).reshape(*x.shape[:-1], -1)
+    return (x.reshape(-1, x.shape[-1]) @ output_head(weights).T).reshape(*x.shape[:-1], -1)
 
 
 def forward(tokens, weights, config, cache=None, hook=identity):

@@ -8,7 +8,7 @@ import numpy as np
 
 from .model import softmax
 
-RUN = 256  # tokens that `sample` chooses among at once: about the square root of GPT-2's 50,257
+SAMPLE_BLOCK = 256  # tokens that `sample` chooses among at once: about the square root of GPT-2's 50,257
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
@@ -67,11 +67,11 @@ def sample(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     *shape, V = probabilities.shape
     uniform = 1 - rng.random(shape)
-    starts = np.arange(0, V, RUN)
+    starts = np.arange(0, V, SAMPLE_BLOCK)
     tokens = np.empty(shape, np.int64)
     for i, u in np.ndenumerate(uniform):
         run, rest = first_to_reach(u, np.add.reduceat(probabilities[i], starts))
-        token, _ = first_to_reach(rest, probabilities[i][starts[run] : starts[run] + RUN])
+        token, _ = first_to_reach(rest, probabilities[i][starts[run] : starts[run] + SAMPLE_BLOCK])
         tokens[i] = starts[run] + token
     return tokens
 

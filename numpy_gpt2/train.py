@@ -32,15 +32,19 @@ from safetensors import SafetensorError, safe_open
 
 from .backward import loss_and_gradients
 from .checkpoint import Model, load, save_model
-from .cli import Parser, checked, count, exit_status, keep_freed_memory, natural, progress_bar, say, write
+from .cli import Parser, argument_type, exit_status, keep_freed_memory, non_negative_int, positive_int
 from .config import GPT2Config
+from .console import print_stderr, progress_bar, write
 from .curve import loss_curve
-from .evaluate import PART, encode, losses, read_text, thread_pool, window_starts
+from .evaluate import encode, read_text
+from .files import staged_writes
 from .generate import generate
-from .hub import SMALL_FILES, tokenizer_folder
+from .hub import MODEL_FILES, tokenizer_folder
 from .model import cross_entropy, forward, identity
+from .threads import thread_pool
 from .tokenizer import ENDOFTEXT, LEARNABLE_SIZES, byte_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
-from .weights import FILE, INDEX, Weights, init_weights, save_tensors, written_aside
+from .weights import FILE, INDEX, Weights, init_weights, save_tensors
+from .windows import TOKENS_PER_FORWARD, window_losses, window_starts
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "train.jsonl"
@@ -51,7 +55,7 @@ CHANGEABLE = ("max_steps", "time_limit", "eval_interval", "sample_interval", "ch
 
 SAMPLE_TOKENS = 200
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-PIECE = 1 << 16  # numbers that AdamW works on at a time, in the processor's cache
+ADAMW_BLOCK = 1 << 16  # numbers that AdamW works on at a time, in the processor's cache
 
 EXAMPLES = """\
 examples:
@@ -60,11 +64,11 @@ examples:
   python -m numpy_gpt2.train mails.txt --out weights/mails --init-from gpt2 --n-positions 256 --batch-size 8 --lr 1e-4
 """
 
-positive = checked(float, lambda x: 0 < x < math.inf, "a number above 0")
-not_negative = checked(float, lambda x: 0 <= x < math.inf, "a number, 0 or more")
-share = checked(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
-folder_name = checked(str, lambda name: name != "", "a folder")
-tokenizer_name = checked(
+positive = argument_type(float, lambda x: 0 < x < math.inf, "a number above 0")
+not_negative = argument_type(float, lambda x: 0 <= x < math.inf, "a number, 0 or more")
+share = argument_type(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+folder_name = argument_type(str, lambda name: name != "", "a folder")
+tokenizer_name = argument_type(
     str,
     lambda name: not name.startswith("bpe:") or int(name.removeprefix("bpe:")) in LEARNABLE_SIZES,
     "byte, bpe:N with N from 257 to 1,000,000, gpt2, or a folder",
@@ -112,8 +116,8 @@ def dropout(p: float, rng: np.random.Generator) -> Callable[[str, np.ndarray], n
 
 
 def equal_parts(rows: int, length: int) -> list[slice]:
-    """Cut a batch of `rows` × `length` tokens into equal parts of at most PART tokens if it can be; at least two."""
-    n = next((n for n in range(2, rows) if rows % n == 0 and rows * length <= n * PART), rows)
+    """Cut a batch of `rows` × `length` tokens into equal parts of at most TOKENS_PER_FORWARD tokens if it can be; at least two."""
+    n = next((n for n in range(2, rows) if rows % n == 0 and rows * length <= n * TOKENS_PER_FORWARD), rows)
     return [slice(start, start + rows // n) for start in range(0, rows, rows // n)]
 
 
@@ -225,8 +229,10 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
         mean += min(1.0, 20 / run.step) * (weights - mean)
 
     n_matrices = sum(math.prod(shape) for shape in run.config.parameter_shapes().values() if len(shape) == 2)
-    pieces = [(slice(i, min(i + PIECE, n_matrices)), options.weight_decay) for i in range(0, n_matrices, PIECE)]
-    pieces += [(slice(i, i + PIECE), 0.0) for i in range(n_matrices, gradient.size, PIECE)]
+    pieces = [
+        (slice(i, min(i + ADAMW_BLOCK, n_matrices)), options.weight_decay) for i in range(0, n_matrices, ADAMW_BLOCK)
+    ]
+    pieces += [(slice(i, i + ADAMW_BLOCK), 0.0) for i in range(n_matrices, gradient.size, ADAMW_BLOCK)]
     list(pool.map(update, *zip(*pieces, strict=True)))
     run.losses.append(loss)
     run.timings.append(time.perf_counter() - start)
@@ -249,7 +255,7 @@ def save_checkpoint(run: Run, tokens: np.ndarray, tokenizer: tiktoken.Encoding, 
         check_finite(run, cross_entropy(forward(window[:-1], weights, run.config), window[1:]))
     state = {name: value for name, value in vars(run).items() if not isinstance(value, np.ndarray)}
     state |= {"options": vars(run.options), "config": dataclasses.asdict(run.config)}
-    with written_aside(folder) as aside:
+    with staged_writes(folder) as aside:
         arrays = {name: array for name, array in vars(run).items() if isinstance(array, np.ndarray)}
         save_tensors(aside / CHECKPOINT, arrays, {"state": json.dumps(state)})
         save_tokenizer(aside, tokenizer)
@@ -282,7 +288,7 @@ def validation_loss(run: Run, held_out: np.ndarray, pool: Executor) -> float:
     n = min(len(starts), run.options.eval_batches * run.options.batch_size)
     starts = starts[np.linspace(0, len(starts) - 1, n).astype(int)]
     weights = as_weights(run.mean, run.config)
-    total, n_targets = np.sum([*losses(held_out, starts, length, weights, run.config, pool)], axis=0)
+    total, n_targets = np.sum([*window_losses(held_out, starts, length, weights, run.config, pool)], axis=0)
     check_finite(run, total)
     return total / n_targets
 
@@ -326,7 +332,7 @@ def save_best(run: Run, tokenizer: tiktoken.Encoding, folder: Path) -> None:
 
 def save_log(run: Run, folder: Path) -> None:
     """Write the rows, one JSON object a line, and the picture of their losses."""
-    with written_aside(folder) as aside:
+    with staged_writes(folder) as aside:
         (aside / LOG).write_text("".join(json.dumps(row) + "\n" for row in run.rows), encoding="utf-8")
         curve = loss_curve(run.rows, f"{folder.resolve().name}: loss")
         (aside / CURVE).write_text(curve, encoding="utf-8", errors="replace")
@@ -386,7 +392,7 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
                 with bar.external_write_mode(), suppress(BrokenPipeError):  # a reader who has seen enough
                     write(f"--- after {run.step:,} steps\n{sample(run, tokenizer)}\n")
         if run.step < options.max_steps:
-            say("stopping: the run is saved and evaluated")
+            print_stderr("stopping: the run is saved and evaluated")
             if options.checkpoint_interval:
                 save_checkpoint(run, tokens, tokenizer, folder)
             if run.losses:
@@ -399,31 +405,31 @@ FLAGS: dict[str, list[tuple[str, str, Callable[[str], Any], Any, str]]] = {
     "the model": [
         ("--tokenizer", "NAME", tokenizer_name, "byte", "byte, bpe:N (N tokens, learned), gpt2, or a FOLDER"),
         ("--init-from", "MODEL", str, None, "begin with a model's weights, tokenizer and sizes"),
-        ("--n-layer", "N", count, 4, "blocks"),
-        ("--n-head", "N", count, 4, "heads"),
-        ("--n-embd", "N", count, 192, "channels"),
-        ("--n-positions", "N", count, 128, "the window, in tokens"),
+        ("--n-layer", "N", positive_int, 4, "blocks"),
+        ("--n-head", "N", positive_int, 4, "heads"),
+        ("--n-embd", "N", positive_int, 192, "channels"),
+        ("--n-positions", "N", positive_int, 128, "the window, in tokens"),
     ],
     "how it learns": [
         ("--dropout", "P", share, 0.1, "share of the numbers that are dropped"),
-        ("--batch-size", "N", count, 32, "windows in a batch"),
-        ("--grad-accumulation", "N", count, 1, "batches in a step"),
-        ("--max-steps", "N", count, 2000, "steps in all"),
+        ("--batch-size", "N", positive_int, 32, "windows in a batch"),
+        ("--grad-accumulation", "N", positive_int, 1, "batches in a step"),
+        ("--max-steps", "N", positive_int, 2000, "steps in all"),
         ("--lr", "X", positive, 1e-3, "the highest learning rate"),
         ("--min-lr", "X", not_negative, None, "that of the last step (default: a tenth of the highest)"),
-        ("--warmup", "N", natural, 100, "steps in which it rises"),
+        ("--warmup", "N", non_negative_int, 100, "steps in which it rises"),
         ("--weight-decay", "X", not_negative, 0.1, "how fast matrices decay towards 0"),
         ("--beta1", "X", share, 0.9, "how long AdamW remembers gradients"),
         ("--beta2", "X", share, 0.99, "how long it remembers their squares"),
         ("--grad-clip", "X", not_negative, 1.0, "the longest gradient; 0: any length"),
-        ("--seed", "N", natural, 0, "of all that is random"),
+        ("--seed", "N", non_negative_int, 0, "of all that is random"),
     ],
     "what is measured and saved, with intervals in steps, of which 0 is never": [
         ("--val-fraction", "P", share, 0.1, "share of the text, its end, that is held out"),
-        ("--eval-interval", "N", natural, 250, "loss, log, and the best model; at the end in any case"),
-        ("--eval-batches", "N", count, 200, "held-out batches, evenly spread, if there are more"),
-        ("--sample-interval", "N", natural, 500, "a sample, on standard output"),
-        ("--checkpoint-interval", "N", natural, 250, "what --resume goes on from"),
+        ("--eval-interval", "N", non_negative_int, 250, "loss, log, and the best model; at the end in any case"),
+        ("--eval-batches", "N", positive_int, 200, "held-out batches, evenly spread, if there are more"),
+        ("--sample-interval", "N", non_negative_int, 500, "a sample, on standard output"),
+        ("--checkpoint-interval", "N", non_negative_int, 250, "what --resume goes on from"),
         ("--time-limit", "MINUTES", positive, None, "stop and save then; --resume goes on"),
     ],
 }
@@ -506,7 +512,7 @@ def begin(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken
     """A new run. ValueError where the folder has one already, or a model."""
     if (folder / CHECKPOINT).exists():
         raise ValueError(f"{folder} has a run already; --resume goes on with it, another --out begins one")
-    if found := [name for name in (FILE, INDEX, *SMALL_FILES) if (folder / name).exists()]:
+    if found := [name for name in (FILE, INDEX, *MODEL_FILES) if (folder / name).exists()]:
         raise ValueError(f"{folder} has a {found[0]} already; a run begins with another --out, and --init-from a model")
     options = argparse.Namespace(**DEFAULTS | given)
     if options.min_lr is None:
@@ -520,7 +526,7 @@ def begin(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken
     return new_run(options, config, weights), tokenizer
 
 
-def go_on(given: dict[str, Any], folder: Path) -> tuple[Run, tiktoken.Encoding]:
+def resume_run(given: dict[str, Any], folder: Path) -> tuple[Run, tiktoken.Encoding]:
     """The run of a checkpoint, with other steps to do or intervals. ValueError names what else would differ."""
     run = load_checkpoint(folder)
     before = vars(run.options)
@@ -542,7 +548,7 @@ def command(argv: list[str] | None) -> int:
     text = ENDOFTEXT.join(read_text(path) for path in paths)
     given["corpus"] = hashlib.sha256(text.encode()).hexdigest()
     keep_freed_memory()
-    run, tokenizer = go_on(given, folder) if resume else begin(given, text, folder)
+    run, tokenizer = resume_run(given, folder) if resume else begin(given, text, folder)
     tokens, held_out = (encode(part, tokenizer) for part in split(text, run.options.val_fraction))
     if len(tokens) <= run.config.n_positions:
         raise ValueError(
@@ -553,14 +559,16 @@ def command(argv: list[str] | None) -> int:
         raise ValueError(f"the held-out text has {len(held_out)} token(s); it takes more text, or --val-fraction 0")
 
     if run.step >= run.options.max_steps:
-        say(f"the run in {folder} has done its {run.step:,} steps; --max-steps N goes on to more")
+        print_stderr(f"the run in {folder} has done its {run.step:,} steps; --max-steps N goes on to more")
         return 0
-    with written_aside(folder):
+    with staged_writes(folder):
         pass  # it can be written into, before anything is computed
     if run.rows:  # as the folder was at the checkpoint
         save_best(run, tokenizer, folder)
         save_log(run, folder)
-    say(f"{run.config.num_parameters():,} parameters; {len(tokens):,} tokens to learn from, {len(held_out):,} held out")
+    print_stderr(
+        f"{run.config.num_parameters():,} parameters; {len(tokens):,} tokens to learn from, {len(held_out):,} held out"
+    )
     try:
         interrupted = train(run, tokens, held_out, tokenizer, folder)
     except BrokenPipeError:  # the progress bar, between two steps
@@ -569,10 +577,10 @@ def command(argv: list[str] | None) -> int:
         raise OSError("standard error was closed; the run is saved") from None
     if run.step < run.options.max_steps:
         again = "; --resume goes on" if run.options.checkpoint_interval else ""
-        say(f"stopped after {run.step:,} of {run.options.max_steps:,} steps{again}")
+        print_stderr(f"stopped after {run.step:,} of {run.options.max_steps:,} steps{again}")
     if run.rows:
         loss = f" with {run.best_loss:.4f} nats per token held out" if len(held_out) else ""
-        say(f"{folder} has the best model{loss}: python -m numpy_gpt2 -m {shlex.quote(str(folder))}")
+        print_stderr(f"{folder} has the best model{loss}: python -m numpy_gpt2 -m {shlex.quote(str(folder))}")
     return 130 if interrupted else 0
 
 

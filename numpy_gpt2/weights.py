@@ -6,9 +6,7 @@ import errno
 import json
 import math
 import re
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -154,20 +152,6 @@ def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None
     except safetensors.SafetensorError as error:
         raise OSError(errno.EIO, f"cannot write: {error}", str(path)) from None
     path.chmod(mode)
-
-
-@contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """A folder to write files into, which are moved into `folder` together when all are whole; or else, none is."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            yield Path(aside)
-            for path in Path(aside).iterdir():
-                path.replace(folder / path.name)
-    except OSError as error:
-        problem = error.strerror or str(error)
-        raise OSError(f"cannot write into {folder}: {problem}; what was there is as it was") from None
 
 
 def init_weights(config: GPT2Config, rng: np.random.Generator) -> Weights:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,13 @@ import pytest
 
 from numpy_gpt2 import GPT2Config, Model, init_weights, load, load_tokenizer, save_model
 from numpy_gpt2.explain import Explanation, explain
-from numpy_gpt2.hub import bundled_folder
+from numpy_gpt2.hub import bundled_folder, weights_folder
 from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
 
 PROMPT = "To be, or not to be, that is the"  # of the explanation that several tests look at
 
@@ -67,6 +67,20 @@ def run_in_process(main, capsys, *arguments) -> SimpleNamespace:
     return SimpleNamespace(status=status, **capsys.readouterr()._asdict())
 
 
+def assert_one_error(result: SimpleNamespace, status: int, *mentioned: object, before: str = "(?!)") -> None:
+    """The command printed nothing on stdout and ended with one error line, which mentions these things.
+
+    Lines in front of it, such as a progress bar, must match the regular expression `before`.
+    """
+    assert (result.status, result.out) == (status, "")
+    *others, error = re.split("[\r\n]+", result.err.removesuffix("\n"))
+    assert result.err.endswith("\n")
+    assert error.startswith("error: ")
+    assert all(re.fullmatch(before, line) for line in others if line)
+    for words in mentioned:
+        assert str(words) in error
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """The folder of a tiny model."""
@@ -86,8 +100,10 @@ def example(bundled) -> Explanation:
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The reference data beside the checkout; tests that need it are skipped where it is absent."""
-    if not SHARED.is_dir():
-        pytest.skip(f"needs the reference data in {SHARED}")
-    return SHARED
+def gpt2_tokenizer_folder() -> Path:
+    """A folder with GPT-2's own vocab.json and merges.txt; tests that need it are skipped without one."""
+    data = os.environ.get("NUMPY_GPT2_DATA")
+    for folder in (weights_folder() / "gpt2", *([Path(data) / "gpt2-tokenizer"] if data else [])):
+        if (folder / "merges.txt").exists():
+            return folder
+    pytest.skip("needs GPT-2's tokenizer: weights/gpt2, or gpt2-tokenizer in the folder that NUMPY_GPT2_DATA names")

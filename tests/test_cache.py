@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from numpy_gpt2 import GPT2Config, KVCache, forward, init_weights
-from numpy_gpt2.cache import Turn
+from numpy_gpt2.cache import ChunkCache
 
 CONFIG = GPT2Config(vocab_size=50, n_positions=16, n_embd=12, n_layer=2, n_head=3)
 WEIGHTS = {
@@ -67,8 +67,8 @@ def test_what_does_not_fit_is_refused(cache, message):
 def test_chunks_take_turns_layer_by_layer():
     """The second chunk asks first: it waits for the first one's keys, and gets both."""
     cache = KVCache(CONFIG, dtype=np.float64)
-    first = Turn(cache, None, 2)
-    second = Turn(cache, first, 3)
+    first = ChunkCache(cache, None, 2)
+    second = ChunkCache(cache, first, 3)
     assert (first.length, second.length) == (0, 2)
     k = np.arange(1 * 3 * 5 * 4, dtype=float).reshape(1, 3, 5, 4)
     with ThreadPoolExecutor(1) as pool:
@@ -88,10 +88,10 @@ def test_chunks_take_turns_layer_by_layer():
 
 def test_nobody_waits_for_a_chunk_that_has_failed():
     cache = KVCache(CONFIG, dtype=np.float64)
-    first = Turn(cache, None, 2)
+    first = ChunkCache(cache, None, 2)
     first.close()
     k = np.ones((1, 3, 1, 4))
-    Turn(cache, first, 1).update(0, k, k)
+    ChunkCache(cache, first, 1).update(0, k, k)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -12,7 +12,7 @@ import pytest
 
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import hub, int8
-from numpy_gpt2.weights import save_weights, written_aside
+from numpy_gpt2.weights import save_weights, staged_writes
 
 from .conftest import write_tokenizer
 from .reference.seeded import FOLDER
@@ -76,7 +76,7 @@ def contents(folder):
 def test_what_is_written_aside_comes_into_the_folder_together(tmp_path):
     folder = tmp_path / "new" / "folder"
     for content in (b"one", b"another"):  # the second time, over the first
-        with written_aside(folder) as aside:
+        with staged_writes(folder) as aside:
             before = {path.name: path.read_bytes() for path in folder.iterdir() if path != aside}
             for name in ("a", "b"):
                 (aside / name).write_bytes(content)
@@ -85,7 +85,7 @@ def test_what_is_written_aside_comes_into_the_folder_together(tmp_path):
 
 
 def fail_half_way(folder, error):
-    with written_aside(folder) as aside:
+    with staged_writes(folder) as aside:
         (aside / "a").write_text("new")
         (aside / "b").write_text("new")
         raise error

@@ -33,6 +33,7 @@ from numpy_gpt2.evaluate import (
     windows,
 )
 
+from . import conftest
 from .conftest import run_in_process, write_tokenizer
 from .reference.seeded import FOLDER, seeded_weights
 
@@ -100,16 +101,7 @@ def figures(out):
     return json.loads(out, parse_constant=pytest.fail)
 
 
-def assert_one_error(result, status, *mentioned):
-    """One line, but for the progress bar that may stand before it."""
-    assert (result.status, result.out) == (status, "")
-    *bar, line = result.err[:-1].split("\n")
-    assert line.startswith("error: ")
-    assert result.err.endswith("\n")
-    assert len(bar) <= 1
-    assert all("%|" in line for line in bar)
-    for words in mentioned:
-        assert str(words) in line
+assert_one_error = partial(conftest.assert_one_error, before=r".*%\|.*")
 
 
 # The loss of a text
@@ -136,7 +128,7 @@ def test_short_texts(model, n):
 
 @pytest.mark.parametrize("part", [1, WINDOW, 3 * WINDOW - 1, 10**6])
 def test_the_loss_is_the_same_however_many_windows_go_together(model, monkeypatch, part):
-    monkeypatch.setattr(module, "PART", part)
+    monkeypatch.setattr(module, "TOKENS_PER_FORWARD", part)
     loss, _ = evaluate(np.array(TOKENS), model.weights, model.config, stride=7)
     assert loss == pytest.approx(REFERENCE["losses"]["7"], rel=1e-9)
 
@@ -218,7 +210,7 @@ def test_windows_are_read_side_by_side(monkeypatch):
             return np.zeros((*inputs.shape, 4))
 
         monkeypatch.setattr(module, "forward", forward_with_others)
-        monkeypatch.setattr(module, "PART", 1)
+        monkeypatch.setattr(module, "TOKENS_PER_FORWARD", 1)
         config = GPT2Config(vocab_size=4, n_positions=8, n_embd=2, n_layer=1, n_head=1)
         loss, _ = evaluate(np.zeros(8 * 3 * n_threads() + 1, np.int64), {}, config)
     assert loss == pytest.approx(math.log(4))
@@ -444,7 +436,7 @@ def test_ctrl_c_ends_it_soon(cli, folder, text, monkeypatch):
         return np.zeros((*inputs.shape, 265), np.float32)
 
     monkeypatch.setattr(module, "forward", slow_forward)
-    monkeypatch.setattr(module, "PART", 1)
+    monkeypatch.setattr(module, "TOKENS_PER_FORWARD", 1)
     result = cli(text, "-m", folder, "--stride", 1)
     assert (result.status, result.out) == (130, "")
     assert "Traceback" not in result.err
@@ -532,7 +524,7 @@ def test_ctrl_c_while_windows_are_handed_out(cli, folder, text, monkeypatch):
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
     monkeypatch.setattr(module, "forward", slow_forward)
-    monkeypatch.setattr(module, "PART", 1)
+    monkeypatch.setattr(module, "TOKENS_PER_FORWARD", 1)
     assert cli(text, "-m", folder, "--stride", 1).status == 130
     assert len(done) < 20
 

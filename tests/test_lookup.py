@@ -94,7 +94,7 @@ def test_drafts_that_fail_are_given_up():
     for step in range(1, 2001):
         draft = lookup.draft(text, 100)
         spent += price(len(draft)) - 1 if len(draft) else 0
-        lookup.settle(len(draft), np.array([99]))
+        lookup.update(len(draft), np.array([99]))
         assert spent <= price(7) + INCOME * step
     assert spent > 10  # the income of 2,000 tokens
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from numpy_gpt2 import GPT2Config, KVCache, generate, load, load_tokenizer, save_model
 from numpy_gpt2 import __main__ as command
 
-from .conftest import run_cli, run_in_process, write_model, write_tokenizer
+from .conftest import assert_one_error, run_cli, run_in_process, write_model, write_tokenizer
 
 GENERATE = sys.modules["numpy_gpt2.generate"]  # the package's attribute of that name is the function
 EOT = 264  # the last token of the tiny tokenizer; ids below 256 are bytes
@@ -87,13 +87,6 @@ def objects(out):
     """The lines of --json."""
     assert out.endswith("\n")
     return [json.loads(line) for line in out[:-1].split("\n")]
-
-
-def assert_one_error(result, status, *mentioned):
-    assert (result.status, result.out) == (status, "")
-    assert re.fullmatch(r"error: [^\n]+\n", result.err)
-    for words in mentioned:
-        assert str(words) in result.err
 
 
 # Text

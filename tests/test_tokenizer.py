@@ -23,8 +23,8 @@ REFERENCE = json.loads((FOLDER / "tokens.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def gpt2(shared):
-    return load_tokenizer(shared / "gpt2-tokenizer")
+def gpt2(gpt2_tokenizer_folder):
+    return load_tokenizer(gpt2_tokenizer_folder)
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +143,10 @@ def test_save_and_load_give_the_same_tokenizer(name, request, tmp_path):
         assert again.encode_ordinary(text) == ids
 
 
-def test_saved_files_are_the_files_that_were_loaded(shared, gpt2, tmp_path):
+def test_saved_files_are_the_files_that_were_loaded(gpt2_tokenizer_folder, gpt2, tmp_path):
     save_tokenizer(tmp_path, gpt2)
     for name in ("vocab.json", "merges.txt"):
-        original = (shared / "gpt2-tokenizer" / name).read_text(encoding="utf-8")
+        original = (gpt2_tokenizer_folder / name).read_text(encoding="utf-8")
         saved = (tmp_path / name).read_text(encoding="utf-8")
         assert json.loads(saved) == json.loads(original) if name.endswith("json") else saved == original
 

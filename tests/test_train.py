@@ -14,6 +14,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,14 +27,27 @@ from numpy_gpt2 import GPT2Config, cross_entropy, forward, init_weights, load, l
 from numpy_gpt2 import evaluate as evaluation
 from numpy_gpt2.backward import loss_and_gradients
 
+from . import conftest
 from .conftest import run_cli, run_in_process, write_model, write_tokenizer
 
 SPEED = ("tokens_per_second", "seconds")  # what differs between two runs that are the same
 MODEL_FILES = ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
 FILES = sorted([*MODEL_FILES, "checkpoint.safetensors", "loss.svg", "train.jsonl"])
 SIZES = ["--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--n-positions", 16, "--batch-size", 4]
-SMALL = [*SIZES, "--warmup", 5, "--lr", 0.01, "--sample-interval", 0]
-RUN = [*SMALL, "--max-steps", 14, "--eval-interval", 4, "--checkpoint-interval", 3, "--dropout", 0.2, "--seed", 7]
+TINY_RUN = [*SIZES, "--warmup", 5, "--lr", 0.01, "--sample-interval", 0]
+FULL_RUN = [
+    *TINY_RUN,
+    "--max-steps",
+    14,
+    "--eval-interval",
+    4,
+    "--checkpoint-interval",
+    3,
+    "--dropout",
+    0.2,
+    "--seed",
+    7,
+]
 
 WORDS = ["the", "you", "a", "thou", "And", "King,", "what", "is", "love?\n", "I", "am", "naïve", "→", "12", "o'clock"]
 TEXT = " ".join(np.random.default_rng(0).choice(WORDS, 700))
@@ -74,9 +88,9 @@ def cli(capsys):
 
 @pytest.fixture(scope="session")
 def unbroken(corpus, tmp_path_factory):
-    """A run of 14 steps, RUN, to the end."""
+    """A run of 14 steps, FULL_RUN, to the end."""
     out = tmp_path_factory.mktemp("unbroken") / "out"
-    assert train.main([*map(str, [corpus, "--out", out, *RUN])]) == 0
+    assert train.main([*map(str, [corpus, "--out", out, *FULL_RUN])]) == 0
     return out
 
 
@@ -85,7 +99,7 @@ def broken(corpus, out, cli):
     """The same run, broken by Ctrl-C after 7 steps."""
     with pytest.MonkeyPatch.context() as patched:
         after_step(patched, 7, lambda run: signal.raise_signal(signal.SIGINT))
-        assert cli(corpus, "--out", out, *RUN).status == 130
+        assert cli(corpus, "--out", out, *FULL_RUN).status == 130
     return out
 
 
@@ -160,14 +174,7 @@ def messages(err):
     return [line for line in re.split(r"[\r\n]+", err) if line.strip() and not re.match(r" *\d+%\|", line)]
 
 
-def assert_one_error(result, status, *mentioned):
-    assert (result.status, result.out) == (status, "")
-    *before, error = messages(result.err)
-    assert all(re.match(r"[\d,]+ parameters; ", line) for line in before)
-    assert error.startswith("error: ")
-    assert result.err.endswith(error + "\n")
-    for words in mentioned:
-        assert str(words) in error
+assert_one_error = partial(conftest.assert_one_error, before=r"[\d,]+ parameters; .*")
 
 
 # Batches
@@ -229,7 +236,7 @@ def test_parts_are_equal_and_as_few_as_fit(rows, length):
     assert np.concatenate([np.arange(rows)[part] for part in parts]).tolist() == [*range(rows)]
     [size] = {part.stop - part.start for part in parts}
     possible = [n for n in range(min(2, rows), rows + 1) if rows % n == 0]
-    fitting = [n for n in possible if rows // n * length <= evaluation.PART]
+    fitting = [n for n in possible if rows // n * length <= evaluation.TOKENS_PER_FORWARD]
     assert len(parts) == (fitting[0] if fitting else rows)
     assert size * len(parts) == rows
 
@@ -340,7 +347,7 @@ def run_with_gradients(cli, monkeypatch, corpus, out, *arguments, scale=1.0):
         return 1.0, gradients[-1].copy()
 
     monkeypatch.setattr(train, "mean_gradient", gradient)
-    monkeypatch.setattr(train, "PIECE", 1000)
+    monkeypatch.setattr(train, "ADAMW_BLOCK", 1000)
     take_step = train.take_step
     monkeypatch.setattr(train, "take_step", lambda run, *rest: (take_step(run, *rest), weights.append(run.weights + 0)))
     result = cli(corpus, "--out", out, *SIZES, "--sample-interval", 0, "--eval-interval", 0, *arguments)
@@ -399,7 +406,7 @@ def start_run(out, **given):
 
 @pytest.mark.parametrize(("rows", "part"), [(1, 512), (2, 512), (8, 512), (7, 16), (8, 16), (8, 1), (12, 24)])
 def test_the_gradient_of_a_batch_does_not_depend_on_its_parts(out, monkeypatch, pool, rows, part):
-    monkeypatch.setattr(train, "PART", part)
+    monkeypatch.setattr(train, "TOKENS_PER_FORWARD", part)
     run = start_run(out)
     inputs, targets = np.random.default_rng(rows).integers(257, size=(2, rows, 8))
     loss, gradient = train.mean_gradient(run, inputs, targets, pool)
@@ -432,7 +439,7 @@ def test_masks_are_a_matter_of_seed_step_and_part(out, monkeypatch, pool):
 
 
 def test_accumulated_batches_are_one_large_batch(cli, corpus, tmp_path):
-    options = [corpus, *SMALL, "--max-steps", 6, "--dropout", 0]
+    options = [corpus, *TINY_RUN, "--max-steps", 6, "--dropout", 0]
     assert cli(*options, "--out", tmp_path / "a", "--batch-size", 4, "--grad-accumulation", 2).status == 0
     assert cli(*options, "--out", tmp_path / "b", "--batch-size", 8).status == 0
     a, b = (checkpoint(tmp_path / name)[0]["weights"] for name in "ab")
@@ -477,7 +484,7 @@ def assert_speeds_fit(rows):
 
 
 def test_the_training_loss_of_a_row_is_the_mean_since_the_one_before(cli, corpus, unbroken, out):
-    assert cli(corpus, "--out", out, *RUN, "--eval-interval", 1).status == 0
+    assert cli(corpus, "--out", out, *FULL_RUN, "--eval-interval", 1).status == 0
     losses = [row["train_loss"] for row in log(out)]
     expected = [np.mean(losses[start:end]) for start, end in [(0, 4), (4, 8), (8, 12), (12, 14)]]
     assert [row["train_loss"] for row in log(unbroken)] == pytest.approx(expected, rel=1e-6)
@@ -492,7 +499,7 @@ def test_the_validation_loss_is_that_of_the_saved_model_over_the_held_out_text(u
 
 def test_few_eval_batches_are_spread_over_the_held_out_text(cli, corpus, out):
     options = ["--max-steps", 2, "--val-fraction", 0.5, "--eval-batches", 1, "--eval-interval", 0]
-    assert cli(corpus, "--out", out, *SMALL, *options).status == 0
+    assert cli(corpus, "--out", out, *TINY_RUN, *options).status == 0
     tokens = np.array([*TEXT[len(TEXT) // 2 :].encode()])
     n = math.ceil((len(tokens) - 1) / 16)
     starts = 16 * np.array([0, (n - 1) // 3, (n - 1) * 2 // 3, n - 1])
@@ -506,7 +513,7 @@ def test_few_eval_batches_are_spread_over_the_held_out_text(cli, corpus, out):
 def test_it_learns(cli, tmp_path, out):
     text = written(tmp_path / "abc.txt", "abcdefgh" * 300)
     options = ["--max-steps", 120, "--dropout", 0, "--eval-interval", 20, "--sample-interval", 120, "--lr", 0.02]
-    result = cli(text, "--out", out, *SMALL, *options)
+    result = cli(text, "--out", out, *TINY_RUN, *options)
     rows = log(out)
     assert rows[0]["train_loss"] > 2
     assert rows[-1]["train_loss"] < 0.1
@@ -517,13 +524,13 @@ def test_it_learns(cli, tmp_path, out):
 
 
 def test_the_same_seed_makes_the_same_model_and_another_another(cli, corpus, unbroken, tmp_path):
-    assert cli(corpus, "--out", tmp_path / "same", *RUN).status == 0
+    assert cli(corpus, "--out", tmp_path / "same", *FULL_RUN).status == 0
     assert result_of(tmp_path / "same") == result_of(unbroken)
     first = {}
     for seed in 7, 8:
         with pytest.MonkeyPatch.context() as patched:
             after_step(patched, 1, lambda run, seed=seed: first.update({seed: (run.best.copy(), run.losses[0])}))
-            assert cli(corpus, "--out", tmp_path / str(seed), *RUN, "--seed", seed, "--max-steps", 1).status == 0
+            assert cli(corpus, "--out", tmp_path / str(seed), *FULL_RUN, "--seed", seed, "--max-steps", 1).status == 0
     assert np.abs(first[7][0] - first[8][0]).max() > 0.01  # the initial weights
     assert first[7][1] != first[8][1]
 
@@ -533,7 +540,7 @@ def test_the_best_model_by_validation_is_what_is_saved(cli, tmp_path, out, monke
     text = written(tmp_path / "noise.txt", noise)
     options = ["--max-steps", 120, "--eval-interval", 10, "--dropout", 0, "--n-embd", 32, "--batch-size", 16]
     options += ["--val-fraction", 0.5]
-    result = cli(text, "--out", out, *SMALL, *options)
+    result = cli(text, "--out", out, *TINY_RUN, *options)
     losses = [row["val_loss"] for row in log(out)]
     assert 0 < np.argmin(losses) < len(losses) - 4
     assert losses[-1] > min(losses) + 0.5
@@ -542,13 +549,13 @@ def test_the_best_model_by_validation_is_what_is_saved(cli, tmp_path, out, monke
 
     with monkeypatch.context() as patched:  # the same where a checkpoint lies between
         break_by_ctrl_c(patched, 45)
-        cli(text, "--out", tmp_path / "broken", *SMALL, *options)
+        cli(text, "--out", tmp_path / "broken", *TINY_RUN, *options)
     assert cli(text, "--out", tmp_path / "broken", "--resume").status == 0
     assert result_of(tmp_path / "broken") == result_of(out)
 
 
 def test_where_nothing_is_held_out_the_last_model_is_saved(cli, corpus, out):
-    result = cli(corpus, "--out", out, *SMALL, "--max-steps", 6, "--eval-interval", 3, "--val-fraction", 0)
+    result = cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 6, "--eval-interval", 3, "--val-fraction", 0)
     assert result.status == 0, result.err
     assert [row["val_loss"] for row in log(out)] == [None, None]
     config = GPT2Config.from_json(out / "config.json")
@@ -558,7 +565,7 @@ def test_where_nothing_is_held_out_the_last_model_is_saved(cli, corpus, out):
 
 
 def test_samples_go_to_standard_output_all_else_to_standard_error(cli, corpus, out):
-    result = cli(corpus, "--out", out, *SMALL, "--sample-interval", 5, "--max-steps", 12, "--eval-interval", 4)
+    result = cli(corpus, "--out", out, *TINY_RUN, "--sample-interval", 5, "--max-steps", 12, "--eval-interval", 4)
     assert re.findall(r"^--- after (\d+) steps$", result.out, re.M) == ["5", "10", "12"]
     assert len(result.out) > 3 * 100
     assert "---" not in result.err
@@ -572,12 +579,12 @@ def test_samples_go_to_standard_output_all_else_to_standard_error(cli, corpus, o
 @pytest.mark.parametrize(("flag", "steps"), [("--eval-interval", [7]), ("--eval-interval=3", [3, 6, 7])])
 def test_an_interval_of_0_evaluates_at_the_end(cli, corpus, out, flag, steps):
     flags = [flag] if "=" in flag else [flag, 0]
-    assert cli(corpus, "--out", out, *SMALL, "--max-steps", 7, *flags).status == 0
+    assert cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 7, *flags).status == 0
     assert [row["step"] for row in log(out)] == steps
 
 
 def test_intervals_of_0_switch_samples_and_checkpoints_off(cli, corpus, out):
-    result = cli(corpus, "--out", out, *SMALL, "--max-steps", 7, "--sample-interval", 0, "--checkpoint-interval", 0)
+    result = cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 7, "--sample-interval", 0, "--checkpoint-interval", 0)
     assert (result.status, result.out) == (0, "")
     assert sorted(os.listdir(out)) == [name for name in FILES if name != "checkpoint.safetensors"]
 
@@ -585,7 +592,7 @@ def test_intervals_of_0_switch_samples_and_checkpoints_off(cli, corpus, out):
 def test_checkpoints_are_saved_at_their_interval_and_at_the_end(cli, corpus, out, monkeypatch):
     saved = []
     monkeypatch.setattr(train, "save_checkpoint", lambda run, *_: saved.append(run.step))
-    assert cli(corpus, "--out", out, *RUN).status == 0
+    assert cli(corpus, "--out", out, *FULL_RUN).status == 0
     assert saved == [3, 6, 9, 12, 14]
 
 
@@ -593,7 +600,7 @@ def test_checkpoints_are_saved_at_their_interval_and_at_the_end(cli, corpus, out
 
 
 def test_byte_tokens_are_the_bytes(prepared, corpus, out):
-    run, tokens, held_out, tokenizer = prepared(corpus, "--out", out, *SMALL)
+    run, tokens, held_out, tokenizer = prepared(corpus, "--out", out, *TINY_RUN)
     assert tokens.tolist() == [*TEXT[:END].encode()]
     assert held_out.tolist() == [*TEXT[END:].encode()]
     assert (tokenizer.n_vocab, run.config.vocab_size) == (257, 257)
@@ -601,7 +608,7 @@ def test_byte_tokens_are_the_bytes(prepared, corpus, out):
 
 def test_texts_are_joined_with_endoftext_which_is_a_token(prepared, tmp_path, out):
     one, two = written(tmp_path / "1", "é" * 20 + "<|endoftext|>a"), written(tmp_path / "2", "b" * 20)
-    _, tokens, held_out, _ = prepared(one, two, "--out", out, *SMALL, "--val-fraction", 0)
+    _, tokens, held_out, _ = prepared(one, two, "--out", out, *TINY_RUN, "--val-fraction", 0)
     assert tokens.tolist() == [*(b"\xc3\xa9" * 20), 256, 97, 256, *(b"b" * 20)]
     assert held_out.tolist() == []
 
@@ -611,7 +618,7 @@ def test_bpe_is_that_of_the_tokenizers_library_learned_from_the_training_part(pr
     text = TEXT[:END] + " zyzzyva" * 60
     path = written(tmp_path / "text", text)
     options = ["--tokenizer", "bpe:290", "--val-fraction", 1 - (END + 0.5) / len(text)]
-    run, tokens, held_out, tokenizer = prepared(path, "--out", out, *SMALL, *options)
+    run, tokens, held_out, tokenizer = prepared(path, "--out", out, *TINY_RUN, *options)
     train.save_tokenizer(out, tokenizer)
     assert tokenizer.n_vocab == run.config.vocab_size == len(json.loads((out / "vocab.json").read_text())) == 290
     assert tokenizer.encode("<|endoftext|>", allowed_special="all") == [289] == [run.config.eos_token_id]
@@ -631,20 +638,20 @@ def test_bpe_is_that_of_the_tokenizers_library_learned_from_the_training_part(pr
 
 def test_bpe_needs_the_tokenizers_library(cli, corpus, out, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    result = cli(corpus, "--out", out, *SMALL, "--tokenizer", "bpe:300")
+    result = cli(corpus, "--out", out, *TINY_RUN, "--tokenizer", "bpe:300")
     assert_one_error(result, 1, "pip install tokenizers")
     assert not out.exists()
 
 
 def test_bpe_of_more_tokens_than_there_are(cli, corpus, out):
     pytest.importorskip("tokenizers")
-    assert_one_error(cli(corpus, "--out", out, *SMALL, "--tokenizer", "bpe:100000"), 1, "100000")
+    assert_one_error(cli(corpus, "--out", out, *TINY_RUN, "--tokenizer", "bpe:100000"), 1, "100000")
     assert not out.exists()
 
 
 def test_the_tokenizer_of_a_folder(prepared, corpus, tmp_path, out):
     n_vocab = write_tokenizer(tmp_path / "tokenizer")
-    run, tokens, _, tokenizer = prepared(corpus, "--out", out, *SMALL, "--tokenizer", tmp_path / "tokenizer")
+    run, tokens, _, tokenizer = prepared(corpus, "--out", out, *TINY_RUN, "--tokenizer", tmp_path / "tokenizer")
     train.save_tokenizer(out, tokenizer)
     assert tokens.tolist() == load_tokenizer(tmp_path / "tokenizer").encode_ordinary(TEXT[:END])
     assert run.config.vocab_size == n_vocab
@@ -659,20 +666,20 @@ def test_a_tokenizer_without_endoftext(prepared, tmp_path, out):
     written(tmp_path / "tokenizer" / "vocab.json", json.dumps(vocab))
     paths = [written(tmp_path / name, name * 20) for name in "xy"]
     options = ["--tokenizer", tmp_path / "tokenizer", "--val-fraction", 0]
-    run, tokens, _, _ = prepared(*paths, "--out", out, *SMALL, *options)
+    run, tokens, _, _ = prepared(*paths, "--out", out, *TINY_RUN, *options)
     assert load_tokenizer(tmp_path / "tokenizer").decode(tokens.tolist()) == "x" * 20 + "<|endoftext|>" + "y" * 20
     assert run.config.eos_token_id is run.config.bos_token_id is None
 
 
 def test_gpt2s_tokenizer_is_enough_without_its_weights(prepared, corpus, tmp_path, out):
     n_vocab = write_tokenizer(tmp_path / "weights" / "gpt2")
-    run, tokens, _, _ = prepared(corpus, "--out", out, *SMALL, "--tokenizer", "gpt2")
+    run, tokens, _, _ = prepared(corpus, "--out", out, *TINY_RUN, "--tokenizer", "gpt2")
     assert tokens.tolist() == load_tokenizer(tmp_path / "weights" / "gpt2").encode_ordinary(TEXT[:END])
     assert run.config.vocab_size == n_vocab
 
 
 def test_gpt2s_tokenizer_where_the_hub_is_away(cli, corpus, tmp_path, out):
-    assert_one_error(cli(corpus, "--out", out, *SMALL, "--tokenizer", "gpt2"), 1, "gpt2", "HF_HUB_OFFLINE")
+    assert_one_error(cli(corpus, "--out", out, *TINY_RUN, "--tokenizer", "gpt2"), 1, "gpt2", "HF_HUB_OFFLINE")
     assert os.listdir(tmp_path) == []
 
 
@@ -772,7 +779,7 @@ def break_by_time_limit(patched, step):
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(cli, corpus, unbroken, out, way, step):
     with pytest.MonkeyPatch.context() as patched:
         flags, status = way(patched, step)
-        result = cli(corpus, "--out", out, *RUN, *flags)
+        result = cli(corpus, "--out", out, *FULL_RUN, *flags)
         assert result.status == status
     assert sorted(os.listdir(out)) == FILES
     assert [row["step"] for row in log(out)] == [*range(4, step, 4), step]
@@ -794,7 +801,7 @@ def test_a_run_may_be_broken_again_and_again(cli, corpus, unbroken, out):
     for step in 2, 6, 8, 11:
         with pytest.MonkeyPatch.context() as patched:
             break_by_ctrl_c(patched, step)
-            flags = RUN if step == 2 else ["--resume"]
+            flags = FULL_RUN if step == 2 else ["--resume"]
             assert cli(corpus, "--out", out, *flags).status == 130
     assert cli(corpus, "--out", out, "--resume").status == 0
     assert result_of(out) == result_of(unbroken)
@@ -825,7 +832,7 @@ train.main(sys.argv[1:])
 @pytest.mark.parametrize(("step", "while_saving"), [(5, False), (10, False), (9, True)])
 def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(cli, corpus, unbroken, out, step, while_saving):
     script = KILLED.format(step=step, while_saving=while_saving)
-    command = [sys.executable, "-c", script, *map(str, [corpus, "--out", out, *RUN])]
+    command = [sys.executable, "-c", script, *map(str, [corpus, "--out", out, *FULL_RUN])]
     assert subprocess.run(command, capture_output=True, timeout=60).returncode == -signal.SIGKILL
     assert checkpoint(out)[1]["step"] == {5: 3, 10: 9, 9: 6}[step]
     load(out)
@@ -835,7 +842,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(cli, corpus, unb
 
 def test_a_run_with_bpe_goes_on_as_if_it_had_not_been_broken(cli, corpus, tmp_path):
     pytest.importorskip("tokenizers")
-    options = [corpus, *RUN, "--tokenizer", "bpe:270", "--val-fraction", 0.2, "--grad-accumulation", 2]
+    options = [corpus, *FULL_RUN, "--tokenizer", "bpe:270", "--val-fraction", 0.2, "--grad-accumulation", 2]
     assert cli(*options, "--out", tmp_path / "whole").status == 0
     with pytest.MonkeyPatch.context() as patched:
         break_by_ctrl_c(patched, 7)
@@ -913,7 +920,7 @@ def test_resume_with_anything_else_is_an_error_that_names_it(cli, corpus, tmp_pa
     for texts in [other], [corpus, corpus]:
         assert_one_error(cli(*texts, "--out", broken, "--resume", "--max-steps", 20), 1, "text")
     assert everything_in(broken) == before
-    assert cli(corpus, "--out", broken, "--resume", *RUN).status == 0  # the same is no difference
+    assert cli(corpus, "--out", broken, "--resume", *FULL_RUN).status == 0  # the same is no difference
 
 
 def test_resume_with_a_size_that_the_model_of_init_from_does_not_have(cli, corpus, model, out):
@@ -929,7 +936,7 @@ def test_resume_with_a_size_that_the_model_of_init_from_does_not_have(cli, corpu
 def test_resume_without_a_checkpoint(cli, corpus, out):
     assert_one_error(cli(corpus, "--out", out, "--resume"), 1, out, "no checkpoint")
     assert not out.exists()
-    assert cli(corpus, "--out", out, *SMALL, "--max-steps", 2, "--checkpoint-interval", 0).status == 0
+    assert cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 2, "--checkpoint-interval", 0).status == 0
     before = everything_in(out)
     assert_one_error(cli(corpus, "--out", out, "--resume", "--max-steps", 3), 1, out, "no checkpoint")
     assert everything_in(out) == before
@@ -967,7 +974,7 @@ def test_a_checkpoint_that_is_none(cli, corpus, broken, damage):
 def test_a_folder_that_has_a_model_or_a_run_is_not_overwritten(cli, corpus, broken, tiny):
     for folder, name, way_out in (broken, "a run", "--resume"), (tiny, "model.safetensors", "--init-from"):
         before = everything_in(folder)
-        assert_one_error(cli(corpus, "--out", folder, *SMALL, "--max-steps", 1), 1, folder, name, way_out)
+        assert_one_error(cli(corpus, "--out", folder, *TINY_RUN, "--max-steps", 1), 1, folder, name, way_out)
         assert everything_in(folder) == before
 
 
@@ -975,14 +982,14 @@ def test_a_folder_that_has_a_model_or_a_run_is_not_overwritten(cli, corpus, brok
 def test_files_of_a_model_are_not_overwritten(cli, corpus, out, file):
     out.mkdir()
     written(out / file, "something")
-    assert_one_error(cli(corpus, "--out", out, *SMALL, "--max-steps", 1), 1, file)
+    assert_one_error(cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 1), 1, file)
     assert (out / file).read_text() == "something"
 
 
 @pytest.mark.parametrize("flags", [["--eval-interval", 0], ["--val-fraction", 0]])
 def test_a_ruinous_step_is_not_saved(cli, corpus, out, flags):
     """The weights are finite after it, but no loss is."""
-    result = cli(corpus, "--out", out, *RUN, "--warmup", 0, "--lr", 1e30, "--checkpoint-interval", 1, *flags)
+    result = cli(corpus, "--out", out, *FULL_RUN, "--warmup", 0, "--lr", 1e30, "--checkpoint-interval", 1, *flags)
     assert result.status == 1
     assert "after 1 steps" in messages(result.err)[-1]
     assert os.listdir(out) == []
@@ -997,7 +1004,7 @@ def test_where_nobody_reads_the_progress_bar_the_run_is_saved(cli, corpus, out, 
             raise BrokenPipeError
 
     monkeypatch.setattr("tqdm.tqdm.update", break_at_5)
-    result = cli(corpus, "--out", out, *RUN, "--checkpoint-interval", 1000)
+    result = cli(corpus, "--out", out, *FULL_RUN, "--checkpoint-interval", 1000)
     assert result.status == 1
     assert train.load_checkpoint(out).step == 5
 
@@ -1013,7 +1020,7 @@ def test_a_folder_that_has_a_model_in_shards_is_not_overwritten(cli, corpus, tmp
     index = {"weight_map": {"transformer.wte.weight": "model-00001-of-00001.safetensors"}}
     written(model / "model.safetensors.index.json", json.dumps(index))
     before = everything_in(model)
-    assert_one_error(cli(corpus, "--out", model, *SMALL, "--max-steps", 1), 1, model)
+    assert_one_error(cli(corpus, "--out", model, *TINY_RUN, "--max-steps", 1), 1, model)
     assert everything_in(model) == before
     load(model)
 
@@ -1034,9 +1041,9 @@ def test_a_second_ctrl_c_interrupts_an_evaluation_at_once(cli, tmp_path, out, mo
 
     monkeypatch.setattr(evaluation, "forward", slow)
     break_by_ctrl_c(monkeypatch, 5)
-    result = cli(text, "--out", out, *SMALL, "--eval-interval", 0, "--val-fraction", 0.5, "--eval-batches", 10**6)
+    result = cli(text, "--out", out, *TINY_RUN, "--eval-interval", 0, "--val-fraction", 0.5, "--eval-batches", 10**6)
     assert result.status == 130
-    assert 3 <= len(calls) < len(TEXT * 10) / evaluation.PART / 2
+    assert 3 <= len(calls) < len(TEXT * 10) / evaluation.TOKENS_PER_FORWARD / 2
     assert sorted(os.listdir(out)) == ["checkpoint.safetensors", "merges.txt", "vocab.json"]
     assert checkpoint(out)[1]["step"] == 5
     assert messages(result.err)[1:] == []
@@ -1056,7 +1063,7 @@ def start(*arguments):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(cli, corpus, out):
-    with start(corpus, "--out", out, *SMALL, "--max-steps", 10**9, "--eval-interval", 10) as process:
+    with start(corpus, "--out", out, *TINY_RUN, "--max-steps", 10**9, "--eval-interval", 10) as process:
         while not (out / "train.jsonl").exists() and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
@@ -1074,7 +1081,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(cli, corpus, out):
 
 def test_stopped_without_a_checkpoint(cli, corpus, out, monkeypatch):
     break_by_ctrl_c(monkeypatch, 5)
-    result = cli(corpus, "--out", out, *RUN, "--checkpoint-interval", 0)
+    result = cli(corpus, "--out", out, *FULL_RUN, "--checkpoint-interval", 0)
     assert result.status == 130
     assert "checkpoint.safetensors" not in os.listdir(out)
     assert "--resume goes on" not in result.err  # there is nothing to go on from
@@ -1100,13 +1107,13 @@ def test_stopped_without_a_checkpoint(cli, corpus, out, monkeypatch):
 )
 def test_texts_and_sizes_that_do_not_do(cli, tmp_path, out, texts, flags, mentioned):
     paths = [written(tmp_path / f"text{i}", text) for i, text in enumerate(texts)]
-    assert_one_error(cli(*paths, "--out", out, *SMALL, *flags), 1, mentioned)
+    assert_one_error(cli(*paths, "--out", out, *TINY_RUN, *flags), 1, mentioned)
     assert not out.exists()
 
 
 def test_the_shortest_text(cli, tmp_path, out):
     text = written(tmp_path / "text", "a" * 17 + "ab")
-    result = cli(text, "--out", out, *SMALL, "--max-steps", 2, "--eval-batches", 1)
+    result = cli(text, "--out", out, *TINY_RUN, "--max-steps", 2, "--eval-batches", 1)
     assert result.status == 0, result.err
     assert len(log(out)) == 1
 
@@ -1119,8 +1126,8 @@ def test_a_corpus_that_cannot_be_read(cli, tmp_path, out, name):
 
 def test_a_file_in_the_place_of_the_folder(cli, corpus, tmp_path):
     file = written(tmp_path / "file", "precious")
-    assert_one_error(cli(corpus, "--out", file, *SMALL), 1, file)
-    assert_one_error(cli(corpus, "--out", file / "sub", *SMALL), 1, file / "sub")
+    assert_one_error(cli(corpus, "--out", file, *TINY_RUN), 1, file)
+    assert_one_error(cli(corpus, "--out", file / "sub", *TINY_RUN), 1, file / "sub")
     assert file.read_text() == "precious"
 
 
@@ -1132,7 +1139,7 @@ def test_a_folder_that_cannot_be_written(corpus, tmp_path):
     obey = "import ctypes, os, sys; ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); os.execv(sys.executable, sys.argv[1:])"
     argv = [sys.executable, "-c", obey, sys.executable, "-m", "numpy_gpt2.train", corpus]
     for out in folder, folder / "sub":
-        command = [*map(str, [*argv, "--out", out, *SMALL])]
+        command = [*map(str, [*argv, "--out", out, *TINY_RUN])]
         result = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert_one_error(SimpleNamespace(status=result.returncode, out=result.stdout, err=result.stderr), 1, folder)
     assert os.listdir(folder) == []
@@ -1169,7 +1176,7 @@ def test_a_full_disk_leaves_what_was_there(cli, corpus, unbroken, broken, size):
 @pytest.mark.parametrize("size", [100, 20_000])
 def test_a_full_disk_leaves_nothing_half_written(cli, corpus, out, size):
     with largest_file(size):
-        assert_one_error(cli(corpus, "--out", out, *SMALL, "--max-steps", 2), 1, out)
+        assert_one_error(cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 2), 1, out)
     assert all(path.is_file() for path in out.iterdir())
     if (out / "vocab.json").exists():
         assert load_tokenizer(out).n_vocab == 257
@@ -1193,7 +1200,7 @@ def test_a_loss_that_is_no_number_stops_the_run(cli, corpus, out, monkeypatch, w
 
     with monkeypatch.context() as patched:
         patched.setattr(train, "mean_gradient", spoiled)
-        assert_one_error(cli(corpus, "--out", out, *RUN), 1, str(loss), "at step 8", "--lr")
+        assert_one_error(cli(corpus, "--out", out, *FULL_RUN), 1, str(loss), "at step 8", "--lr")
     assert [everything_in(out)] == seen
     assert sorted(seen[0]) == FILES
     assert cli(corpus, "--out", out, "--resume").status == 0  # from step 6
@@ -1203,7 +1210,7 @@ def test_a_loss_that_is_no_number_stops_the_run(cli, corpus, out, monkeypatch, w
     "flags", [[], ["--eval-interval", 1], ["--sample-interval", 1], ["--lr", 1e300], ["--grad-clip", 0]]
 )
 def test_a_learning_rate_far_too_high(cli, corpus, out, flags):
-    result = cli(corpus, "--out", out, *RUN, "--warmup", 0, "--lr", 1e30, *flags)
+    result = cli(corpus, "--out", out, *FULL_RUN, "--warmup", 0, "--lr", 1e30, *flags)
     assert result.status == 1
     assert re.match(r"error: .*\bat step [123]\b", messages(result.err)[-1]) or "--sample-interval" in flags
     assert os.listdir(out) == []
@@ -1249,7 +1256,7 @@ def test_help_shows_every_flag_and_examples_that_work(cli):
 
 
 def test_standard_error_may_be_closed(corpus, out):
-    argv = [sys.executable, "-m", "numpy_gpt2.train", corpus, "--out", out, *RUN, "--sample-interval", 14]
+    argv = [sys.executable, "-m", "numpy_gpt2.train", corpus, "--out", out, *FULL_RUN, "--sample-interval", 14]
     command = ["sh", "-c", 'exec "$@" 2>&-', "sh", *map(str, argv)]
     result = subprocess.run(command, stdout=subprocess.PIPE, timeout=60)
     assert result.returncode == 0
@@ -1258,7 +1265,7 @@ def test_standard_error_may_be_closed(corpus, out):
 
 
 def test_a_sample_that_cannot_be_written(corpus, out):
-    argv = [sys.executable, "-m", "numpy_gpt2.train", corpus, "--out", out, *RUN, "--sample-interval", 7]
+    argv = [sys.executable, "-m", "numpy_gpt2.train", corpus, "--out", out, *FULL_RUN, "--sample-interval", 7]
     with open("/dev/full", "wb") as full:
         result = subprocess.run([*map(str, argv)], stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert result.returncode == 1
@@ -1268,7 +1275,7 @@ def test_a_sample_that_cannot_be_written(corpus, out):
 
 def test_samples_that_nobody_reads_do_not_end_a_run_with_nothing(corpus, out):
     """`… | head -1`: it may go on or stop, but what it has learned is not thrown away."""
-    argv = [sys.executable, "-m", "numpy_gpt2.train", corpus, "--out", out, *RUN]
+    argv = [sys.executable, "-m", "numpy_gpt2.train", corpus, "--out", out, *FULL_RUN]
     argv += ["--sample-interval", 5, "--eval-interval", 14, "--checkpoint-interval", 14]
     with subprocess.Popen([*map(str, argv)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         process.stdout.close()
