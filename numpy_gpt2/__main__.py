@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import secrets
 import sys
 import time
@@ -15,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from . import hub
-from .checkpoint import load
 from .cli import Parser, argument_type, exit_status, load_model, non_negative_int, positive_int, read_prompt, some_text
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr, write
 from .generate import LOOKUP, generate
-from .hub import DEFAULT_MODEL, choose_model
+from .hub import DEFAULT_MODEL
 from .stream import Continuation, end_of_text
 from .tokenizer import ENDOFTEXT, prompt_ids
 
