@@ -17,7 +17,8 @@ from . import hub
 from .cli import Parser, argument_type, exit_status, load_model, non_negative_int, positive_int, read_prompt, some_text
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr, write
-from .generate import LOOKUP, generate
+from .generate import generate
+from .lookup import LONGEST_DRAFT
 from .hub import DEFAULT_MODEL
 from .stream import Continuation, end_of_text
 from .tokenizer import ENDOFTEXT, prompt_ids
@@ -124,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
         top_p=arguments.top_p,
         stop_tokens=() if arguments.ignore_eos else end_of_text(model),
         n_vocab=model.tokenizer.n_vocab,
-        lookup=LOOKUP if arguments.lookup else 0,
+        lookup=LONGEST_DRAFT if arguments.lookup else 0,
         rng=arguments.seed,
     )
     samples = [Continuation(model.tokenizer, arguments.stop) for _ in range(n)]

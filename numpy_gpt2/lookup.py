@@ -12,6 +12,7 @@ import numpy as np
 
 MATCH = 3  # tokens that must have been written before, in a row, to guess that they go on as they did then
 LONGEST_MATCH = 32
+LONGEST_DRAFT = 31
 INCOME = 0.02  # what may be lost a token where the text keeps misleading, in passes over one token
 PROOF = 0.5  # what a guess is worth that would have been right, as the one before it
 

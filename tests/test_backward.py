@@ -1,4 +1,4 @@
-"""The gradients: all together against PyTorch's, by the saved ones of tests/reference/; each alone by differences."""
+"""The gradients: all of them against PyTorch's saved ones, and each function against central differences."""
 
 import ast
 import collections
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from numpy_gpt2 import GPT2Config, backward, cross_entropy, forward, model
-from numpy_gpt2.backward import BLOCK_TRACE, loss_and_gradients
+from numpy_gpt2.backward import loss_and_gradients
 from numpy_gpt2.model import causal_mask, identity, within
 from numpy_gpt2.train import dropout
 
@@ -25,13 +25,13 @@ from .reference.seeded import (
     variation,
 )
 
-# Relative to each gradient's largest entry. Where scores are not scaled, float32's softmax is at its least exact; for
-# gelu_fast, transformers writes √(2/π) with ten digits. The others hold to a quarter of the first, and to 5e-15.
+# Relative to each gradient's largest entry. Two variations need this much: unscaled scores, where float32's softmax is
+# least exact, and gelu_fast, for which transformers rounds √(2/π) to ten digits. The others are within 1e-5 and 5e-15.
 TOLERANCE = {np.float32: 4e-5, np.float64: 1e-11}
 
 STEP = 1e-5  # of central differences
 
-# So few tokens that many come twice, and no two sizes equal.
+# The vocabulary is so small that tokens repeat. No two sizes are equal.
 TINY = GPT2Config(
     vocab_size=7,
     n_positions=8,
@@ -97,19 +97,19 @@ def test_loss_and_gradients_equal_pytorch(name, dtype, references):
 
 @pytest.fixture
 def normal():
-    """Random arrays of given shapes, each another."""
+    """A function that makes random arrays: the next call gives other numbers."""
     rng = np.random.default_rng(0)
     return lambda *shape: rng.standard_normal(shape)
 
 
 @pytest.fixture
 def weights():
-    """Those of a TINY model."""
+    """The weights of a TINY model, in float64."""
     return {name: array.astype(np.float64) for name, array in seeded_weights(TINY, seed=0, scale=0.4).items()}
 
 
 def recording(trace, dropout=identity):
-    """A hook that keeps the arrays as they were before dropout, which the gradients are computed from."""
+    """A hook that keeps each array as it was before dropout. The backward pass needs these."""
 
     def hook(name, value):
         trace[name] = value
@@ -119,9 +119,9 @@ def recording(trace, dropout=identity):
 
 
 def assert_undoes(f_backward, f, arrays):
-    """f_backward(dy) is the derivative of Σ dy · f() by each array: central differences at 20 places of each.
+    """Check that f_backward(dy) is the derivative of Σ dy · f() by each array, by central differences at 20 places.
 
-    It is called once, after f, and writes neither to dy nor to the arrays.
+    f_backward is called once, after f. It must write neither to dy nor to the arrays.
     """
     rng = np.random.default_rng(1)
     dy = np.array(rng.standard_normal(np.shape(f())))
@@ -154,13 +154,16 @@ def assert_undoes(f_backward, f, arrays):
         ("gelu_exact", {"x": (3, 4, 5)}, []),
         ("relu", {"x": (3, 4, 5)}, []),
         ("linear", {"x": (2, 3, 4), "weight": (4, 5), "bias": (5,)}, []),
+        ("merge_heads", {"z": (2, 3, 4, 5)}, []),
     ],
 )
-def test_functions_of_arrays_alone(name, shapes, constants, normal):
+def test_elementwise_and_linear_backward_equal_central_differences(name, shapes, constants, normal):
     f, f_backward = getattr(model, name), getattr(backward, f"{name}_backward")
     arrays = {key: normal(*shape) for key, shape in shapes.items()}
 
     def undo(dy):
+        if name == "merge_heads":  # its backward needs the number of heads, not the values
+            return {"z": f_backward(dy, n_head=3)}
         gradients = f_backward(dy, *arrays.values(), *constants)
         return dict(zip(arrays, gradients if len(arrays) > 1 else [gradients], strict=True))
 
@@ -171,9 +174,16 @@ def test_relu_has_no_slope_at_0_as_in_pytorch():
     np.testing.assert_array_equal(backward.relu_backward(np.full(3, 2.0), np.array([-1.0, 0.0, 1.0])), [0, 0, 2])
 
 
-def test_softmax_backward_takes_what_softmax_gave(normal):
+def test_softmax_backward_takes_the_output_of_softmax(normal):
     x = normal(3, 7)
     assert_undoes(lambda dy: {"x": backward.softmax_backward(dy, model.softmax(x))}, lambda: model.softmax(x), {"x": x})
+
+
+def test_split_heads_backward(normal):
+    qkv = normal(2, 4, 18)
+    assert_undoes(
+        lambda dy: {"qkv": backward.split_heads_backward(*dy)}, lambda: model.split_heads(qkv, n_head=3), {"qkv": qkv}
+    )
 
 
 @pytest.mark.parametrize("p", [0, 0.3])
@@ -203,7 +213,7 @@ def test_mlp_backward(activation, normal, weights):
 def test_block_backward(p, normal, weights):
     x, trace = normal(2, 5, 6), {}
     w = {name: weights[f"h.0.{name}"] for name in TINY.block_shapes()}
-    drop = within("h.0.", dropout(p, np.random.default_rng(0)))  # there, its input is dropped as well
+    drop = within("h.0.", dropout(p, np.random.default_rng(0)))  # in block 0, dropout also applies to the input
 
     def undo(dy):
         dx, dw = backward.block_backward(dy, w, TINY, 1, trace, drop)
@@ -264,7 +274,7 @@ def test_cross_entropy_backward_does_not_overflow():
 
 
 @pytest.mark.parametrize("p", [0, 0.3])
-def test_loss_and_gradients_with_the_masks_of_train(p, weights):
+def test_loss_and_gradients_with_dropout(p, weights):
     tokens, targets = seeded_tokens(TINY, 0, (3, 6)), seeded_targets(TINY, 0, (3, 6))
     drop = dropout(p, np.random.default_rng(0))
     assert_undoes(
@@ -277,7 +287,7 @@ def test_loss_and_gradients_with_the_masks_of_train(p, weights):
     )
 
 
-def test_train_drops_what_the_reference_drops():
+def test_dropout_applies_to_the_same_arrays_as_in_the_reference():
     config, weights, tokens, _, _ = inputs("dropout", np.float64)
     drop, dropped = dropout(0.25, np.random.default_rng(0)), []
 
@@ -293,7 +303,7 @@ def test_train_drops_what_the_reference_drops():
     assert dropped == list(seeded_masks(config, 0, tokens.shape))
 
 
-def test_a_tied_embedding_collects_from_both_ends():
+def test_a_tied_embedding_gets_the_sum_of_both_gradients():
     config, weights, tokens, targets, _ = inputs("plain", np.float64)
     loss, gradients = loss_and_gradients(tokens, targets, weights, config)
     untied = {**weights, "lm_head.weight": weights["wte.weight"]}
@@ -303,7 +313,7 @@ def test_a_tied_embedding_collects_from_both_ends():
     assert_equal_gradients(gradients, expected)
 
 
-def test_a_row_without_targets_changes_nothing():
+def test_a_row_without_targets_changes_no_gradient():
     config, weights, tokens, targets, _ = inputs("plain", np.float64)
     assert (targets[2] == -1).all()
     loss, gradients = loss_and_gradients(tokens, targets, weights, config)
@@ -313,7 +323,7 @@ def test_a_row_without_targets_changes_nothing():
 
 
 @pytest.mark.parametrize("as_given", [np.asarray, np.ndarray.tolist])
-def test_a_sequence_is_a_batch_of_one(as_given):
+def test_one_sequence_equals_a_batch_of_one(as_given):
     config, weights, tokens, targets, _ = inputs("plain", np.float64)
     loss, gradients = loss_and_gradients(as_given(tokens[0]), as_given(targets[0]), weights, config)
     same_loss, expected = loss_and_gradients(tokens[:1], targets[:1], weights, config)
@@ -321,7 +331,7 @@ def test_a_sequence_is_a_batch_of_one(as_given):
     assert_equal_gradients(gradients, expected)
 
 
-def test_nothing_that_was_given_or_went_through_dropout_is_written_to():
+def test_inputs_and_dropped_arrays_are_not_modified():
     config, weights, tokens, targets, _ = inputs("plain", np.float64)
     expected = loss_and_gradients(tokens, targets, weights, config)[1]
 
@@ -336,7 +346,7 @@ def test_nothing_that_was_given_or_went_through_dropout_is_written_to():
 
 @contextlib.contextmanager
 def calls_of(module, event, see):
-    """While this lasts, see(frame) is called for each "call" or "return" of the functions of a module."""
+    """Inside this context, see(frame) is called at each "call" or "return" of the module's functions."""
 
     def profile(frame, happened, _):
         if happened == event and frame.f_code.co_filename == module.__file__:
@@ -351,7 +361,7 @@ def calls_of(module, event, see):
 
 
 @pytest.mark.parametrize("name", [*VARIATIONS, "dropout"])
-def test_a_float32_run_has_no_float64_in_it(name):
+def test_a_float32_run_computes_nothing_in_float64(name):
     config, weights, tokens, targets, drop = inputs(name, np.float32)
     dtypes = {}
 
@@ -366,8 +376,9 @@ def test_a_float32_run_has_no_float64_in_it(name):
     assert {key: dtype for key, dtype in dtypes.items() if dtype != np.float32} == {}
 
 
-def test_there_is_one_forward_pass():
-    """The functions of model.py are called as often as in `forward` and the loss, and softmax once more, for dloss."""
+def test_the_backward_pass_repeats_no_forward_computation():
+    """Each function of model.py is called as often as for the loss alone. Two exceptions: softmax for the loss's
+    gradient, and views of the heads."""
     config, weights, tokens, targets, _ = inputs("untied", np.float32)
     differentiable = {name.removesuffix("_backward") for name in vars(backward) if name.endswith("_backward")}
 
@@ -381,10 +392,11 @@ def test_there_is_one_forward_pass():
     assert once["forward"] == 1
     assert once["block"] == config.n_layer
     once["softmax"] += 1
+    once["merge_heads"] += config.n_layer
     assert count(lambda: loss_and_gradients(tokens, targets, weights, config)) == once
 
 
-def test_the_arrays_of_a_block_are_let_go_before_the_next():
+def test_the_arrays_of_a_block_are_freed_after_its_backward_pass():
     config, weights, tokens, targets, _ = inputs("plain", np.float32)
     left = []
 
@@ -394,10 +406,11 @@ def test_the_arrays_of_a_block_are_let_go_before_the_next():
 
     with calls_of(backward, "call", see):
         loss_and_gradients(tokens, targets, weights, config)
-    assert left == [{f"h.{layer}.{name}" for layer in range(n) for name in BLOCK_TRACE} for n in (2, 1, 0)]
+    kept = "resid_pre ln_1 attn.q attn.k attn.v attn.pattern attn.z resid_mid ln_2 mlp.pre mlp.post resid_post"
+    assert left == [{f"h.{layer}.{name}" for layer in range(n) for name in kept.split()} for n in (2, 1, 0)]
 
 
-def test_errors_are_those_of_the_forward_pass():
+def test_errors_are_the_forward_passs_errors():
     config, weights, _, _, _ = inputs("plain", np.float32)
     with pytest.raises(ValueError, match="33 positions"):
         loss_and_gradients(np.zeros(33, int), np.zeros(33, int), weights, config)
@@ -414,7 +427,7 @@ def functions(module):
 
 
 def test_every_function_of_model_py_has_its_backward_in_the_same_order():
-    without = {"identity", "within", "causal_mask", "record"}
+    without = {"identity", "within", "causal_mask", "output_head", "record"}
     expected = [f"{name}_backward" for name in functions(model) if name not in without]
     assert functions(backward) == [*expected, "loss_and_gradients"]
 

@@ -1,18 +1,17 @@
-"""The decode loop against transformers' greedy ids, and against the same loop without a cache."""
+"""The decode loop: against transformers' greedy ids, and against the plain loop without a cache."""
 
-import sys
 import warnings
 
 import numpy as np
 import pytest
 
 import numpy_gpt2 as gpt2
-from numpy_gpt2 import GPT2Config, forward, generate
+from numpy_gpt2 import GPT2Config, forward, generate, prefill
+from numpy_gpt2.generate import generate_plainly
 from numpy_gpt2.sampling import probabilities
 
 from .reference.seeded import FOLDER, VARIATIONS, seeded_tokens, seeded_weights, variation
 
-MODULE = sys.modules["numpy_gpt2.generate"]  # the package's attribute of that name is the function
 CONFIG = variation("plain")
 WEIGHTS = seeded_weights(CONFIG, 0, scale=0.4)
 PROMPTS = seeded_tokens(CONFIG, 0, (2, 9))[:, :5]
@@ -23,7 +22,7 @@ def greedy(tokens, weights=WEIGHTS, config=CONFIG, **options):
 
 
 def greedy_without_cache(tokens, n, weights=WEIGHTS, config=CONFIG):
-    """One full forward pass a token; past the window, the last half of it is all there is."""
+    """One full forward pass per token. Past the window, the text is cut to the last half of it."""
     text, start = list(tokens), 0
     for _ in range(n):
         if len(text) - start > config.n_positions:
@@ -58,7 +57,7 @@ def test_greedy_ids_of_a_full_size_model_equal_transformers():
 
 @pytest.mark.parametrize("length", [1, 30, 31, 32])
 @pytest.mark.parametrize("name", ["plain", "odd_sizes"])
-def test_past_the_window_the_last_half_is_read_anew(name, length):
+def test_past_the_window_the_last_half_is_read_again(name, length):
     config = variation(name)
     length = min(length, config.n_positions)
     weights = seeded_weights(config, 3, scale=0.4)
@@ -78,15 +77,17 @@ def test_a_window_of_one_position_is_a_bigram_model():
     assert greedy([5], weights, config, max_new_tokens=6).tolist() == expected
 
 
-def test_prompts_in_several_chunks_change_nothing(monkeypatch):
-    expected = greedy(PROMPTS[0])
-    monkeypatch.setattr(MODULE, "CHUNK", 2)
-    np.testing.assert_array_equal(greedy(PROMPTS[0]), expected)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fast_loop_equals_the_plain_one(seed):
+    """The same random numbers give the same tokens, with a cache, drafts and chunks as without."""
+    plain = generate_plainly(PROMPTS[0], WEIGHTS, CONFIG, 27, np.random.default_rng(seed))  # to the end of the window
+    fast = generate(PROMPTS[0], WEIGHTS, CONFIG, max_new_tokens=27, rng=np.random.default_rng(seed))
+    assert list(plain) == list(fast)
 
 
 def test_a_longer_prompt_is_cut_from_the_left_with_a_warning():
     prompt = seeded_tokens(CONFIG, 1, (40,))
-    with pytest.warns(UserWarning, match="40 tokens, the window 32"):
+    with pytest.warns(UserWarning, match="40 tokens; only the last 32"):
         tokens = generate(prompt, WEIGHTS, CONFIG, max_new_tokens=10, temperature=0)
     assert list(tokens) == greedy(prompt[-32:], max_new_tokens=10).tolist()
 
@@ -98,15 +99,15 @@ def test_equal_rows_share_one_prefill(monkeypatch):
         sizes.append(np.shape(tokens))
         return gpt2.hidden_states(tokens, *arguments)
 
-    monkeypatch.setattr(MODULE, "hidden_states", counted)
+    monkeypatch.setattr(prefill, "hidden_states", counted)
     expected = greedy(PROMPTS[0], max_new_tokens=4)
     sizes.clear()
     batch = greedy(np.tile(PROMPTS[0], (3, 1)), max_new_tokens=4)
-    assert sizes == [(1, 5), (3, 1), (3, 1), (3, 1)]  # nothing is computed that is not asked for
+    assert sizes == [(1, 5), (3, 1), (3, 1), (3, 1)]  # one prefill of one row, then three rows
     np.testing.assert_array_equal(batch, np.tile(expected, (3, 1)).T)
 
 
-def test_stop_tokens_end_it_and_are_not_yielded():
+def test_a_stop_token_ends_the_text_and_is_not_yielded():
     tokens = greedy(PROMPTS[0]).tolist()
     stop = tokens[7]
     assert greedy(PROMPTS[0], stop_tokens=[stop]).tolist() == tokens[: tokens.index(stop)]
@@ -128,7 +129,7 @@ def test_a_finished_row_yields_minus_1_until_all_have_finished():
     assert rows[:, 1].tolist() == b[:18]
 
 
-def test_ids_from_n_vocab_on_are_never_chosen():
+def test_ids_of_n_vocab_and_above_are_never_chosen():
     unlimited = list(generate(PROMPTS[0], WEIGHTS, CONFIG, max_new_tokens=200, rng=np.random.default_rng(0)))
     assert max(unlimited) >= 10
     for temperature in (0, 1.0, 50.0):
@@ -145,7 +146,7 @@ def test_ids_from_n_vocab_on_are_never_chosen():
 
 
 def test_samples_follow_the_models_distribution():
-    """The first token of many equal rows, by chi-square as in test_sampling.py; then the second, given the first."""
+    """A chi-square test as in test_sampling.py: the first token of many equal rows, then the second given the first."""
     n = 20_000
     options = {"temperature": 0.8, "top_k": 12, "top_p": 0.95}
     rows = list(
@@ -163,7 +164,7 @@ def test_samples_follow_the_models_distribution():
         assert chi_square < len(expected) - 1 + 4 * np.sqrt(2 * (len(expected) - 1))
 
 
-def test_a_seed_gives_the_same_tokens_again():
+def test_the_same_seed_gives_the_same_tokens():
     def run(seed):
         return list(generate(PROMPTS[0], WEIGHTS, CONFIG, max_new_tokens=20, rng=np.random.default_rng(seed)))
 
@@ -196,54 +197,18 @@ def test_impossible_arguments_are_refused_at_once(arguments, message):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint64, np.int32])
-def test_prompts_of_any_integer_type(dtype):
+def test_prompts_may_have_any_integer_type(dtype):
     expected = greedy(PROMPTS[0], max_new_tokens=40)
     np.testing.assert_array_equal(greedy(PROMPTS[0].astype(dtype), max_new_tokens=40), expected)
 
 
-def test_weights_that_are_not_numbers_are_refused():
+def test_nan_in_the_weights_is_an_error():
     weights = {**WEIGHTS, "ln_f.bias": np.full(CONFIG.n_embd, np.nan, np.float32)}
     with pytest.raises(ValueError, match="not numbers"):
         list(generate([1], weights, CONFIG, max_new_tokens=1))
 
 
-def test_no_tokens_are_no_tokens():
+def test_max_new_tokens_of_0_gives_no_tokens():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(generate([1], WEIGHTS, CONFIG, max_new_tokens=0)) == []
-
-
-LONG = GPT2Config(vocab_size=50, n_positions=700, n_embd=16, n_layer=3, n_head=2)
-
-
-@pytest.mark.parametrize("T", [128, 129, 256, 600])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_chunks_side_by_side_read_what_one_pass_reads(T, rows):
-    """The hidden states, and a cache that goes on from there; after what is in the cache already, too."""
-    weights = {name: array.astype(np.float64) for name, array in seeded_weights(LONG, 1, scale=0.4).items()}
-    tokens = seeded_tokens(LONG, 1, (rows, T + 20))
-    expected = gpt2.hidden_states(tokens, weights, LONG)
-    cache = gpt2.KVCache(LONG, rows, np.float64)
-    gpt2.hidden_states(tokens[:, :10], weights, LONG, cache)
-    hidden = MODULE.read(tokens[:, 10 : 10 + T], weights, LONG, cache)
-    np.testing.assert_allclose(hidden, expected[:, 10 : 10 + T], atol=1e-11)
-    assert cache.length == 10 + T
-    rest = gpt2.hidden_states(tokens[:, 10 + T :], weights, LONG, cache)
-    np.testing.assert_allclose(rest, expected[:, 10 + T :], atol=1e-11)
-
-
-@pytest.mark.parametrize("where", [5, 200, 599])
-def test_a_chunk_that_fails_stops_all(where):
-    weights = seeded_weights(LONG, 1, scale=0.4)
-    tokens = seeded_tokens(LONG, 1, (600,))
-    tokens[where] = 50
-    with pytest.raises(IndexError):
-        list(generate(tokens, weights, LONG, max_new_tokens=1))
-
-
-def test_reading_a_long_prompt_leaves_the_threads_as_they_were():
-    from numpy_gpt2.threads import thread_count
-
-    before = thread_count()
-    next(generate(seeded_tokens(LONG, 1, (600,)), seeded_weights(LONG, 1, scale=0.4), LONG, max_new_tokens=5))
-    assert thread_count() == before

@@ -1,4 +1,4 @@
-"""Sampling against exact probabilities, computed here in plain Python."""
+"""Sampling against exact probabilities that plain Python computes here."""
 
 import math
 
@@ -35,7 +35,7 @@ def expected_probabilities(logits, temperature, top_k, top_p):
 def test_probabilities_equal_the_definition(logits, temperature, top_k, top_p):
     actual = probabilities(logits, temperature, top_k, top_p)
     expected = expected_probabilities(logits.tolist(), temperature, top_k, top_p)
-    if top_p:  # where a partial sum lands on P but for rounding, either side of it is right
+    if top_p:  # where a partial sum equals P except for rounding, both results are right
         assert actual.sum() == pytest.approx(1)
         borderline = (actual > 0) != (expected > 0)
         assert borderline.sum() <= 1 or len(set(np.round(logits, 9))) < len(logits)
@@ -56,11 +56,11 @@ def test_probabilities_equal_the_definition(logits, temperature, top_k, top_p):
         (None, 0.4, [1]),
         (None, 0.41, [1, 3]),
         (None, 0.71, [1, 3, 0]),
-        (3, 0.9, [1, 3, 0]),  # of what top-k has left: 0.4 / 0.9, 0.3 / 0.9, 0.2 / 0.9
+        (3, 0.9, [1, 3, 0]),  # after top-k: 0.4 / 0.9, 0.3 / 0.9, 0.2 / 0.9
         (3, 0.7, [1, 3]),
     ],
 )
-def test_cuts_keep_what_they_should(top_k, top_p, kept):
+def test_top_k_and_top_p_keep_these_tokens(top_k, top_p, kept):
     p = np.array([0.2, 0.4, 0.1, 0.3])
     expected = np.where(np.isin(np.arange(4), kept), p, 0)
     actual = probabilities(np.log(p).astype(np.float32), 1.0, top_k, top_p)
@@ -87,7 +87,7 @@ def test_rows_of_a_batch_are_independent():
     [(1.0, None, None), (0.5, None, None), (1.5, 4, None), (1.0, None, 0.8), (2.0, 6, 0.9)],
 )
 def test_samples_follow_the_distribution(temperature, top_k, top_p):
-    """Chi-square: the statistic exceeds its mean by more than 4 standard deviations once in some ten thousand seeds."""
+    """A chi-square test: about one seed in ten thousand exceeds the mean by 4 standard deviations."""
     logits = np.random.default_rng(1).normal(size=9)
     p = expected_probabilities(logits.tolist(), temperature, top_k, top_p)
     n = 200_000
@@ -119,8 +119,8 @@ def test_the_ends_of_the_random_range_choose_possible_tokens(u):
 
 
 @given(st.integers(1, 1500), st.integers(0, 2**32 - 1), st.floats(0, 1, exclude_max=True))
-def test_one_token_is_as_good_as_its_place_in_the_whole_sum(n, seed, u):
-    """With more tokens than a run, zeros among them: the one at which the sum of all reaches u, but for rounding."""
+def test_a_sample_is_where_the_cumulative_sum_reaches_u(n, seed, u):
+    """Also with more tokens than one block and with zeros among them. Rounding may shift u by 1e-6."""
     rng = np.random.default_rng(seed)
     p = rng.random(n) * (rng.random(n) < 0.3)
     p[rng.integers(n)] = 1
@@ -139,11 +139,11 @@ def test_a_nucleus_of_a_large_vocabulary_equals_the_definition():
         np.testing.assert_allclose(probabilities(logits, 1.0, None, top_p), expected, rtol=1e-9)
 
 
-def test_numbers_beside_the_ends_of_runs_choose_possible_tokens():
-    """The uniform numbers that fall on the sum of a run, and those next to it."""
+def test_random_numbers_at_the_ends_of_blocks_choose_possible_tokens():
+    """Uniform numbers that equal the sum up to a block's end, and the 20 floats on either side of it."""
     rng = np.random.default_rng(0)
     p = rng.random(1500).astype(np.float32) * (rng.random(1500) < 0.2)
-    p[::256] = 0  # the first token of each run is impossible
+    p[::256] = 0  # the first token of each block is impossible
     p /= p.sum()
     ends = np.cumsum(np.add.reduceat(p, np.arange(0, 1500, 256)), dtype=np.float64)
     for end in ends / ends[-1]:

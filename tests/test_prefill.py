@@ -1,0 +1,88 @@
+"""A prompt in chunks, in one thread and in several."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import numpy_gpt2 as gpt2
+from numpy_gpt2 import GPT2Config, KVCache, generate
+from numpy_gpt2.prefill import ChunkCache, prefill
+from numpy_gpt2.threads import thread_count
+
+from .reference.seeded import seeded_tokens, seeded_weights
+
+SHORT = GPT2Config(vocab_size=50, n_positions=16, n_embd=12, n_layer=2, n_head=3)
+LONG = GPT2Config(vocab_size=50, n_positions=700, n_embd=16, n_layer=3, n_head=2)
+
+
+@pytest.mark.parametrize("T", [128, 129, 256, 600])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_parallel_chunks_equal_one_pass(T, rows):
+    """The hidden states are equal, also after what is already in the cache, and the cache can be continued."""
+    weights = {name: array.astype(np.float64) for name, array in seeded_weights(LONG, 1, scale=0.4).items()}
+    tokens = seeded_tokens(LONG, 1, (rows, T + 20))
+    expected = gpt2.hidden_states(tokens, weights, LONG)
+    cache = gpt2.KVCache(LONG, rows, np.float64)
+    gpt2.hidden_states(tokens[:, :10], weights, LONG, cache)
+    hidden = prefill(tokens[:, 10 : 10 + T], weights, LONG, cache)
+    np.testing.assert_allclose(hidden, expected[:, 10 : 10 + T], atol=1e-11)
+    assert cache.length == 10 + T
+    rest = gpt2.hidden_states(tokens[:, 10 + T :], weights, LONG, cache)
+    np.testing.assert_allclose(rest, expected[:, 10 + T :], atol=1e-11)
+
+
+@pytest.mark.parametrize("where", [5, 200, 599])
+def test_a_failing_chunk_stops_all_chunks(where):
+    weights = seeded_weights(LONG, 1, scale=0.4)
+    tokens = seeded_tokens(LONG, 1, (600,))
+    tokens[where] = 50
+    with pytest.raises(IndexError):
+        list(generate(tokens, weights, LONG, max_new_tokens=1))
+
+
+def test_a_long_prompt_leaves_the_number_of_threads_unchanged():
+    before = thread_count()
+    next(generate(seeded_tokens(LONG, 1, (600,)), seeded_weights(LONG, 1, scale=0.4), LONG, max_new_tokens=5))
+    assert thread_count() == before
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 5, 600])
+def test_any_chunk_size_gives_the_same_hidden_states(chunk_size):
+    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=528, n_layer=1, n_head=2)  # large enough to be cut
+    weights = seeded_weights(config, 1, scale=0.4)
+    tokens = seeded_tokens(config, 1, (1, 13))
+    hidden = prefill(tokens, weights, config, KVCache(config), chunk_size)
+    np.testing.assert_allclose(hidden, gpt2.hidden_states(tokens, weights, config), atol=2e-5)
+
+
+def test_a_chunk_waits_for_the_chunk_before_in_each_layer():
+    """The second chunk asks first. It waits for the first chunk's keys and gets both."""
+    cache = KVCache(SHORT, dtype=np.float64)
+    cache.reserve(5)
+    first = ChunkCache(cache, None, 2)
+    second = ChunkCache(cache, first, 3)
+    assert (first.length, second.length) == (0, 2)
+    k = np.arange(1 * 3 * 5 * 4, dtype=float).reshape(1, 3, 5, 4)
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(second.update, 1, k[:, :, 2:], -k[:, :, 2:])
+        with pytest.raises(TimeoutError):
+            late.result(0.2)
+        first.update(0, k[:, :, :2], k[:, :, :2])  # another layer
+        with pytest.raises(TimeoutError):
+            late.result(0.2)
+        keys, _ = first.update(1, k[:, :, :2], -k[:, :, :2])
+        np.testing.assert_array_equal(keys, k[:, :, :2])
+        keys, values = late.result(10)
+    np.testing.assert_array_equal(keys, k)
+    np.testing.assert_array_equal(values, -k)
+    assert cache.length == 0
+
+
+def test_a_closed_chunk_makes_no_other_chunk_wait():
+    cache = KVCache(SHORT, dtype=np.float64)
+    cache.reserve(5)
+    first = ChunkCache(cache, None, 2)
+    first.close()
+    k = np.ones((1, 3, 1, 4))
+    ChunkCache(cache, first, 1).update(0, k, k)
