@@ -36,7 +36,7 @@ Limits are measured in the same runs:
 - products: the operations of a prefill, divided by the operations per second of a large float32 matrix product
 - the weights: their size in float32"""
 
-COLUMNS = {"figure": 48, "ours": 15, "median": -8, "against": 21, "theirs": -8, "ratio": -7, "range": 14}  # - is right
+COLUMNS = {"metric": 48, "ours": 15, "median": -8, "against": 21, "theirs": -8, "ratio": -7, "range": 14}  # < 0: right
 
 
 def row(*cells: str) -> str:
