@@ -1,1 +1,1 @@
-"""Measurements against other implementations, side by side in one run: `python -m bench`."""
+"""Speed and memory of numpy_gpt2 beside other implementations: `python -m bench`; see README.md."""

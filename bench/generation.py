@@ -1,90 +1,77 @@
-"""What is measured of generation: from the shell to the first token, decoding, prefill, lookup, the cost of int8."""
+"""Measurements of generation: startup, decoding, prefill, lookup drafts, and the loss with int8 weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 from numpy_gpt2 import GPT2Config
-from numpy_gpt2.cli import progress_bar
 from numpy_gpt2.generate import LOOKUP
 from numpy_gpt2.hub import bundled_folder
 
-from .limits import prefill_operations, weights_a_token
+from .data import data_path
+from .limits import prefill_operations, weights_per_token
+from .measure import DECODE, MEMORY, POSITION, PREFILL, START, Metric, Results, Sample, take_turns
 from .processes import Worker, first_token_commands, run_process, start_workers
-from .report import DECODE, MEMORY, POSITION, PREFILL, START, Figure, Results
 from .worker import IMPLEMENTATIONS
 
-TEXT = Path(__file__).parents[2] / "shared" / "data" / "tinyshakespeare.txt"  # beside the checkout, if it is there
-
-SHORT = 16  # tokens of a prompt that is there only to be continued
+SHORT = 16  # tokens of a prompt for decoding
 BATCHES = (1, 4, 16)
-LENGTHS = (128, 512, 1000)  # of prompts that are there to be read
+LENGTHS = (128, 512, 1000)  # tokens of a prompt for prefill
 POSITIONS = (16, 128, 256, 512, 900)
-CIRCLES = 200  # tokens after which greedy decoding, of a model with random weights too, repeats itself
+REPETITIVE = 200  # tokens after which greedy decoding repeats itself, even with random weights
 
-BANDWIDTH = Figure("read bandwidth", "GB/s")
-PRODUCTS = Figure("a large product", "GFLOP/s")
-
-Measured = dict[tuple[Figure, str], float]  # the figure and whose it is
+BANDWIDTH = Metric("read bandwidth", "GB/s")
+PRODUCTS = Metric("a large product", "GFLOP/s")
 
 
-def take_turns(runs: int, turns: Sequence[Callable[[], Measured]]) -> Results:
-    """Measure each once, `runs` times over, after one time that does not count."""
-    results: Results = {}
-    for run in progress_bar(iterable=range(1 + runs), unit="run", leave=False):
-        for turn in turns:
-            for (figure, name), value in turn().items():
-                if run > 0:
-                    results.setdefault(figure, {}).setdefault(name, []).append(value)
-    return results
-
-
-def first_token(name: str, arguments: list[str]) -> Measured:
-    """A whole process, from the shell to one token."""
+def first_token(name: str, arguments: list[str]) -> Sample:
+    """Time and memory of a whole process, from the shell to one token."""
     elapsed, peak, _ = run_process(arguments)
     return {(START, name): elapsed, (MEMORY, name): peak}
 
 
-def decode(worker: Worker, figure: Figure, name: str = "", batch: int = 1, **command: object) -> Measured:
-    """Tokens a second, of all rows together."""
-    return {(figure, name or worker.name): batch / worker("decode", batch=batch, **command)}
+def decode(worker: Worker, metric: Metric, name: str = "", batch: int = 1, **arguments: object) -> Sample:
+    """Tokens per second, summed over all rows."""
+    return {(metric, name or worker.name): batch / worker("decode", batch=batch, **arguments)}
 
 
-def prefill(worker: Worker, figure: Figure, prompt: list[int]) -> Measured:
-    """Seconds from a prompt to one more token."""
-    return {(figure, worker.name): worker("prefill", prompt=prompt)}
+def prefill(worker: Worker, metric: Metric, prompt: list[int]) -> Sample:
+    """Seconds from a prompt to the next token."""
+    return {(metric, worker.name): worker("prefill", prompt=prompt)}
 
 
-def bandwidth(limits: Worker, figures: list[Figure], config: GPT2Config) -> Measured:
-    """Tokens a second, if all there is to do were to read each weight once: four bytes, or one in int8."""
-    rate, n = limits("bandwidth"), weights_a_token(config)
+def bandwidth(limits: Worker, metrics: list[Metric], config: GPT2Config) -> Sample:
+    """Tokens per second if a decode step only read its weights: four bytes for each weight, or one in int8."""
+    rate, n = limits("bandwidth"), weights_per_token(config)
     speeds = {"limit: bandwidth": rate / (4 * n), "limit: bandwidth int8": rate / n}
-    return {(BANDWIDTH, "machine"): rate / 1e9} | {(f, name): speed for f in figures for name, speed in speeds.items()}
+    return {(BANDWIDTH, "machine"): rate / 1e9} | {(m, name): speed for m in metrics for name, speed in speeds.items()}
 
 
-def products(limits: Worker, figures: list[Figure], config: GPT2Config) -> Measured:
-    """Seconds of a prefill, if all its operations went as fast as those of a large product."""
+def products(limits: Worker, metrics: list[Metric], config: GPT2Config) -> Sample:
+    """Seconds of a prefill if all of its operations ran at the speed of a large matrix product."""
     rate = limits("products")
-    times = {(figure, "limit: products"): prefill_operations(figure.size, config) / rate for figure in figures}
+    times = {(metric, "limit: products"): prefill_operations(metric.size, config) / rate for metric in metrics}
     return {(PRODUCTS, "machine"): rate / 1e9} | times
 
 
 class Generation:
-    """The implementations that can be had, and what they are asked. Each method is a group of figures, a table's part.
+    """The workers of all installed implementations. Each method measures one group of metrics.
 
-    Prompts are random ids, the same for all, and decoding is greedy; `notes` takes what does not fit into a table.
+    Prompts are random token ids, the same for every implementation. Decoding is greedy. `notes` collects remarks that
+    belong below the table.
     """
 
     def __init__(self, folder: Path, scratch: Path, runs: int, quick: bool, stack: ExitStack, notes: list[str]) -> None:
         self.folder, self.scratch, self.runs, self.quick, self.notes = folder, scratch, runs, quick, notes
         self.config = GPT2Config.from_json(folder / "config.json")
-        self.window = self.config.n_positions - 1  # of it the prompt and what follows; the last token is not read
+        self.window = self.config.n_positions - 1  # a prompt and its continuation; the model never reads the last token
         self.ids = np.random.default_rng(0).integers(self.config.vocab_size, size=self.window).tolist()
         self.tokens = min(24 if quick else 64, self.window - SHORT)
         names = [name for name in IMPLEMENTATIONS if not (quick and name == "naive NumPy")]
@@ -92,7 +79,7 @@ class Generation:
         self.limits = self.workers.pop("limits")
 
     def groups(self) -> Iterator[Results]:
-        """All that is measured, group by group."""
+        """Measure everything, one group after another."""
         yield self.first_token()
         yield self.decoding()
         yield self.prefill()
@@ -102,89 +89,96 @@ class Generation:
             self.loss()
 
     def first_token(self) -> Results:
-        """Whole processes: their time and their memory."""
+        """Time and memory of whole processes."""
         commands = first_token_commands(self.folder, self.scratch)
-        here = [name for name in commands if name in self.workers]
-        results = take_turns(self.runs, [partial(first_token, name, commands[name]) for name in here])
+        installed = [name for name in commands if name in self.workers]
+        results = take_turns(self.runs, [partial(first_token, name, commands[name]) for name in installed])
         weights = 4 * self.config.num_parameters() / 1e6
         results[MEMORY]["limit: the weights"] = [weights] * self.runs
         multiple = median(results[MEMORY]["numpy_gpt2"]) / weights
-        self.notes.append(f"The peak memory in float32 is {multiple:.2f} times the bytes of the weights.")
+        self.notes.append(f"The peak memory in float32 is {multiple:.2f} times the size of the weights.")
         return results
 
     def decoding(self) -> Results:
-        """Tokens a second after a short prompt, of one row and of several."""
-        figures = [Figure(DECODE, "tokens/s", batch) for batch in (BATCHES[::2] if self.quick else BATCHES)]
-        command = {"prompt": self.ids[:SHORT], "tokens": self.tokens}
-        turns = [partial(bandwidth, self.limits, figures[:1], self.config)]
-        for figure in figures:
+        """Tokens per second after a short prompt, for several batch sizes."""
+        metrics = [Metric(DECODE, "tokens/s", batch) for batch in (BATCHES[::2] if self.quick else BATCHES)]
+        arguments: dict[str, Any] = {"prompt": self.ids[:SHORT], "tokens": self.tokens}
+        turns = [partial(bandwidth, self.limits, metrics[:1], self.config)]
+        for metric in metrics:
             for name, worker in self.workers.items():
-                if figure.size == 1 or name != "naive NumPy":
-                    turns.append(partial(decode, worker, figure, batch=figure.size, **command))
+                if metric.size == 1 or name != "naive NumPy":
+                    turns.append(partial(decode, worker, metric, batch=metric.size, **arguments))
         results = take_turns(self.runs, turns)
-        results[figures[-1]]["batch 1"] = results[figures[0]]["numpy_gpt2"]
+        results[metrics[-1]]["batch 1"] = results[metrics[0]]["numpy_gpt2"]
         self.notes.append(
-            f"The machine reads {median(results[BANDWIDTH]['machine']):.3g} GB/s, and a token needs"
-            f" {4 * weights_a_token(self.config) / 1e6:,.0f} MB of weights in float32, a quarter of that in int8."
+            f"The machine reads {median(results[BANDWIDTH]['machine']):.3g} GB/s. A token needs"
+            f" {4 * weights_per_token(self.config) / 1e6:,.0f} MB of weights in float32, and a quarter of that in int8."
         )
         return results
 
     def prefill(self) -> Results:
-        """Seconds that it takes to read prompts of several lengths."""
+        """Seconds to process prompts of several lengths."""
         lengths = sorted({min(n, self.window) for n in (LENGTHS[-1:] if self.quick else LENGTHS)})
-        figures = [Figure(PREFILL, "s", n) for n in lengths]
-        turns = [partial(products, self.limits, figures, self.config)]
-        for figure in figures:
-            turns += [partial(prefill, w, figure, self.ids[: figure.size]) for w in self.workers.values()]
+        metrics = [Metric(PREFILL, "s", n) for n in lengths]
+        turns = [partial(products, self.limits, metrics, self.config)]
+        for metric in metrics:
+            turns += [partial(prefill, w, metric, self.ids[: metric.size]) for w in self.workers.values()]
         results = take_turns(self.runs, turns)
         self.notes.append(
-            f"A large float32 product runs at {median(results[PRODUCTS]['machine']):,.0f} GFLOP/s, and a prefill of"
+            f"A large float32 product runs at {median(results[PRODUCTS]['machine']):,.0f} GFLOP/s. A prefill of"
             f" {lengths[-1]:,} tokens needs {prefill_operations(lengths[-1], self.config) / 1e9:,.0f} GFLOP."
         )
         return results
 
     def positions(self) -> Results:
-        """Tokens a second from the beginning of the window to its end, with a cache and without."""
-        figures = [Figure(POSITION, "tokens/s", n) for n in POSITIONS if n + self.tokens <= self.window]
-        turns = [partial(bandwidth, self.limits, figures, self.config)]
+        """Tokens per second at several positions of the window, with a cache and without."""
+        metrics = [Metric(POSITION, "tokens/s", n) for n in POSITIONS if n + self.tokens <= self.window]
+        turns = [partial(bandwidth, self.limits, metrics, self.config)]
         workers = [worker for name, worker in self.workers.items() if not name.startswith("CTranslate2")]
-        for figure in figures:
-            command = {"prompt": self.ids[: figure.size], "tokens": min(120, self.window - figure.size)}
-            turns += [partial(decode, worker, figure, **command) for worker in workers]
+        for metric in metrics:
+            arguments: dict[str, Any] = {
+                "prompt": self.ids[: metric.size],
+                "tokens": min(120, self.window - metric.size),
+            }
+            turns += [partial(decode, worker, metric, **arguments) for worker in workers]
         results = take_turns(self.runs, turns)
-        results[figures[-1]]["position 16"] = results[figures[0]]["numpy_gpt2"]
+        results[metrics[-1]]["position 16"] = results[metrics[0]]["numpy_gpt2"]
         return results
 
     def lookup(self) -> Results:
-        """Tokens a second where guesses come true, and where they do not."""
+        """Tokens per second with and without lookup drafts, where most drafts are accepted and where few are."""
         ours = self.workers["numpy_gpt2"]
-        circles = self.ids[:SHORT] + ours("continuation", prompt=self.ids[:SHORT], n=min(CIRCLES, self.window // 2))
-        texts = {
-            "decode, text that repeats": {"prompt": circles},
-            "decode, text that does not": {"prompt": self.ids[:SHORT], "temperature": 1},
+        start = self.ids[:SHORT]
+        repetitive = start + ours("generate", prompt=start, batch=1, n=min(REPETITIVE, self.window // 2))
+        texts: dict[str, dict[str, Any]] = {
+            "decode, repetitive text": {"prompt": repetitive},
+            "decode, other text": {"prompt": start, "temperature": 1},
         }
         turns = []
-        for text, command in texts.items():
-            for name, lookup in {"with lookup": LOOKUP, "without lookup": 0}.items():
-                command = {**command, "tokens": self.tokens, "lookup": lookup}
-                turns.append(partial(decode, ours, Figure(text, "tokens/s"), name, **command))
+        for text, arguments in texts.items():
+            for name, draft_length in {"with lookup": LOOKUP, "without lookup": 0}.items():
+                options = {"tokens": self.tokens, "lookup": draft_length, **arguments}
+                turns.append(partial(decode, ours, Metric(text, "tokens/s"), name, **options))
         self.notes.append(
-            f"The text that repeats is what greedy decoding comes to: its tokens after the first {CIRCLES}. The text"
-            " that does not is sampled at temperature 1."
+            f"The repetitive text is what greedy decoding produces after {REPETITIVE} tokens. The other text is sampled"
+            " at temperature 1."
         )
         return take_turns(self.runs, turns)
 
     def loss(self) -> None:
-        """What int8 costs: no measurement of time, so that it takes one run only."""
-        if not TEXT.exists():
-            return self.notes.append("How int8 changes the loss is not measured: tinyshakespeare.txt is absent.")
-        text = TEXT.read_text("utf-8")
-        with ExitStack() as stack:
-            names = ["numpy_gpt2", "numpy_gpt2 int8"]
-            workers = start_workers(names, bundled_folder(), self.scratch, stack, [])
-            losses = [worker("loss", text=text[int(0.9 * len(text)) :]) for worker in workers.values()]
-        if len(losses) == 2:
+        """How much int8 weights change the loss. One run is enough, because no time is measured."""
+        path = data_path("data/tinyshakespeare.txt")
+        if path is None:
             self.notes.append(
-                f"int8 changes the bundled model's loss on the last tenth of tinyshakespeare from {losses[0]:.4f} to"
-                f" {losses[1]:.4f} nats per token, by {losses[1] / losses[0] - 1:+.2%}."
+                "The loss with int8 weights is not measured. It needs data/tinyshakespeare.txt in the folder that"
+                " NUMPY_GPT2_DATA names."
             )
+            return
+        text = path.read_text("utf-8")
+        with ExitStack() as stack:
+            workers = start_workers(["numpy_gpt2", "numpy_gpt2 int8"], bundled_folder(), self.scratch, stack, [])
+            before, after = [worker("loss", text=text[int(0.9 * len(text)) :]) for worker in workers.values()]
+        self.notes.append(
+            f"int8 weights change the bundled model's loss on the last tenth of tinyshakespeare from {before:.4f} to"
+            f" {after:.4f} nats per token ({after / before - 1:+.2%})."
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import matplotlib
 
@@ -11,9 +12,10 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from .report import DECODE, MEMORY, POSITION, PREFILL, START, Results, Values, number
+from .measure import DECODE, MEMORY, POSITION, PREFILL, START, Results, Values
+from .report import number
 
-# Okabe and Ito's palette, whose colours are told apart by all kinds of eyes.
+# Okabe and Ito's palette, which people with colour blindness can tell apart.
 COLORS = {
     "numpy_gpt2": "#0072b2",
     "numpy_gpt2 int8": "#56b4e9",
@@ -28,9 +30,9 @@ LIMITS = {
     "limit: products": "#000000",
     "limit: the weights": "#000000",
 }
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "numpy_gpt2",  # equal measurements, equal files
+    "svg.hashsalt": "numpy_gpt2",  # the same measurements give the same file
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -42,7 +44,7 @@ STYLE = {
 
 
 def bars(ax: Axes, values: Values, names: list[str], title: str, label: str) -> None:
-    """A bar from 0 to the median of each implementation, with the range of the runs; limits are dashed."""
+    """Draw each implementation's median as a bar, the range of its runs as a line, and limits as dashed lines."""
     for y, name in enumerate(names):
         if runs := values.get(name):
             middle = median(runs)
@@ -60,7 +62,7 @@ def bars(ax: Axes, values: Values, names: list[str], title: str, label: str) -> 
 
 
 def curves(ax: Axes, series: dict[int, Values], title: str, label: str) -> None:
-    """The median of each implementation by size, with the range of the runs; limits are dashed."""
+    """Draw each implementation's median by size, the range of its runs as lines, and limits as dashed curves."""
     for name, color in (COLORS | LIMITS).items():
         sizes = [size for size, values in series.items() if name in values]
         runs = [series[size][name] for size in sizes]
@@ -74,10 +76,10 @@ def curves(ax: Axes, series: dict[int, Values], title: str, label: str) -> None:
 
 
 def draw(results: Results, folder: Path) -> dict[str, str]:
-    """Write the pictures: file -> its title."""
+    """Write the pictures into a folder. Returns file name -> title."""
 
     def sizes(name: str) -> dict[int, Values]:
-        return {figure.size: values for figure, values in results.items() if figure.name == name}
+        return {metric.size: values for metric, values in results.items() if metric.name == name}
 
     def save(file: str) -> None:
         plt.savefig(folder / file, metadata={"Date": None, "Creator": None})
@@ -88,7 +90,7 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
         names = [name for name in COLORS if name in batches[1]]
         _, axes = plt.subplots(1, len(batches), figsize=(9, 2.4), sharey=True)
         for ax, (batch, values) in zip(axes, batches.items(), strict=True):
-            bars(ax, values, names, f"decoding a batch of {batch}", "tokens/s of all rows")
+            bars(ax, values, names, f"decoding a batch of {batch}", "tokens/s, all rows")
         save("decode.svg")
 
         speeds = {
@@ -105,11 +107,11 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
         _, (left, right) = plt.subplots(1, 2, figsize=(9, 2.2), sharey=True)
         names = [name for name in COLORS if name in results[START]]
         bars(left, results[START], names, "from the shell to the first token", "seconds")
-        bars(right, results[MEMORY], names, "its peak memory", "MB")
+        bars(right, results[MEMORY], names, "peak memory", "MB")
         save("start.svg")
 
     return {
-        "decode.svg": "Tokens a second by batch and implementation",
-        "length.svg": "Tokens a second by the length of the prompt, and by position",
-        "start.svg": "Seconds to the first token, and peak memory",
+        "decode.svg": "Tokens per second by batch size and implementation",
+        "length.svg": "Tokens per second by prompt length (left) and by position (right)",
+        "start.svg": "Seconds to the first token, and peak memory of the process",
     }

@@ -1,4 +1,4 @@
-"""Processes: workers, which hold an implementation and wait for their turn, and those that are measured as a whole."""
+"""Two kinds of processes: workers that hold a loaded implementation, and processes that are measured as a whole."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 PROMPT = "Alan Turing theorized that computers would one day become"
 QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 ENVIRONMENT = os.environ | QUIET
-PAUSE = 0.1  # seconds before a turn, in which the threads of the one before stop waiting for more work
+PAUSE = 0.1  # seconds before each call: idle threads of the previous worker may still be spinning
 
-# The shortest scripts with which the others print a continuation.
+# The shortest scripts with which the peers print a continuation.
 TRANSFORMERS = """
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -37,7 +37,7 @@ results = generator.generate_batch([tokenizer.encode(prompt).tokens], **options)
 print(tokenizer.decode(results[0].sequences_ids[0]))
 """
 
-# A process starts with the peak memory of its parent, so a small one stands between this one and those measured.
+# A process inherits its parent's peak memory. This small process therefore starts the one that is measured.
 LAUNCHER = """
 import os, subprocess, sys, time
 start = time.perf_counter()
@@ -51,31 +51,33 @@ sys.exit(status != 0)
 
 
 class Worker:
-    """This end of a `bench.worker`. Called, it has the implementation do something, and waits for the result."""
+    """A `bench.worker` process. Calling it runs a method of its implementation and returns the result."""
 
     def __init__(self, name: str, folder: Path, scratch: Path, stack: ExitStack) -> None:
         command = [sys.executable, "-m", "bench.worker", name, str(folder), str(scratch)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.name = name
-        self.process = stack.enter_context(subprocess.Popen(command, env=ENVIRONMENT, **pipes))
+        process = stack.enter_context(subprocess.Popen(command, env=ENVIRONMENT, **pipes))
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.name, self.requests, self.answers = name, process.stdin, process.stdout
 
     def answer(self) -> Any:
-        """The next line from it; the first is null, or why it is absent."""
-        line = self.process.stdout.readline()
+        """Read its next line. The first one is null, or says why the implementation is absent."""
+        line = self.answers.readline()
         if not line:
-            sys.exit(f"the worker of {self.name} has failed; see above")
+            sys.exit(f"the worker of {self.name} failed; its error is above")
         return json.loads(line)
 
-    def __call__(self, what: str, **arguments: object) -> float:
+    def __call__(self, method: str, **arguments: object) -> Any:
         time.sleep(PAUSE)
-        print(json.dumps({"what": what, **arguments}), file=self.process.stdin, flush=True)
+        print(json.dumps({"method": method, **arguments}), file=self.requests, flush=True)
         return self.answer()
 
 
 def start_workers(
     names: Iterable[str], folder: Path, scratch: Path, stack: ExitStack, notes: list[str]
 ) -> dict[str, Worker]:
-    """Those that can be had, by name; of the others it is noted why not. They load at the same time."""
+    """Start a worker for each implementation, all at once. Absent implementations are left out, and noted."""
     workers = {name: Worker(name, folder, scratch, stack) for name in names}
     absent = {name: problem for name, worker in workers.items() if (problem := worker.answer())}
     if "numpy_gpt2" in absent:
@@ -85,7 +87,7 @@ def start_workers(
 
 
 def first_token_commands(folder: Path, scratch: Path) -> dict[str, list[str]]:
-    """How each implementation is asked for one token, in Python's arguments. CTranslate2's models are in `scratch`."""
+    """Arguments for `python` that make each implementation print one token. `scratch` holds CTranslate2's models."""
     ours = ["-m", "numpy_gpt2", "-m", str(folder), "-n", "1", "--greedy", "--no-lookup", PROMPT]
     return {
         "numpy_gpt2": ours,
@@ -97,7 +99,7 @@ def first_token_commands(folder: Path, scratch: Path) -> dict[str, list[str]]:
 
 
 def run_process(arguments: list[str]) -> tuple[float, float, str]:
-    """Wall time in seconds and peak memory in MB of a whole Python process, and what it prints."""
+    """Run `python` with these arguments. Returns wall time in seconds, peak memory in MB, and standard output."""
     command = [sys.executable, "-c", LAUNCHER, sys.executable, *arguments]
     launched = subprocess.run(command, env=ENVIRONMENT, capture_output=True)
     if launched.returncode:

@@ -1,4 +1,4 @@
-"""Measurements -> the table that is printed, and the page `RESULTS.md`."""
+"""Results -> a Markdown table, and the page `RESULTS.md`."""
 
 from __future__ import annotations
 
@@ -9,33 +9,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 from threadpoolctl import threadpool_info
 
+from .measure import POSITION, Results
 
-class Figure(NamedTuple):
-    """Something to measure. Of tokens/s, more is better; of all else, less."""
-
-    name: str  # with {} for the size
-    unit: str
-    size: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.name.format(self.size)}, {self.unit}"
-
-
-Values = dict[str, list[float]]  # for each implementation or limit a value a run, all in the same order
-Results = dict[Figure, Values]
-
-# What is measured at several sizes, or has a picture.
-DECODE = "decode, batch {}"
-POSITION = "decode at position {}"
-PREFILL = "prefill of {:,} tokens"
-START = Figure("shell to first token", "s")
-MEMORY = Figure("peak memory of that", "MB")
-
-# What each of ours is compared with, where both were measured.
+# What each variant of numpy_gpt2 is compared with, if both were measured.
 AGAINST = {
     "numpy_gpt2": [
         *("transformers", "CTranslate2", "naive NumPy"),
@@ -46,55 +25,61 @@ AGAINST = {
 }
 
 CAPTION = """\
-Medians of {runs} runs in which all take turns, after one that does not count. A ratio is the median of the runs' own,
-with its range. Above 1 is in favour of numpy_gpt2; against a limit, it is the share of the limit that is reached.
-Limits are measured in the same turns. Of bandwidth: the bytes that the machine reads in a second, by the best of
-several ways, over those of the weights that a token needs. Of products: the operations that a prefill needs, over those
-of a large float32 matrix product in a second. Of the weights: their bytes in float32."""
+Each value is the median of {runs} runs. In every run, the implementations are measured one after another. A warm-up run
+before them is not counted. A ratio compares two values of the same run; the table shows the median ratio and its range.
+A ratio above 1 is in favour of numpy_gpt2. Against a limit, the ratio is the fraction of the limit that is reached.
 
-COLUMNS = {"figure": 48, "ours": 15, "median": -8, "against": 21, "theirs": -8, "ratio": -7, "range": 14}  # − is right
+Limits are measured in the same runs:
+
+- bandwidth: the bytes per second that the machine reads from memory (best of three methods), divided by the bytes of
+  weights that a token needs
+- products: the operations of a prefill, divided by the operations per second of a large float32 matrix product
+- the weights: their size in float32"""
+
+COLUMNS = {"metric": 48, "ours": 15, "median": -8, "against": 21, "theirs": -8, "ratio": -7, "range": 14}  # < 0: right
 
 
-def line(*cells: str) -> str:
-    """A line of a table that is Markdown, and reads well as it is."""
+def row(*cells: str) -> str:
+    """A row of a Markdown table with aligned columns."""
     widths = zip(cells, COLUMNS.values(), strict=True)
     return f"| {' | '.join(cell.ljust(width) if width > 0 else cell.rjust(-width) for cell, width in widths)} |"
 
 
-RULE = line(*("-" * width if width > 0 else "-" * (-width - 1) + ":" for width in COLUMNS.values()))
-HEADER = f"{line(*COLUMNS)}\n{RULE}"
+RULE = row(*("-" * width if width > 0 else "-" * (-width - 1) + ":" for width in COLUMNS.values()))
+HEADER = f"{row(*COLUMNS)}\n{RULE}"
 
 
 def number(x: float) -> str:
-    """Three digits, or all of a whole number that has more."""
+    """Three significant digits; a number of 100 or more is rounded to an integer."""
     return f"{x:,.0f}" if x >= 100 else f"{x:#.3g}"
 
 
-def lines(results: Results) -> Iterator[str]:
-    """The table: each figure, each of ours, against each of the others. What repeats from line to line is left out.
+def table_lines(results: Results) -> Iterator[str]:
+    """One row per metric, variant of numpy_gpt2, and other implementation or limit. Repeated cells are left empty.
 
-    The ratio is the median of the runs' own, because what slows down a run slows down both.
+    A ratio is formed within each run, because a slow moment of the machine slows both sides.
     """
-    end = max((figure.size for figure in results if figure.name == POSITION), default=0)
-    for figure, values in results.items():
-        if figure.name == POSITION and figure.size < end:  # for the picture
+    last_position = max((metric.size for metric in results if metric.name == POSITION), default=0)
+    for metric, values in results.items():
+        if metric.name == POSITION and metric.size < last_position:  # only in the picture
             continue
-        title = str(figure)
+        title = str(metric)
         for name in [name for name in AGAINST if name in values]:
             ours = [name, number(median(values[name]))]
-            for other in [other for other in AGAINST[name] if other in values] or [None]:
-                theirs = [""] * 4
-                if other:
-                    pairs = zip(values[name], values[other], strict=True)
-                    ratios = [a / b if figure.unit == "tokens/s" else b / a for a, b in pairs]
-                    spread = f"{min(ratios):.2f} … {max(ratios):.2f}"
-                    theirs = [other, number(median(values[other])), f"{median(ratios):.2f} ×", spread]
-                yield line(title, *ours, *theirs)
+            others = [other for other in AGAINST[name] if other in values]
+            for other in others:
+                pairs = zip(values[name], values[other], strict=True)
+                ratios = [a / b if metric.unit == "tokens/s" else b / a for a, b in pairs]
+                spread = f"{min(ratios):.2f} … {max(ratios):.2f}"
+                yield row(title, *ours, other, number(median(values[other])), f"{median(ratios):.2f} ×", spread)
                 title, ours = "", ["", ""]
+            if not others:
+                yield row(title, *ours, "", "", "", "")
+                title = ""
 
 
 def machine() -> str:
-    """The processor, the kernels that NumPy's products run on, and the versions of what is compared."""
+    """The processor, the kernels that NumPy's products use, and the versions of the packages."""
     processor = platform.processor() or platform.machine()
     with suppress(OSError, StopIteration):
         cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
@@ -107,12 +92,10 @@ def machine() -> str:
     return ", ".join(parts)
 
 
-def write_page(folder: Path, command: str, runs: int, results: Results, notes: list[str]) -> None:
-    """`RESULTS.md` and its pictures."""
-    from .pictures import draw
-
-    pictures = [f"![{title}]({file})" for file, title in draw(results, folder).items()]
-    table = "\n".join([HEADER, *lines(results)])
-    listed = "\n".join(f"- {note}" for note in notes)
-    parts = ["# Results", f"`{command}` on {machine()}.", CAPTION.format(runs=runs), table, listed, *pictures]
-    (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+def page(command: str, runs: int, results: Results, notes: list[str], pictures: dict[str, str]) -> str:
+    """The text of `RESULTS.md`. `pictures` maps each file to its title."""
+    table = "\n".join([HEADER, *table_lines(results)])
+    note_list = "\n".join(f"- {note}" for note in notes)
+    images = [f"![{title}]({file})" for file, title in pictures.items()]
+    parts = ["# Results", f"`{command}` on {machine()}.", CAPTION.format(runs=runs), table, note_list, *images]
+    return "\n\n".join(parts) + "\n"

@@ -1,7 +1,7 @@
-"""`python -m bench.training numpy_gpt2|transformers LAYERS HEADS CHANNELS WINDOW BATCH`: the seconds of a step.
+"""`python -m bench.training numpy_gpt2|transformers LAYERS HEADS CHANNELS WINDOW BATCH`: seconds per training step.
 
-The process that `bench` starts, once for each side, to measure time and memory. A step is the same on both: random
-tokens, the mean cross-entropy and its gradients, clipping to norm 1, AdamW with decay on matrices only, no dropout.
+`bench` starts this process once for each implementation, and measures its memory. Both take the same step: random
+tokens, mean cross-entropy, its gradients, clipping to norm 1, and AdamW with weight decay on matrices. Dropout is off.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from collections.abc import Callable
 import numpy as np
 
 VOCABULARY = 257  # of `--tokenizer byte`
-SECONDS = 6  # of measured steps, at least five of them, after two that do not count
+WARM_UP = 2  # steps that are not counted
+SECONDS = 6  # for all steps together; at least five steps are counted
 
 
-def seconds_a_step(step: Callable[[], object]) -> float:
-    """The median over some seconds of steps."""
+def seconds_per_step(step: Callable[[], object]) -> float:
+    """The median duration of a step."""
     times: list[float] = []
-    while len(times) < 7 or sum(times) < SECONDS:
+    while len(times) < WARM_UP + 5 or sum(times) < SECONDS:
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+    return statistics.median(times[WARM_UP:])
 
 
 def ours(layers: int, heads: int, channels: int, window: int, batch: int) -> float:
@@ -40,11 +41,11 @@ def ours(layers: int, heads: int, channels: int, window: int, batch: int) -> flo
     run = new_run(options, config, init_weights(config, np.random.default_rng(0)))
     tokens = np.random.default_rng(0).integers(VOCABULARY, size=100_000)
     with thread_pool() as pool:
-        return seconds_a_step(lambda: take_step(run, tokens, pool))
+        return seconds_per_step(lambda: take_step(run, tokens, pool))
 
 
 def theirs(layers: int, heads: int, channels: int, window: int, batch: int) -> float:
-    """transformers' model with the fastest of what eager PyTorch offers: a fused GELU, attention and AdamW."""
+    """transformers' model with the fastest options of eager PyTorch: fused GELU, attention and AdamW."""
     import torch
     import transformers
 
@@ -74,7 +75,7 @@ def theirs(layers: int, heads: int, channels: int, window: int, batch: int) -> f
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
-    return seconds_a_step(step)
+    return seconds_per_step(step)
 
 
 if __name__ == "__main__":

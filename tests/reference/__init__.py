@@ -1,1 +1,1 @@
-"""Saved outputs of PyTorch and transformers, the script that made them, and what both sides start from."""
+"""Reference outputs of PyTorch and transformers, the scripts that compute them, and the seeded inputs of both sides."""

@@ -1,30 +1,40 @@
-"""Make the reference outputs, with PyTorch and transformers: `python -m tests.reference.make_references`.
+"""Compute the reference outputs with PyTorch and transformers: `python -m tests.reference.make_references`.
 
-Writes, beside this file:
-  tiny.npz      for every variation of `seeded.py`: logits, loss, intermediate results and greedy ids
-  full.npz      for a model of gpt2's size with seeded weights: a selection of the logits, loss, greedy ids
-  bundled.npz   for the bundled model: a selection of the logits, loss, greedy ids
-  tokens.json   texts, and their ids by the bundled tokenizer and by GPT-2's, which is looked for in ../shared
-  gradients.npz for every variation and for one with dropout: loss, a selection of the gradients, norm and largest entry
-                of each; and of ten steps of AdamW the losses and a selection of the weights after the last
-  explain.npz   for the bundled model and two prompts: attention, residual stream, logit lens, surprisal, what each head
-                writes, nearest tokens, and how a text's probability changes without each head and each MLP
+The script writes these files into its own folder:
+
+    tiny.npz       every variation in `seeded.py`: logits, loss, greedy token ids; for three of them, all activations
+    full.npz       a model of gpt2's size with seeded weights: some of the logits, loss, greedy token ids
+    bundled.npz    the bundled model and two prompts: logits, loss, greedy token ids
+    tokens.json    texts and their token ids, from the bundled tokenizer and from GPT-2's
+    gradients.npz  every variation, and one with dropout: loss, some entries of each gradient, its norm and largest
+                   entry. Ten AdamW steps: the losses, and some entries of the final weights
+    explain.npz    the bundled model and two prompts: attention patterns, residual stream, logit lens, surprisal, the
+                   size of each head's output, nearest tokens, and how removing a head or an MLP changes ln p of a text
+
+All models compute in float64; `logits_float32` is the exception. GPT-2's tokenizer is read from `weights/gpt2`, or from
+`gpt2-tokenizer` in the folder that the variable NUMPY_GPT2_DATA names. Without it, tokens.json is not written.
 """
 
 import dataclasses
 import json
 import math
+import os
 import random
-from contextlib import nullcontext
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 import transformers
+from tokenizers import ByteLevelBPETokenizer
+from torch.utils.hooks import RemovableHandle
 
 from numpy_gpt2 import GPT2Config
-from numpy_gpt2.hub import bundled_folder
+from numpy_gpt2.hub import bundled_folder, weights_folder
 
 from .seeded import (
     FOLDER,
@@ -39,9 +49,7 @@ from .seeded import (
     variation,
 )
 
-GPT2_TOKENIZER = Path(__file__).parents[3] / "shared" / "gpt2-tokenizer"
-
-# What transformers' modules put out -> the hook's names for it. The input of ln_2 is the stream between the sub-blocks.
+# transformers' module -> the hook's name for the module's output
 MODULES = {
     "ln_1": "ln_1",
     "attn.c_proj": "attn_out",
@@ -52,8 +60,8 @@ MODULES = {
 }
 
 
-def oracle(config: GPT2Config, weights: dict[str, np.ndarray], dtype: torch.dtype):
-    """transformers' model with these weights."""
+def oracle(config: GPT2Config, weights: dict[str, np.ndarray], dtype: torch.dtype) -> transformers.GPT2LMHeadModel:
+    """transformers' model with the given weights."""
     fields = dataclasses.asdict(config) | {"bos_token_id": None, "eos_token_id": None}
     with torch.device("meta"):
         model = transformers.GPT2LMHeadModel(
@@ -70,20 +78,21 @@ def oracle(config: GPT2Config, weights: dict[str, np.ndarray], dtype: torch.dtyp
     return model.eval()
 
 
-def traced(model, tokens: torch.Tensor) -> dict[str, np.ndarray]:
-    """What happens inside, under the names of the hook."""
-    trace = {}
+def traced(model: transformers.GPT2LMHeadModel, tokens: torch.Tensor) -> dict[str, np.ndarray]:
+    """The activations of a forward pass, under the hook's names."""
+    trace: dict[str, np.ndarray] = {}
 
-    def keep(name):
+    def keep(name: str) -> Callable[..., None]:
         return lambda module, inputs, output: trace.update({name: output.numpy()})
 
-    def keep_input(name):
+    def keep_input(name: str) -> Callable[..., None]:
         return lambda module, inputs: trace.update({name: inputs[0].numpy()})
 
     handles = []
     for i, block in enumerate(model.transformer.h):
         for module, name in MODULES.items():
             handles.append(block.get_submodule(module).register_forward_hook(keep(f"h.{i}.{name}")))
+        # resid_mid, the residual stream between attention and MLP, is what ln_2 receives.
         handles.append(block.ln_2.register_forward_pre_hook(keep_input(f"h.{i}.resid_mid")))
     output = model(tokens, output_hidden_states=True, output_attentions=True)
     for handle in handles:
@@ -95,16 +104,16 @@ def traced(model, tokens: torch.Tensor) -> dict[str, np.ndarray]:
     return trace
 
 
-def loss(model, tokens: torch.Tensor) -> float:
-    """The mean cross-entropy of predicting each token from those before it; the fifth of a row is left out."""
+def loss(model: transformers.GPT2LMHeadModel, tokens: torch.Tensor) -> float:
+    """Mean cross-entropy of next-token prediction. The fifth token of each row is an ignored target."""
     targets = tokens[:, 1:].clone()
     targets[:, 3] = -100
     logits = model(tokens).logits[:, :-1]
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
 
 
-def greedy(model, tokens: torch.Tensor, n: int) -> np.ndarray:
-    """The ids that greedy decoding adds."""
+def greedy(model: transformers.GPT2LMHeadModel, tokens: torch.Tensor, n: int) -> np.ndarray:
+    """The n token ids that greedy decoding appends."""
     return model.generate(
         tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=n, do_sample=False, pad_token_id=0
     )[:, tokens.shape[1] :].numpy()
@@ -139,8 +148,8 @@ def make_full() -> None:
     )
 
 
-def bundled_model():
-    """transformers' model and tokenizer, from the bundled files."""
+def bundled_model() -> tuple[transformers.GPT2LMHeadModel, transformers.PreTrainedTokenizerBase]:
+    """The bundled model and tokenizer, loaded by transformers."""
     folder = bundled_folder()
     model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
@@ -163,7 +172,7 @@ def make_bundled() -> None:
 
 
 def random_texts(n: int, seed: int) -> list[str]:
-    """Strings of letters, spaces, digits, marks, emoji, rare scripts, and whatever else Unicode has."""
+    """Strings that mix letters, spaces, digits, punctuation, emoji, rare scripts, and arbitrary code points."""
     rng = random.Random(seed)
     pools = [
         "abcdefghij THE the and 's 'll 've 're 'd 't 'm",
@@ -189,43 +198,50 @@ def random_texts(n: int, seed: int) -> list[str]:
     return texts
 
 
+def gpt2_tokenizer_folder() -> Path | None:
+    """The folder with GPT-2's vocab.json and merges.txt, or None."""
+    data = os.environ.get("NUMPY_GPT2_DATA")
+    folders = [weights_folder() / "gpt2", *([Path(data) / "gpt2-tokenizer"] if data else [])]
+    return next((folder for folder in folders if (folder / "merges.txt").exists()), None)
+
+
 def make_tokens() -> None:
+    folder = gpt2_tokenizer_folder()
+    if folder is None:
+        needed = "weights/gpt2, or gpt2-tokenizer in the folder that NUMPY_GPT2_DATA names"
+        print(f"note: tokens.json is not written, because it needs GPT-2's tokenizer: {needed}", file=sys.stderr)
+        return
     texts = ["Hello, my dog is cute", " leading", "trailing ", "a  b   c", "\n\n\n", "", *random_texts(300, seed=0)]
-    folders = {"bundled": bundled_folder(), "gpt2": GPT2_TOKENIZER}
-    result: dict[str, list] = {"texts": texts}
-    for name, folder in folders.items():
-        # The special token is left out of what it knows, so that text which looks like one is text.
-        tokenizer = byte_level_bpe(folder)
+    result: dict[str, list[Any]] = {"texts": texts}
+    for name, tokenizer in {"bundled": byte_level_bpe(bundled_folder()), "gpt2": byte_level_bpe(folder)}.items():
         result[name] = [tokenizer.encode(text).ids for text in texts]
     (FOLDER / "tokens.json").write_text(json.dumps(result, separators=(",", ":")) + "\n")
 
 
-def byte_level_bpe(folder: Path):
-    """The tokenizers library's byte-level BPE, from vocab.json and merges.txt, without special tokens."""
-    from tokenizers import ByteLevelBPETokenizer
-
+def byte_level_bpe(folder: Path) -> ByteLevelBPETokenizer:
+    """The tokenizers library's byte-level BPE. It has no special tokens, so "<|endoftext|>" is ordinary text."""
     return ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), add_prefix_space=False)
 
 
-def masked(masks: dict[str, np.ndarray]):
-    """While this lasts, dropout is the product with these masks, which are in the order of the forward pass."""
+def masked(masks: dict[str, np.ndarray]) -> AbstractContextManager[Any]:
+    """A context in which PyTorch's dropout multiplies by these masks, in the order of the forward pass."""
     remaining = iter(masks.values())
     return mock.patch("torch.nn.functional.dropout", lambda x, *_, **__: x * torch.from_numpy(next(remaining)))
 
 
-def mean_loss(model, tokens: np.ndarray, targets: np.ndarray) -> torch.Tensor:
-    """The mean cross-entropy of the targets that are not -1."""
+def mean_loss(model: transformers.GPT2LMHeadModel, tokens: np.ndarray, targets: np.ndarray) -> torch.Tensor:
+    """Mean cross-entropy over the targets that are not -1."""
     logits = model(torch.from_numpy(tokens)).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten(), ignore_index=-1)
 
 
-def parameters(model) -> dict[str, torch.Tensor]:
-    """The parameters under our names; a tied head is not one."""
+def parameters(model: transformers.GPT2LMHeadModel) -> dict[str, torch.Tensor]:
+    """The parameters under this project's names. A tied head does not appear."""
     return {name.removeprefix("transformer."): parameter for name, parameter in model.named_parameters()}
 
 
 def ten_steps() -> dict[str, np.ndarray]:
-    """Ten steps of PyTorch's AdamW: the loss before each, and the weights after the last."""
+    """Ten steps of PyTorch's AdamW: the loss before each step, and some entries of the final weights."""
     config = variation("plain")
     model = oracle(config, seeded_weights(config, seed=0, scale=0.02), torch.float64)
     weights = parameters(model)
@@ -240,8 +256,8 @@ def ten_steps() -> dict[str, np.ndarray]:
     warmup, steps, low, high = TRAINING["warmup"], TRAINING["max_steps"], TRAINING["min_lr"], TRAINING["lr"]
     losses = []
     for step in range(steps):
-        half_circle = math.pi * (step - warmup) / (steps - warmup)
-        rate = (step + 1) / warmup * high if step < warmup else (high + low + (high - low) * math.cos(half_circle)) / 2
+        angle = math.pi * (step - warmup) / (steps - warmup)
+        rate = (step + 1) / warmup * high if step < warmup else (high + low + (high - low) * math.cos(angle)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
@@ -278,10 +294,10 @@ def make_gradients() -> None:
     np.savez_compressed(FOLDER / "gradients.npz", **arrays)
 
 
-def without(module, columns=slice(None), inputs=False):
-    """Zeros in the place of some of a module's outputs, or inputs. Returns the handle that ends it."""
+def without(module: torch.nn.Module, columns: slice = slice(None), inputs: bool = False) -> RemovableHandle:
+    """Replace some columns of a module's output, or input, by zeros. The returned handle's `remove` undoes this."""
 
-    def zeroed(x):
+    def zeroed(x: torch.Tensor) -> torch.Tensor:
         x = x.clone()
         x[..., columns] = 0
         return x
@@ -313,7 +329,7 @@ def make_explain() -> None:
         embeddings = torch.nn.functional.normalize(model.transformer.wte.weight, dim=-1)
         nearest = (torch.nn.functional.normalize(hidden[0], dim=-1) @ embeddings.T).topk(5)
 
-        def target_log_p(tokens=tokens, wanted=wanted, T=T):
+        def target_log_p(tokens: torch.Tensor = tokens, wanted: torch.Tensor = wanted, T: int = T) -> torch.Tensor:
             log_p = model(torch.cat([tokens, wanted[:-1]])[None]).logits[0, T - 1 :].log_softmax(-1)
             return log_p[range(len(wanted)), wanted].sum()
 

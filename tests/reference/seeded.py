@@ -1,6 +1,7 @@
-"""Configs and weights that the reference script and the tests both make from seeds, so that neither is stored."""
+"""Configs, weights and tokens that the reference scripts and the tests both compute from seeds; none are stored."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -8,10 +9,10 @@ from numpy_gpt2 import GPT2Config
 
 FOLDER = Path(__file__).parent
 
-SMALL = {"vocab_size": 97, "n_positions": 32, "n_embd": 24, "n_layer": 3, "n_head": 4}
+TINY_SIZES = {"vocab_size": 97, "n_positions": 32, "n_embd": 24, "n_layer": 3, "n_head": 4}
 
-# Every variation that a checkpoint may bring, one at a time, and some of them together.
-VARIATIONS: dict[str, dict] = {
+# Every variation that a checkpoint may have, first one at a time, then a few combined.
+VARIATIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "gelu_pytorch_tanh": {"activation_function": "gelu_pytorch_tanh"},
     "gelu_fast": {"activation_function": "gelu_fast"},
@@ -29,8 +30,8 @@ VARIATIONS: dict[str, dict] = {
     "odd_sizes": {"vocab_size": 101, "n_embd": 21, "n_head": 3, "n_positions": 27, "tie_word_embeddings": False},
 }
 
-# How the ten steps of AdamW are taken.
-TRAINING = {
+# Settings of the ten AdamW steps in gradients.npz
+TRAINING: dict[str, Any] = {
     "lr": 3e-3,
     "min_lr": 3e-4,
     "warmup": 3,
@@ -38,19 +39,19 @@ TRAINING = {
     "beta1": 0.9,
     "beta2": 0.99,
     "weight_decay": 0.1,
-    "grad_clip": 0.5,  # six of the ten gradients are longer
+    "grad_clip": 0.5,  # clips six of the ten gradients
 }
 
 
 def variation(name: str) -> GPT2Config:
-    """The tiny config of a variation."""
-    return GPT2Config(**{**SMALL, **VARIATIONS[name]})
+    """The tiny config with one variation applied."""
+    return GPT2Config(**{**TINY_SIZES, **VARIATIONS[name]})
 
 
 def seeded_weights(config: GPT2Config, seed: int, scale: float) -> dict[str, np.ndarray]:
-    """float32 weights from a seed: uniform with standard deviation `scale`, layer norm weights around 1.
+    """float32 weights from a seed: uniform with standard deviation `scale`, and 1 added to layer norm weights.
 
-    Drawn with `Generator.random`, whose stream is the plainest of all, and in the order of `parameter_shapes`.
+    They are drawn with `Generator.random`, in the order of `parameter_shapes`.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     weights = {}
@@ -70,14 +71,14 @@ def seeded_tokens(config: GPT2Config, seed: int, shape: tuple[int, ...]) -> np.n
 
 
 def seeded_targets(config: GPT2Config, seed: int, shape: tuple[int, int]) -> np.ndarray:
-    """Random token ids from a seed, without one in the first row and without all of the last row."""
+    """Random target ids from a seed. One target of the first row and all targets of the last row are -1 (ignored)."""
     targets = seeded_tokens(config, 100 + seed, shape)
     targets[0, 4] = targets[-1] = -1
     return targets
 
 
 def seeded_masks(config: GPT2Config, seed: int, shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    """What dropout multiplies by, 0 or 4/3, for everything that training drops, under the names of the hook."""
+    """Dropout masks with entries 0 and 4/3 (p = 0.25), one for each activation that training drops, by hook name."""
     rng = np.random.Generator(np.random.PCG64(seed))
     B, T, C = *shape, config.n_embd
     shapes = {"h.0.resid_pre": (B, T, C)}
@@ -88,11 +89,11 @@ def seeded_masks(config: GPT2Config, seed: int, shape: tuple[int, int]) -> dict[
 
 
 def seeded_batch(config: GPT2Config, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """The inputs and targets of a step of training: two batches in turn, so that there is something to be learned."""
+    """Inputs and targets of one training step. Two batches alternate, so that the loss falls."""
     tokens = seeded_tokens(config, step % 2, (6, config.n_positions + 1))
     return tokens[:, :-1], tokens[:, 1:]
 
 
 def selected(array: np.ndarray) -> np.ndarray:
-    """The numbers of an array that are stored: all of a vector, every eleventh of a matrix."""
+    """The entries that are stored: all of a vector, every eleventh of a matrix."""
     return array if array.ndim == 1 else array.reshape(-1)[::11]
