@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from numpy_gpt2 import GPT2Config
-from numpy_gpt2.generate import LOOKUP
+from numpy_gpt2.lookup import LONGEST_DRAFT
 from numpy_gpt2.hub import bundled_folder
 
 from .data import data_path
@@ -156,7 +156,7 @@ class Generation:
         }
         turns = []
         for text, arguments in texts.items():
-            for name, draft_length in {"with lookup": LOOKUP, "without lookup": 0}.items():
+            for name, draft_length in {"with lookup": LONGEST_DRAFT, "without lookup": 0}.items():
                 options = {"tokens": self.tokens, "lookup": draft_length, **arguments}
                 turns.append(partial(decode, ours, Metric(text, "tokens/s"), name, **options))
         self.notes.append(

@@ -1,28 +1,37 @@
-"""GPT-2 in NumPy.
+"""GPT-2 in NumPy, written to be read.
 
-To understand GPT-2, read `model.py` from top to bottom: it is all of the math. Then, in this order:
+Read these to understand GPT-2, in this order:
 
-    config.py, weights.py, tokenizer.py     what is in a checkpoint, and how it is read
-    cache.py, sampling.py, generate.py      how text comes out of it
-    lookup.py, int8.py, threads.py          how it comes out sooner, and out of less memory
-    hub.py, checkpoint.py                   where it comes from
-    backward.py                             the gradient of every function in model.py, beside it
-    train.py, curve.py                      how a model learns, and the picture of it
-    evaluate.py                             how well it has learned
-    explain.py, explain.html                one prompt, followed through all of this, on a page
-    __main__.py, cli.py                     the command line
-    special.py                              the error function, for the few checkpoints that need it
+    model.py         the math: one function per equation, from layer norm to `forward`
+    sampling.py      logits -> the next token
+    generate.py      the decode loop; its first function is the whole idea
+    cache.py         the KV cache: no key or value is computed twice
+    backward.py      the gradient of every function in model.py
+    train/step.py    one optimizer step: batch, dropout, loss and gradients, AdamW
+
+Then the machinery around it:
+
+    config.py, weights.py, tokenizer.py, special.py    what a checkpoint holds, and how it is read
+    hub.py, download.py, checkpoint.py, files.py       a model's name -> a folder -> a model, and back
+    prefill.py, lookup.py, int8.py, threads.py         the same results faster, or in less memory
+    stream.py, cli.py, console.py, __main__.py         text as it becomes certain; the command line
+    windows.py, evaluate.py                            the loss of a text
+    train/                                             the training loop, its checkpoints and its log
+    explain/                                           one prompt, followed through the code, on a page
 
 Dimensions, the same letters everywhere:
 
-    B  batch: rows that are computed side by side
+    B  batch: sequences that are computed together
     T  tokens: the new ones of this call
-    S  keys: the tokens seen so far, the new ones included
+    S  keys: all tokens so far, the new ones included
     C  channels: the width of the residual stream (n_embd)
     H  heads (n_head)
-    D  channels of one head: C / H
-    V  vocabulary (vocab_size)
+    D  channels per head: C / H
+    V  vocabulary size (vocab_size)
     L  layers (n_layer)
+
+model.py, backward.py and special.py have no type hints: the shapes in their docstrings and comments say more. All other
+modules have them.
 """
 
 __version__ = "0.2.0"
