@@ -78,7 +78,7 @@ def choose_model(name: str | None) -> str:
         f"note: using the bundled model {BUNDLED}: {DEFAULT_MODEL} is not in {folder}, and the hub cannot be reached"
         f" ({problem})"
     )
-    print_stderr(f"note: run this again when the hub can be reached; {by_hand(DEFAULT_MODEL, folder)}")
+    print_stderr(f"note: {DEFAULT_MODEL} is downloaded once the hub can be reached; {by_hand(DEFAULT_MODEL, folder)}")
     return str(bundled_folder())
 
 
@@ -132,7 +132,7 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
 def by_hand(repository: str, folder: Path) -> str:
     """What the user can do if the download fails."""
     files = f"{', '.join(MODEL_FILES)} and {FILE}"
-    return f"to do it by hand, put {files} from {endpoint()}/{repository}/tree/main into {folder}"
+    return f"to download it by hand, put {files} from {endpoint()}/{repository}/tree/main into {folder}"
 
 
 def download_model(repository: str, folder: Path, with_weights: bool = True) -> Path:

@@ -94,7 +94,7 @@ def test_missing_shards_are_downloaded(server, folder):
 def test_a_failed_download_says_what_to_do_by_hand(server, folder):
     server.faults["hub", "config.json"] = iter([404])
     assert failure() == (
-        f"cannot download {MODEL}: there is no {server.address()}/{MODEL}/resolve/main/config.json; to do it by hand,"
+        f"cannot download {MODEL}: there is no {server.address()}/{MODEL}/resolve/main/config.json; to download it by hand,"
         f" put config.json, vocab.json, merges.txt and model.safetensors from {server.address()}/{MODEL}/tree/main"
         f" into {folder}"
     )
@@ -298,6 +298,12 @@ def test_the_weights_folder_depends_on_the_installation(monkeypatch, tmp_path):
     inside = tmp_path / "site-packages" / "numpy_gpt2" / "bundled" / hub.BUNDLED
     inside.mkdir(parents=True)
     assert hub.bundled_folder() == inside
+
+
+def test_a_file_in_the_weights_folder_is_not_a_model(server, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "README.md").write_text("# Models")
+    assert "there is no model 'README.md'" in failure(FileNotFoundError, "README.md")
 
 
 def test_importing_hub_loads_neither_requests_nor_tqdm():
