@@ -1,7 +1,7 @@
 """Download one file from the hub: continue interrupted downloads, verify the content, retry temporary errors.
 
-`hub.py` decides which files a model needs. It imports this module only when it downloads, because this module imports
-requests, which takes time.
+`hub.py` decides which files a model needs. It imports this module only when it needs the network, because importing
+requests takes time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .console import print_stderr, progress_bar
 TIMEOUT = 10.0  # seconds to wait for an answer, or for more data
 ATTEMPTS = 5  # failures in a row that end a download; new data starts the count again
 PAUSE = 0.5  # seconds before the next attempt, doubled with each failure in a row
-CHUNK = 1 << 14  # bytes that are written at once: a broken connection loses fewer than these
+CHUNK = 1 << 14  # bytes per write; a broken connection loses less than one write
 
 
 def download_file(
@@ -93,7 +93,7 @@ def receive(url: str, part: Path, timeout: float) -> None:
         if status in (401, 403):
             raise PermissionError(f"{url} answers {status}: there is no such model, or it needs HF_TOKEN to be set")
         size, sha256 = expected_size_and_sha256(response)
-        if status != 416:  # 416: nothing follows after `start`, because the part is complete or of another file
+        if status != 416:  # 416: no bytes after `start`; the part is complete or of another file
             response.raise_for_status()
             if status not in (200, 206):
                 raise OSError(f"{url} answers {status}; it must be 200 (the file) or 206 (the rest of it)")

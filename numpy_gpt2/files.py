@@ -1,4 +1,4 @@
-"""Writing several files so that either all of them change or none."""
+"""All-or-nothing writes: either all files of a folder change or none."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from pathlib import Path
 def staged_writes(folder: Path) -> Iterator[Path]:
     """A temporary folder to write files into. They are moved into `folder` at the end of the `with` block.
 
-    If the block raises an exception, nothing in `folder` changes.
-
-    Raises OSError if a file cannot be written or moved.
+    If the block raises an exception, nothing in `folder` changes. Raises OSError if a file cannot be written or moved.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

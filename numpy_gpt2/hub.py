@@ -58,8 +58,8 @@ def model_folder(name: str | Path) -> Path:
     if name == BUNDLED:
         return bundled_folder()
     raise FileNotFoundError(
-        f"there is no model {name!r}; it must be a folder, a folder in {weights_folder()}, one of {', '.join(NAMES)}, or"
-        f" owner/name on the hub"
+        f"there is no model {name!r}; it must be a folder, a folder in {weights_folder()}, one of {', '.join(NAMES)},"
+        " or owner/name on the hub"
     )
 
 
@@ -136,7 +136,7 @@ def by_hand(repository: str, folder: Path) -> str:
 
 
 def download_model(repository: str, folder: Path, with_weights: bool = True) -> Path:
-    """Download the missing files of a model. If several processes do this at once, one downloads and the others wait."""
+    """Download the missing files of a model. If several processes do so at once, one downloads and the others wait."""
     try:
         if is_offline():
             raise ConnectionError("HF_HUB_OFFLINE is set")

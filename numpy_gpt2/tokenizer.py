@@ -22,7 +22,7 @@ import tiktoken
 # backtrack: long runs of one kind take linear time.
 PIECE_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}]++| ?[\p{N}]++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 
-# The same for text that has ASCII letters, numbers and spaces only. Python's `re` does not know \p{L} and \p{N}.
+# The same for text whose letters, numbers and spaces are all ASCII. Python's `re` has no \p{L} and \p{N}.
 ASCII_PATTERN = re.compile(PIECE_PATTERN.replace(r"\p{L}", "A-Za-z").replace(r"\p{N}", "0-9"), re.ASCII)
 
 BYTE_RANKS = {bytes([byte]): byte for byte in range(256)}
@@ -70,7 +70,7 @@ def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
 
 
 def prompt_ids(prompt: str, tokenizer: tiktoken.Encoding) -> list[int]:
-    """The tokens of a prompt. An empty prompt becomes `<|endoftext|>`, which comes before each text in training."""
+    """The tokens of a prompt. An empty prompt becomes `<|endoftext|>`: in training, it marked the start of a text."""
     if not prompt and ENDOFTEXT not in tokenizer.special_tokens_set:
         raise ValueError(
             f"the prompt is empty and the tokenizer has no {ENDOFTEXT}; the prompt must have at least one character"
@@ -146,8 +146,8 @@ def pieces(text: str) -> list[str]:
     >>> pieces("I'll buy 25 naïve cats!  Now.")
     ['I', "'ll", ' buy', ' 25', ' naïve', ' cats', '!', ' ', ' Now', '.']
 
-    A copy of the text, in which all letters, numbers and spaces are ASCII, is cut by `ASCII_PATTERN`. tiktoken says
-    which characters are letters, numbers and spaces, because Python's own table may be of another Unicode version.
+    `ASCII_PATTERN` cuts a copy of the text, in which an ASCII character replaces each other letter, number and space.
+    tiktoken decides which characters these are, because Python may have the tables of another Unicode version.
     """
     characters = "".join({character for character in text if not character.isascii()})
     table: dict[int, str] = {}
@@ -159,12 +159,12 @@ def pieces(text: str) -> list[str]:
 
 
 def token_ranks(tokenizer: tiktoken.Encoding) -> dict[bytes, int]:
-    """The tokens that merges can make: bytes -> id. Special tokens are not among them."""
+    """All tokens except the special ones: bytes -> rank. The rank is also the token's id."""
     return {token: tokenizer.encode_single_token(token) for token in tokenizer.token_byte_values()}
 
 
 def merge_steps(piece: bytes, ranks: dict[bytes, int]) -> list[list[bytes]]:
-    """Byte-pair encoding of one piece, step by step: all states from single bytes to tokens.
+    """Byte-pair encoding of one piece, step by step. The first state is its single bytes, the last one its tokens.
 
     A vocabulary cannot hold every word. GPT-2's holds all 256 bytes, so it can write every text. It also holds strings
     of bytes that are frequent in a large training text, so most texts become short.
@@ -208,4 +208,4 @@ def last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     (b'lo', b'w')
     """
     *_, (left, *right) = (parts for parts in merge_steps(token, ranks) if len(parts) > 1)
-    return left, b"".join(right)  # `right` is one part, unless the merges never arrive at this token
+    return left, b"".join(right)  # `right` is a single part, unless the merges never produce this token

@@ -36,8 +36,8 @@ def load_weights(folder: str | Path, dtype: DTypeLike = np.float32) -> Weights:
     Reads `model.safetensors`, or the shards that `model.safetensors.index.json` lists. `dtype` is float32 or float64.
     Tensors that are stored in this dtype become read-only views of the memory-mapped file. The others are converted.
 
-    Raises FileNotFoundError for a missing file, and ValueError if the files are damaged or do not fit `config.json`.
-    The message then lists all missing, unexpected and misshaped tensors.
+    Raises FileNotFoundError for a missing file, and ValueError if a file is damaged or does not fit `config.json`. The
+    message lists all missing, unexpected and misshaped tensors.
     """
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
@@ -84,10 +84,10 @@ def shard_names(index: Path) -> list[str]:
 
 
 def map_tensors(path: Path, dtypes: Mapping[str, str] = STORED_DTYPES) -> Iterable[tuple[str, np.ndarray]]:
-    """Memory-map a safetensors file and yield (name, view) for each tensor. NumPy has no BF16: it comes as uint16.
+    """Memory-map a safetensors file and yield (name, view) for each tensor. NumPy has no BF16, so BF16 becomes uint16.
 
     The file holds the header's length (8 bytes, little-endian), the header (JSON: name -> dtype, shape, data_offsets)
-    and the data. The safetensors library checks the header and the file's size first.
+    and the data. The safetensors library checks the header and the size of the file first.
     """
     try:
         with safetensors.safe_open(path, framework="np"):
@@ -109,12 +109,10 @@ def map_tensors(path: Path, dtypes: Mapping[str, str] = STORED_DTYPES) -> Iterab
 
 
 def as_dtype(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The tensor in `dtype`; without a copy if it already has it. uint16 is BF16, the upper half of a float32."""
+    """The tensor in `dtype`, without a copy if possible. uint16 stands for BF16, the upper half of a float32."""
     if tensor.dtype == np.uint16:
         tensor = (tensor.astype(np.uint32) << 16).view(np.float32)
-    return np.require(
-        tensor, dtype, "A"
-    )  # "A": aligned; after a header of odd length, tensors are not, and products would be slow
+    return np.require(tensor, dtype, "A")  # A: copies unaligned tensors, too; products with them would be slow
 
 
 def has_copied_head(tensors: Weights) -> bool:
@@ -136,7 +134,7 @@ def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -
         "missing": [name for name in expected if name not in tensors],
         "unexpected": [name for name in tensors if name not in expected],
         "misshaped": [
-            f"{name} is {tensors[name].shape}; it must be {shape}"
+            f"{name} is {tensors[name].shape}, not {shape}"
             for name, shape in expected.items()
             if name in tensors and tensors[name].shape != shape
         ],

@@ -40,7 +40,7 @@ def test_missing_keys_get_the_defaults_and_aliases_are_accepted(tmp_path):
     assert GPT2Config(n_embd=96, n_inner=100).inner_size == 100
 
 
-def test_attention_scale():
+def test_attention_scale_depends_on_two_switches():
     assert GPT2Config().attention_scale(5) == 1 / 8
     assert GPT2Config(scale_attn_by_inverse_layer_idx=True).attention_scale(5) == pytest.approx(1 / 48)
     assert GPT2Config(scale_attn_weights=False).attention_scale(5) == 1

@@ -93,10 +93,10 @@ def test_missing_shards_are_downloaded(server, folder):
 
 def test_a_failed_download_says_what_to_do_by_hand(server, folder):
     server.faults["hub", "config.json"] = iter([404])
+    address = server.address()
     assert failure() == (
-        f"cannot download {MODEL}: there is no {server.address()}/{MODEL}/resolve/main/config.json; to download it by hand,"
-        f" put config.json, vocab.json, merges.txt and model.safetensors from {server.address()}/{MODEL}/tree/main"
-        f" into {folder}"
+        f"cannot download {MODEL}: there is no {address}/{MODEL}/resolve/main/config.json; to download it by hand, put"
+        f" config.json, vocab.json, merges.txt and model.safetensors from {address}/{MODEL}/tree/main into {folder}"
     )
 
 

@@ -135,7 +135,7 @@ def test_the_ten_most_probable_next_tokens_have_the_published_logits(prompt, mod
 @pytest.mark.parametrize("prompt", NEXT_TOKENS)
 def test_all_logits_equal_the_reference(prompt, model, last_logits):
     logits = gpt2.forward(model.tokenizer.encode_ordinary(prompt), model.weights, model.config)[-1]
-    np.testing.assert_allclose(logits, last_logits[prompt], rtol=0, atol=0.02)
+    np.testing.assert_allclose(logits, last_logits[prompt], rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("prompt", NEXT_TOKENS)

@@ -265,20 +265,20 @@ def learned_merges(text, n):
     merges = []
     for _ in range(n):
         pairs = Counter()
-        for word, count in words.items():
+        for word, frequency in words.items():
             for pair in itertools.pairwise(word):
-                pairs[pair] += count
+                pairs[pair] += frequency
         left, right = max(pairs, key=lambda pair: (pairs[pair], [-ids[part] for part in pair]))
         merges.append(f"{left} {right}")
         ids[left + right] = len(ids)
         joined = Counter()
-        for word, count in words.items():
+        for word, frequency in words.items():
             parts, i = [*word], 0
             while i + 1 < len(parts):
                 if parts[i : i + 2] == [left, right]:
                     parts[i : i + 2] = [left + right]
                 i += 1
-            joined[tuple(parts)] += count
+            joined[tuple(parts)] += frequency
         words = joined
     return merges
 
@@ -371,7 +371,7 @@ def test_learning_without_the_tokenizers_library_is_an_import_error(monkeypatch)
 
 
 def test_a_token_that_no_merges_reach_is_saved_and_loaded(tmp_path):
-    """bc is joined first, so that ab and cd never meet. tiktoken knows abcd nevertheless."""
+    """bc is merged first, so ab and cd never appear. tiktoken still encodes the piece abcd as one token."""
     strings = [*BYTE_RANKS, b"bc", b"ab", b"cd", b"abcd"]
     ranks = {token: i for i, token in enumerate(strings)}
     tokenizer = tiktoken.Encoding("x", pat_str=PIECE_PATTERN, mergeable_ranks=ranks, special_tokens={ENDOFTEXT: 260})
@@ -414,7 +414,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_files_are_refused(name, tiny, tmp_path):
+def test_damaged_files_are_an_error(name, tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "model")
     DAMAGES[name](folder)
     with pytest.raises(ValueError, match="are not a GPT-2 tokenizer"):

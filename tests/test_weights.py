@@ -150,7 +150,7 @@ def test_one_error_lists_all_names_and_shapes_that_do_not_fit(folder):
     assert "2 missing: h.0.attn.c_attn.bias, ln_f.weight" in message
     assert "2 unexpected: " in message
     assert {"h.2.ln_1.weight", "score.weight"} <= set(message.replace(",", " ").replace(";", " ").split())
-    assert "1 misshaped: h.1.mlp.c_fc.weight is (128, 32); it must be (32, 128)" in message
+    assert "1 misshaped: h.1.mlp.c_fc.weight is (128, 32), not (32, 128)" in message
 
 
 def damage(name):
