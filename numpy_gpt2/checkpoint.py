@@ -1,4 +1,4 @@
-"""A model's name or folder -> all that it takes to run it; and a model -> a folder."""
+"""Load a model by its name or folder, and save a model to a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_w
 
 
 class Model(NamedTuple):
-    """What `load` returns: `weights, config, tokenizer = load("gpt2")`."""
+    """A model ready to run: `weights, config, tokenizer = load("gpt2")`."""
 
     weights: Weights
     config: GPT2Config
@@ -30,13 +30,17 @@ class Model(NamedTuple):
 def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
     """Load a model: a folder, a folder under `weights/`, `gpt2` and its sizes, or `owner/name` on the hub.
 
-    What is only on the hub is downloaded the first time. `dtype` is what is computed with, float32 or float64; with
-    "int8" that is float32, but the weights take a quarter of the memory (see `int8.py`). Raises OSError when the model
-    cannot be had, and ValueError when its files are damaged or do not fit each other.
+    A model on the hub is downloaded the first time. `dtype` is float32, float64 or "int8". With "int8" the weights take
+    a quarter of the memory, and the computation is in float32 (see `int8.py`).
+
+    Raises OSError if the model is not found or cannot be downloaded, and ValueError if its files are damaged or do not
+    fit together.
     """
     folder = model_folder(name_or_folder)
     if missing := [name for name in MODEL_FILES if not (folder / name).exists()]:
-        raise FileNotFoundError(f"{folder} has no {' and no '.join(missing)}; a model folder needs them beside {FILE}")
+        raise FileNotFoundError(
+            f"{folder} has no {' and no '.join(missing)}; a model folder must have them beside {FILE}"
+        )
     config = GPT2Config.from_json(folder / "config.json")
     weights = load_int8(folder) if np.dtype(dtype) == np.int8 else load_weights(folder, dtype)
     tokenizer = load_tokenizer(folder)
@@ -45,16 +49,19 @@ def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
 
 
 def check_vocabulary(tokenizer: tiktoken.Encoding, config: GPT2Config, folder: Path) -> None:
-    """Raise ValueError if the tokenizer has tokens that the model does not know. The other way round, it is padding."""
+    """Raise ValueError if the tokenizer has more tokens than the model. The model may have more: they are padding."""
     if tokenizer.n_vocab > config.vocab_size:
-        raise ValueError(f"{folder}: the tokenizer has {tokenizer.n_vocab} tokens, the model only {config.vocab_size}")
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.n_vocab} tokens; it must have at most {config.vocab_size}, the"
+            f" model's vocab_size"
+        )
 
 
 def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokenizer: tiktoken.Encoding) -> None:
-    """Write config.json, model.safetensors, vocab.json and merges.txt: a folder that transformers loads as it is.
+    """Write config.json, model.safetensors, vocab.json and merges.txt. transformers can load this folder, too.
 
-    All four are written aside and moved into place when they are whole; a failed save changes nothing. Raises
-    ValueError if weights, config and tokenizer do not fit each other.
+    A save that fails changes nothing in the folder. Raises ValueError if weights, config and tokenizer do not fit
+    together.
     """
     folder = Path(folder)
     check_names_and_shapes(weights, config, folder)
@@ -65,7 +72,7 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
         "dtype": str(weights["wte.weight"].dtype),
         **dataclasses.asdict(config),
     }
-    with staged_writes(folder) as aside:
-        (aside / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        save_weights(aside / FILE, weights)
-        save_tokenizer(aside, tokenizer)
+    with staged_writes(folder) as staging:
+        (staging / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        save_weights(staging / FILE, weights)
+        save_tokenizer(staging, tokenizer)

@@ -1,4 +1,4 @@
-"""What a GPT-2 checkpoint says about itself: sizes, switches, and the table of its parameters."""
+"""The settings in a checkpoint's `config.json`, and the parameters that follow from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RELEASED_SIZES = {
     "gpt2-xl": (48, 25, 1600),
 }
 
-# Other names under which Hugging Face's GPT2Config takes the same value.
+# Hugging Face's GPT2Config accepts these names too.
 ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -31,13 +31,13 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class GPT2Config:
-    """The fields of Hugging Face's `config.json` that change what GPT-2 computes, with its defaults.
+    """The fields of Hugging Face's `config.json` that change what GPT-2 computes, with Hugging Face's defaults.
 
-    Raises ValueError for values that no model can have, before anything is allocated.
+    Raises ValueError for a value that is not possible, before any memory is allocated.
     """
 
     vocab_size: int = 50257  # V
-    n_positions: int = 1024  # the window: the longest sequence that has position embeddings
+    n_positions: int = 1024  # the window: how many positions have an embedding
     n_embd: int = 768  # C
     n_layer: int = 12  # L
     n_head: int = 12  # H
@@ -55,9 +55,9 @@ class GPT2Config:
             value = getattr(self, name)
             if value is None and name == "n_inner":
                 continue
-            largest = 10_000 if name == "n_layer" else 2**31 - 1  # far beyond any model, and no table grows too long
+            largest = 10_000 if name == "n_layer" else 2**31 - 1  # far above any real model; limits the parameter table
             if type(value) is not int or not 1 <= value <= largest:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {largest:,}")
+                raise ValueError(f"{name} is {value!r}; it must be an integer from 1 to {largest:,}")
         for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be true or false")
@@ -65,27 +65,29 @@ class GPT2Config:
         if type(epsilon) is not float or not 0 < epsilon < math.inf:
             raise ValueError(f"layer_norm_epsilon is {epsilon!r}; it must be a number above 0, such as 1e-5")
         if self.activation_function not in ACTIVATIONS:
-            raise ValueError(f"activation_function is {self.activation_function!r}; known are {', '.join(ACTIVATIONS)}")
+            raise ValueError(
+                f"activation_function is {self.activation_function!r}; it must be one of {', '.join(ACTIVATIONS)}"
+            )
         for name in ("bos_token_id", "eos_token_id"):
             value = getattr(self, name)
             if any(type(token) not in (int, type(None)) for token in (value if isinstance(value, list) else [value])):
                 raise ValueError(f"{name} is {value!r}; it must be a token id, a list of them, or null")
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} cannot be divided among n_head {self.n_head} heads of equal width")
+            raise ValueError(f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}")
 
     @classmethod
     def preset(cls, name: str) -> GPT2Config:
-        """The config of a released size: gpt2, gpt2-medium, gpt2-large or gpt2-xl. ValueError for other names."""
+        """The config of gpt2, gpt2-medium, gpt2-large or gpt2-xl. Raises ValueError for any other name."""
         if name not in RELEASED_SIZES:
-            raise ValueError(f"there is no preset {name!r}; presets are {', '.join(RELEASED_SIZES)}")
+            raise ValueError(f"there is no preset {name!r}; it must be one of {', '.join(RELEASED_SIZES)}")
         n_layer, n_head, n_embd = RELEASED_SIZES[name]
         return cls(n_layer=n_layer, n_head=n_head, n_embd=n_embd)
 
     @classmethod
     def from_json(cls, path: str | Path) -> GPT2Config:
-        """Read Hugging Face's `config.json`. Missing keys take the defaults; keys that change no result are skipped.
+        """Read Hugging Face's `config.json`. Missing keys get the defaults, and keys without a field are ignored.
 
-        Raises FileNotFoundError, and ValueError for a file that is not JSON or describes no GPT-2.
+        Raises FileNotFoundError for a missing file, and ValueError if it is not JSON or not the config of a GPT-2.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -93,7 +95,7 @@ class GPT2Config:
             raise ValueError(f"{path} is not JSON ({error}); download it again") from None
         model_type = values.get("model_type", "gpt2") if isinstance(values, dict) else None
         if model_type != "gpt2":
-            raise ValueError(f"{path} describes no GPT-2: its model_type is {model_type!r}, not 'gpt2'")
+            raise ValueError(f"{path} is not a GPT-2: its model_type is {model_type!r}; it must be 'gpt2'")
         values = {ALIASES.get(name, name): value for name, value in values.items()}
         fields = {field.name for field in dataclasses.fields(cls)}
         try:
@@ -103,16 +105,24 @@ class GPT2Config:
 
     @property
     def inner_size(self) -> int:
-        """Width of the MLP: n_inner, or 4 C where the checkpoint leaves it open."""
+        """Width of the MLP: n_inner, or 4 C if n_inner is None."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
     def attention_scale(self, layer: int) -> float:
-        """What attention scores are multiplied by: 1/√D, times 1/(layer + 1) where the checkpoint asks for it."""
+        """The factor of the attention scores: 1/√D. Some checkpoints drop it, or divide it by layer + 1.
+
+        >>> GPT2Config().attention_scale(5)  # D = 768 / 12 = 64, and 1 / √64 = 1/8
+        0.125
+        >>> GPT2Config(scale_attn_by_inverse_layer_idx=True).attention_scale(1)  # 1/8 divided by 2
+        0.0625
+        >>> GPT2Config(scale_attn_weights=False).attention_scale(5)
+        1.0
+        """
         scale = 1 / math.sqrt(self.n_embd // self.n_head) if self.scale_attn_weights else 1.0
         return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
     def block_shapes(self) -> dict[str, Shape]:
-        """The parameters of one block, name → shape. Matrices are (in, out): `x @ weight + bias`."""
+        """The parameters of one block: name -> shape. Matrices are stored (in, out), for `x @ weight + bias`."""
         C, inner = self.n_embd, self.inner_size
         return {
             "ln_1.weight": (C,),
@@ -130,7 +140,14 @@ class GPT2Config:
         }
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        """Every parameter of the model in the order of the forward pass, name → shape."""
+        """All parameters in the order of the forward pass: name -> shape.
+
+        >>> shapes = GPT2Config().parameter_shapes()
+        >>> shapes["wte.weight"], shapes["h.11.attn.c_attn.weight"]
+        ((50257, 768), (768, 2304))
+        >>> len(shapes)  # 12 in each of 12 blocks, 2 embeddings, and the weight and bias of ln_f
+        148
+        """
         V, P, C = self.vocab_size, self.n_positions, self.n_embd
         shapes: dict[str, Shape] = {"wte.weight": (V, C), "wpe.weight": (P, C)}
         for layer in range(self.n_layer):
@@ -141,5 +158,13 @@ class GPT2Config:
         return shapes
 
     def num_parameters(self) -> int:
-        """How many numbers the model has learned. A tied head counts once, as the embedding that it is."""
+        """How many numbers the model has learned. A tied head is the token embedding, so it is not counted again.
+
+        >>> V, P, C, L = 50257, 1024, 768, 12
+        >>> block = 12 * C * C + 13 * C  # matrices: 3 + 1 + 4 + 4 times C * C; biases and layer norms: 13 times C
+        >>> V * C + P * C + L * block + 2 * C
+        124439808
+        >>> GPT2Config().num_parameters()
+        124439808
+        """
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())

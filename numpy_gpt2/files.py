@@ -1,4 +1,4 @@
-"""All-or-nothing writes."""
+"""All-or-nothing writes: either all files of a folder change or none."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pathlib import Path
 
 @contextmanager
 def staged_writes(folder: Path) -> Iterator[Path]:
-    """A folder to write files into, which are moved into `folder` together when all are whole; or else, none is."""
+    """A temporary folder to write files into. They are moved into `folder` at the end of the `with` block.
+
+    If the block raises an exception, nothing in `folder` changes. Raises OSError if a file cannot be written or moved.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            yield Path(aside)
-            for path in Path(aside).iterdir():
+        with tempfile.TemporaryDirectory(dir=folder) as staging:
+            yield Path(staging)
+            for path in Path(staging).iterdir():
                 path.replace(folder / path.name)
     except OSError as error:
         problem = error.strerror or str(error)
-        raise OSError(f"cannot write into {folder}: {problem}; what was there is as it was") from None
+        raise OSError(f"cannot write into {folder}: {problem}; the files in it are unchanged") from None

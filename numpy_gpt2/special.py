@@ -1,10 +1,10 @@
-"""The error function, which NumPy lacks. Only checkpoints with exact GELU need it."""
+"""The error function, which NumPy does not have. Only checkpoints with the exact GELU need it."""
 
 import numpy as np
 
-# For x ≥ 0, −ln erfc(x) = x · P(x)/Q(x), by a weighted least-squares fit in 60-digit arithmetic that was made for this
-# file. On 0 … 6 it gives erf to a relative 1.9e-16, half a unit in the last place of float64; past 6, erf rounds to 1.
-# All coefficients are positive, so nothing cancels, in float32 either. Constant term first.
+# Coefficients of −ln(1 − erf(x)) ≈ x · P(x)/Q(x) for x ≥ 0, constant term first. They were fitted for this file by
+# weighted least squares in 60-digit arithmetic. Between 0 and 6, the relative error of erf is at most 1.9e-16. Above 6,
+# erf rounds to 1. All coefficients are positive: no digits are lost to cancellation, not even in float32.
 P = (
     1.1283791670955128,  # 2/√π, the slope of erf at 0
     2.023707476529577,
@@ -27,9 +27,18 @@ Q = (
 
 
 def erf(x):
-    """erf(x) = 2/√π ∫₀ˣ exp(−t²) dt = ±(1 − exp(−|x| P(|x|)/Q(|x|))), to within 3 units in the last place of x's dtype.
+    """erf(x) = 2/√π ∫₀ˣ exp(−t²) dt = sign(x) · (1 − exp(−|x| P(|x|)/Q(|x|))).
 
-    `expm1` keeps the digits of small results that subtracting from 1 would lose.
+    The error is at most 3 units in the last place of x's dtype. `expm1` computes exp(y) − 1 and keeps the digits of
+    small results.
+
+    A normal variable is within n standard deviations of its mean with probability erf(n/√2). For n = 1, 2, 3 that is
+    68 %, 95 % and 99.7 %:
+
+    >>> print(erf(np.array([1, 2, 3]) / np.sqrt(2)).round(4))
+    [0.6827 0.9545 0.9973]
+    >>> print(erf(np.array([-0.5, 0, 0.5])).round(4))
+    [-0.5205  0.      0.5205]
     """
     size = np.minimum(np.abs(x), 6.0)
     return np.copysign(-np.expm1(-size * polynomial(P, size) / polynomial(Q, size)), x)

@@ -1,4 +1,7 @@
-"""safetensors files -> the weights dict, and back; every name and shape is checked against the config."""
+"""safetensors files -> the weights dict, and back. Names and shapes are checked against the config.
+
+Also GPT-2's initialization, `init_weights`, which training starts from.
+"""
 
 from __future__ import annotations
 
@@ -23,33 +26,34 @@ INDEX = "model.safetensors.index.json"
 
 STORED_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
-# The causal mask as PyTorch modules once saved it, one a layer. Not attn.c_attn.bias, which is a parameter.
+# The causal mask of each layer, which old checkpoints contain. attn.c_attn.bias is not a mask but a parameter.
 MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
 
 
 def load_weights(folder: str | Path, dtype: DTypeLike = np.float32) -> Weights:
-    """The weights of a model folder, name -> array, in Hugging Face's names without the "transformer." prefix.
+    """The weights of a model folder: name -> array. Names are Hugging Face's without the prefix "transformer.".
 
-    Reads `model.safetensors`, or the shards that `model.safetensors.index.json` lists. Tensors stored as `dtype`
-    (float32 or float64) are read-only views of the memory-mapped file, others are converted. Raises FileNotFoundError
-    for a missing file, and ValueError for one that is damaged or does not fit `config.json`: the message then lists
-    every name that is missing, unexpected or misshaped.
+    Reads `model.safetensors`, or the shards that `model.safetensors.index.json` lists. `dtype` is float32 or float64.
+    Tensors that are stored in this dtype become read-only views of the memory-mapped file. The others are converted.
+
+    Raises FileNotFoundError for a missing file, and ValueError if a file is damaged or does not fit `config.json`. The
+    message lists all missing, unexpected and misshaped tensors.
     """
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
-        raise ValueError(f"dtype is {dtype}; weights are computed with in float32 or float64")
+        raise ValueError(f"dtype is {dtype}; it must be float32 or float64")
     return {name: as_dtype(tensor, dtype) for name, tensor in read_tensors(Path(folder)).items()}
 
 
 def read_tensors(folder: Path) -> Weights:
-    """The tensors of a model folder as they are stored, checked."""
+    """The tensors of a model folder in their stored dtypes, with names and shapes checked."""
     config = GPT2Config.from_json(folder / "config.json")
     tensors: Weights = {}
     for path in weight_files(folder):
         for name, tensor in map_tensors(path):
             name = name.removeprefix("transformer.")
             if name in tensors:
-                raise ValueError(f"{folder}: {name} is there twice")
+                raise ValueError(f"{folder} has {name} twice; it must be there once")
             tensors[name] = tensor
     if config.tie_word_embeddings and "lm_head.weight" in tensors and has_copied_head(tensors):
         del tensors["lm_head.weight"]
@@ -58,38 +62,40 @@ def read_tensors(folder: Path) -> Weights:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: the one, or all that the index names."""
+    """The safetensors files of a model folder: a single file, or all shards of the index."""
     if (folder / FILE).exists():
         return [folder / FILE]
     if (folder / INDEX).exists():
         return [folder / name for name in shard_names(folder / INDEX)]
     raise FileNotFoundError(
-        f"{folder} has neither {FILE} nor {INDEX}; a checkpoint in another format must be saved as safetensors first"
+        f"{folder} has neither {FILE} nor {INDEX}; a checkpoint in another format must be converted to safetensors"
     )
 
 
 def shard_names(index: Path) -> list[str]:
-    """The file names in a shard index. Raises ValueError for an index that is damaged or points outside its folder."""
+    """The file names in a shard index. Raises ValueError if it is damaged or names a file outside its folder."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
-            raise ValueError(f"it names the files {names}")
+            raise ValueError(f"it lists the files {names}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} is no index of safetensors shards ({error}); download it again") from None
+        raise ValueError(f"{index} is not an index of safetensors shards ({error}); download it again") from None
     return names
 
 
 def map_tensors(path: Path, dtypes: Mapping[str, str] = STORED_DTYPES) -> Iterable[tuple[str, np.ndarray]]:
-    """Memory-map a safetensors file and yield (name, view) for its tensors. BF16 comes as its raw 16 bits.
+    """Memory-map a safetensors file and yield (name, view) for each tensor. NumPy has no BF16, so BF16 becomes uint16.
 
-    The format: header length (u64, little-endian), header (JSON: name -> dtype, shape, data_offsets), data. The library
-    has checked all of it, file size included, before a byte is mapped.
+    The file holds the header's length (8 bytes, little-endian), the header (JSON: name -> dtype, shape, data_offsets)
+    and the data. The safetensors library checks the header and the size of the file first.
     """
     try:
         with safetensors.safe_open(path, framework="np"):
             pass
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); delete it and download it again") from None
+        raise ValueError(
+            f"{path} is not a complete safetensors file ({error}); delete it and download it again"
+        ) from None
     data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
     header_end = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8:header_end].tobytes())
@@ -97,28 +103,30 @@ def map_tensors(path: Path, dtypes: Mapping[str, str] = STORED_DTYPES) -> Iterab
         if name == "__metadata__" or MASK_BUFFER.fullmatch(name.removeprefix("transformer.")):
             continue
         if entry["dtype"] not in dtypes:
-            raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; known are {', '.join(dtypes)}")
+            raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}")
         start, end = (header_end + offset for offset in entry["data_offsets"])
         yield name, data[start:end].view(dtypes[entry["dtype"]]).reshape(entry["shape"])
 
 
 def as_dtype(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The tensor in `dtype`, as it is where it can be. BF16 is the upper half of a float32."""
+    """The tensor in `dtype`, without a copy if possible. uint16 stands for BF16, the upper half of a float32."""
     if tensor.dtype == np.uint16:
         tensor = (tensor.astype(np.uint32) << 16).view(np.float32)
-    return np.require(tensor, dtype, "A")  # unaligned, as a header of odd length makes them, products would be slow
+    return np.require(tensor, dtype, "A")  # A: copies unaligned tensors, too; products with them would be slow
 
 
 def has_copied_head(tensors: Weights) -> bool:
-    """Whether the head is the embedding saved a second time. One that differs is kept, whatever the config says."""
+    """Whether the head is a copy of the embedding. A head that differs is used even if the config says it is tied."""
     embedding = tensors.get("wte.weight")
     return embedding is not None and np.array_equal(tensors["lm_head.weight"], embedding)
 
 
 def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -> None:
-    """Raise one ValueError that lists all that is missing, unexpected and misshaped."""
-    if config.n_layer > len(tensors):  # one line instead of thousands of names
-        raise ValueError(f"{folder}: config.json says {config.n_layer} layers, the file holds {len(tensors)} tensors")
+    """Raise one ValueError that lists all missing, unexpected and misshaped tensors."""
+    if config.n_layer > len(tensors):  # do not list thousands of names
+        raise ValueError(
+            f"{folder}: n_layer is {config.n_layer}; it must be less than the number of tensors, {len(tensors)}"
+        )
     expected = config.parameter_shapes()
     if "lm_head.weight" in tensors:
         expected["lm_head.weight"] = (config.vocab_size, config.n_embd)
@@ -137,15 +145,15 @@ def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -
 
 
 def save_weights(path: Path, weights: Weights) -> None:
-    """Write one safetensors file in the layout of transformers' GPT2LMHeadModel."""
+    """Write one safetensors file with the names that transformers' GPT2LMHeadModel uses."""
     tensors = {name if name == "lm_head.weight" else f"transformer.{name}": array for name, array in weights.items()}
     save_tensors(path, tensors, {"format": "pt"})
 
 
 def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None:
-    """Write one safetensors file. Raises OSError where that is not possible."""
+    """Write one safetensors file. Raises OSError if it cannot be written."""
     path.touch()
-    mode = path.stat().st_mode  # safetensors would leave the file to its owner alone
+    mode = path.stat().st_mode  # safetensors would make the file readable by its owner only
     try:
         contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
         safetensors.numpy.save_file(contiguous, path, metadata)
@@ -155,10 +163,22 @@ def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None
 
 
 def init_weights(config: GPT2Config, rng: np.random.Generator) -> Weights:
-    """GPT-2's initialisation, float32: N(0, 0.02²) for matrices, the identity for layer norms, 0 for biases.
+    """GPT-2's initialization in float32: matrices from N(0, 0.02²), layer-norm weights 1, all biases 0.
 
-    The two projections that add to the residual stream get 1/√(2L) of that, because 2L of them add up: as the paper has
-    it (Radford et al. 2019, section 2.3) and Hugging Face does it; its released code scales nothing, and wpe by 0.01.
+    The matrices attn.c_proj and mlp.c_proj are divided by √(2L). Each block adds the outputs of these two projections
+    to the residual stream. L blocks add 2L terms. At the start of training, the terms are nearly independent, and the
+    variances of independent terms add. So the standard deviation of the sum is √(2L) times that of one term. The
+    division cancels this factor: the sum starts equally small in deep and in shallow models.
+
+    Sources: Radford et al. 2019, section 2.3, and Hugging Face's code. OpenAI's released code does not divide, and
+    draws wpe from N(0, 0.01²).
+
+    >>> config = GPT2Config(vocab_size=100, n_positions=10, n_embd=64, n_layer=8, n_head=4)
+    >>> weights = init_weights(config, np.random.default_rng(0))
+    >>> print(f"{weights['h.0.attn.c_attn.weight'].std():.3f}")
+    0.020
+    >>> print(f"{weights['h.0.attn.c_proj.weight'].std():.3f}")  # 0.02 / √(2 · 8)
+    0.005
     """
     weights: Weights = {}
     for name, shape in config.parameter_shapes().items():

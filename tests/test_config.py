@@ -1,4 +1,4 @@
-"""The table of parameters, and the refusal of configs that no model can have."""
+"""The table of parameters, and errors for impossible configs."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from numpy_gpt2 import GPT2Config
 
-# The counts that follow from the shapes; OpenAI's files of the first two are exactly four times as many bytes.
+# n_layer, n_head, n_embd, number of parameters, number of tensors.
 RELEASED = {
     "gpt2": (12, 12, 768, 124_439_808, 148),
     "gpt2-medium": (24, 16, 1024, 354_823_168, 292),
@@ -16,7 +16,7 @@ RELEASED = {
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_released_sizes(name):
+def test_presets_have_the_released_sizes(name):
     config = GPT2Config.preset(name)
     n_layer, n_head, n_embd, n_parameters, n_tensors = RELEASED[name]
     assert (config.n_layer, config.n_head, config.n_embd) == (n_layer, n_head, n_embd)
@@ -26,13 +26,13 @@ def test_released_sizes(name):
     assert n_parameters == V * C + P * C + L * (12 * C * C + 13 * C) + 2 * C
 
 
-def test_an_untied_head_counts():
+def test_an_untied_head_is_counted():
     untied = GPT2Config(tie_word_embeddings=False)
     assert untied.parameter_shapes()["lm_head.weight"] == (50257, 768)
     assert untied.num_parameters() == 163_037_184
 
 
-def test_missing_keys_take_hugging_faces_defaults_and_aliases_are_known(tmp_path):
+def test_missing_keys_get_the_defaults_and_aliases_are_accepted(tmp_path):
     path = tmp_path / "config.json"
     path.write_text('{"hidden_size": 96, "n_inner": null, "n_ctx": 5, "some_later_key": [1]}')
     assert GPT2Config.from_json(path) == GPT2Config(n_embd=96)
@@ -40,7 +40,7 @@ def test_missing_keys_take_hugging_faces_defaults_and_aliases_are_known(tmp_path
     assert GPT2Config(n_embd=96, n_inner=100).inner_size == 100
 
 
-def test_attention_scale():
+def test_attention_scale_depends_on_two_switches():
     assert GPT2Config().attention_scale(5) == 1 / 8
     assert GPT2Config(scale_attn_by_inverse_layer_idx=True).attention_scale(5) == pytest.approx(1 / 48)
     assert GPT2Config(scale_attn_weights=False).attention_scale(5) == 1
@@ -50,7 +50,7 @@ def test_attention_scale():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"n_embd": 100, "n_head": 12}, r"n_embd 100 .* n_head 12"),
+        ({"n_embd": 100, "n_head": 12}, r"n_embd is 100; .* n_head, which is 12"),
         ({"n_layer": 0}, "n_layer is 0"),
         ({"n_head": -1}, "n_head is -1"),
         ({"vocab_size": "50257"}, "vocab_size is '50257'"),
@@ -65,12 +65,12 @@ def test_attention_scale():
         ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon is 0.0"),
         ({"layer_norm_epsilon": 1}, "layer_norm_epsilon is 1"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
-        ({"activation_function": "swish"}, "activation_function is 'swish'; known are gelu_new"),
+        ({"activation_function": "swish"}, "activation_function is 'swish'; it must be one of gelu_new"),
         ({"scale_attn_weights": "yes"}, "scale_attn_weights is 'yes'"),
-        ({"model_type": "llama"}, r"no GPT-2.*'llama'"),
+        ({"model_type": "llama"}, r"not a GPT-2.*'llama'"),
     ],
 )
-def test_impossible_configs_are_refused(fields, message, tmp_path):
+def test_an_impossible_config_is_an_error(fields, message, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(fields))
     with pytest.raises(ValueError, match=f"config.json.*{message}"):
@@ -78,13 +78,13 @@ def test_impossible_configs_are_refused(fields, message, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "<html>", "[1, 2]", "null", '{"n_layer": 2', "\x00", "[" * 100_000])
-def test_what_is_no_config_is_refused(text, tmp_path):
+def test_a_file_that_is_not_a_config_is_an_error(text, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"config\.json"):
         GPT2Config.from_json(path)
 
 
-def test_unknown_presets_are_refused():
+def test_an_unknown_preset_is_an_error():
     with pytest.raises(ValueError, match=r"gpt2-huge.*gpt2-xl"):
         GPT2Config.preset("gpt2-huge")

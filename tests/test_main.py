@@ -664,7 +664,7 @@ def test_gpt2_is_downloaded_where_the_hub_answers(cli, tiny, tmp_path, monkeypat
         return tiny
 
     monkeypatch.setattr(command.hub, "why_unreachable", lambda name: None)
-    monkeypatch.setattr(command.hub, "download", download)
+    monkeypatch.setattr(command.hub, "download_model", download)
     result = cli("--greedy", "-n", 20, "a")
     assert (result.out, result.err) == (said(tiny, [97], 20)[1] + "\n", "")
     assert asked == [("gpt2", tmp_path / "weights" / "gpt2")]

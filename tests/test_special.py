@@ -1,4 +1,4 @@
-"""erf against the C library's, element by element."""
+"""erf, compared with the C library's element by element."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_erf_is_within_3_units_in_the_last_place(dtype):
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True))
-def test_erf_of_any_float(x):
+def test_erf_equals_the_c_librarys_for_any_float(x):
     expected = math.erf(x)
     with np.errstate(all="raise", under="ignore"):
         actual = float(erf(np.array([x]))[0])

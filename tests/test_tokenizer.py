@@ -1,7 +1,8 @@
-"""The tokenizer against another implementation's ids, and against the definition of byte-pair encoding."""
+"""The tokenizer, compared with the tokenizers library and with the definition of byte-pair encoding."""
 
 import itertools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -9,12 +10,24 @@ import sys
 from collections import Counter
 
 import pytest
+import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
 
 from numpy_gpt2 import load_tokenizer
 from numpy_gpt2.hub import bundled_folder
-from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT, byte_tokenizer, save_tokenizer, train_tokenizer
+from numpy_gpt2.tokenizer import (
+    BYTE_RANKS,
+    CHARACTER_OF_BYTE,
+    ENDOFTEXT,
+    PIECE_PATTERN,
+    byte_tokenizer,
+    merge_steps,
+    pieces,
+    save_tokenizer,
+    token_ranks,
+    train_tokenizer,
+)
 
 from .conftest import MERGES
 from .reference.seeded import FOLDER
@@ -52,7 +65,7 @@ def learned():
 
 
 @pytest.mark.parametrize("name", ["bundled", "gpt2"])
-def test_ids_equal_the_tokenizers_librarys(name, request):
+def test_ids_equal_those_of_the_tokenizers_library(name, request):
     tokenizer = request.getfixturevalue(name)
     for text, ids in zip(REFERENCE["texts"], REFERENCE[name], strict=True):
         assert tokenizer.encode_ordinary(text) == ids, repr(text)
@@ -72,21 +85,21 @@ def test_known_ids_of_gpt2(text, ids, gpt2):
     assert gpt2.encode_ordinary(text) == ids
 
 
-def test_gpt2s_special_token(gpt2):
+def test_gpt2_has_one_special_token(gpt2):
     assert (gpt2.n_vocab, gpt2.eot_token, gpt2.special_tokens_set) == (50257, 50256, {"<|endoftext|>"})
     assert gpt2.decode([50256]) == "<|endoftext|>"
 
 
 @given(st.text())
-def test_any_text_makes_the_round_trip(tiny_tokenizer, text):
+def test_decoding_the_ids_of_any_text_returns_the_text(tiny_tokenizer, text):
     assert tiny_tokenizer.decode(tiny_tokenizer.encode_ordinary(text)) == text
 
 
 @given(st.text(alphabet="the you!é'\n  s\u00a0\U0001f600", max_size=60))
-def test_ids_are_those_of_the_definition(tiny_tokenizer, text):
-    """Join the first pair of merges.txt wherever it stands, then the second, and so on."""
+def test_ids_follow_the_definition_of_byte_pair_encoding(tiny_tokenizer, text):
+    """Join the first pair of merges.txt wherever it occurs, then the second, and so on."""
     expected = []
-    for piece in _pieces(text):
+    for piece in cut_by_hand(text):
         parts = [CHARACTER_OF_BYTE[byte] for byte in piece.encode()]
         for merge in MERGES:
             i = 0
@@ -102,8 +115,8 @@ def test_ids_are_those_of_the_definition(tiny_tokenizer, text):
     assert spelled == expected
 
 
-def _pieces(text):
-    """GPT-2's rule for cutting text, one character after another."""
+def cut_by_hand(text):
+    """GPT-2's rule for cutting text, one character at a time."""
     pieces, i = [], 0
 
     def kind(c):
@@ -120,19 +133,19 @@ def _pieces(text):
         while end < len(text) and kind(text[end]) == kind(text[start]):
             end += 1
         if kind(text[start]) == "space" and end < len(text) and end - start > 1:
-            end -= 1  # the last white space goes with what follows, or stands alone
+            end -= 1  # the last space belongs to the next piece, or is a piece of its own
         pieces.append(text[i:end])
         i = end
     return pieces
 
 
-def test_long_runs_are_no_trouble(tiny_tokenizer):
+def test_long_runs_of_one_character_are_encoded(tiny_tokenizer):
     for text in ("a" * 100_000, "the" * 50_000, " " * 100_000, "!" * 100_000, "\n" * 50_000 + "x", "7" * 100_000):
         assert tiny_tokenizer.decode(tiny_tokenizer.encode_ordinary(text)) == text
 
 
 @pytest.mark.parametrize("name", ["tiny_tokenizer", "bundled", "gpt2", "byte", "learned"])
-def test_save_and_load_give_the_same_tokenizer(name, request, tmp_path):
+def test_a_saved_tokenizer_loads_as_the_same_tokenizer(name, request, tmp_path):
     tokenizer = request.getfixturevalue(name)
     save_tokenizer(tmp_path, tokenizer)
     again = load_tokenizer(tmp_path)
@@ -143,7 +156,7 @@ def test_save_and_load_give_the_same_tokenizer(name, request, tmp_path):
         assert again.encode_ordinary(text) == ids
 
 
-def test_saved_files_are_the_files_that_were_loaded(gpt2_tokenizer_folder, gpt2, tmp_path):
+def test_saving_gpt2s_tokenizer_reproduces_its_files(gpt2_tokenizer_folder, gpt2, tmp_path):
     save_tokenizer(tmp_path, gpt2)
     for name in ("vocab.json", "merges.txt"):
         original = (gpt2_tokenizer_folder / name).read_text(encoding="utf-8")
@@ -151,21 +164,93 @@ def test_saved_files_are_the_files_that_were_loaded(gpt2_tokenizer_folder, gpt2,
         assert json.loads(saved) == json.loads(original) if name.endswith("json") else saved == original
 
 
-# A tokenizer of bytes, and one learned from a text
+# pieces and merge_steps
+
+FEW_KINDS = st.text(alphabet="the you'lsré²½一!?\n\t  \u00a0\u3000\x1c12三\U0001f600", max_size=60)
+
+
+@pytest.mark.parametrize("name", ["tiny_tokenizer", "bundled", "gpt2"])
+def test_merge_steps_of_all_pieces_end_with_tiktokens_tokens(name, request):
+    tokenizer = request.getfixturevalue(name)
+    ranks = token_ranks(tokenizer)
+
+    @given(st.text() | FEW_KINDS)
+    def ids_are_equal(text):
+        ids = [ranks[token] for piece in pieces(text) for token in merge_steps(piece.encode(), ranks)[-1]]
+        assert ids == tokenizer.encode_ordinary(text)
+
+    ids_are_equal()
+
+
+@pytest.mark.parametrize("name", ["tiny_tokenizer", "bundled", "gpt2"])
+def test_merge_steps_of_any_text_as_one_piece_end_with_tiktokens_tokens(name, request):
+    ranks = token_ranks(request.getfixturevalue(name))
+    whole = tiktoken.Encoding("whole", pat_str="(?s).+", mergeable_ranks=ranks, special_tokens={})
+
+    @given(st.text() | FEW_KINDS | st.text("the lower", max_size=60))
+    def ids_are_equal(text):
+        assert [ranks[token] for token in merge_steps(text.encode(), ranks)[-1]] == whole.encode_ordinary(text)
+
+    ids_are_equal()
+
+
+def test_merge_steps_of_each_token_end_with_the_token(bundled):
+    ranks = token_ranks(bundled)
+    assert len(ranks) == 1023
+    for token in ranks:
+        assert merge_steps(token, ranks)[-1] == [token]
+
+
+@given(st.binary(max_size=30))
+def test_each_step_merges_the_leftmost_pair_of_the_lowest_rank(bundled, piece):
+    ranks = token_ranks(bundled)
+    steps = merge_steps(piece, ranks)
+    assert steps[0] == [bytes([byte]) for byte in piece]
+    for before, after in itertools.pairwise(steps):
+        pair_ranks = [ranks.get(left + right, math.inf) for left, right in itertools.pairwise(before)]
+        i = pair_ranks.index(min(pair_ranks))
+        assert pair_ranks[i] < math.inf
+        assert after == [*before[:i], before[i] + before[i + 1], *before[i + 2 :]]
+    assert not any(left + right in ranks for left, right in itertools.pairwise(steps[-1]))
+
+
+def test_an_empty_text_has_no_pieces_and_an_empty_piece_no_tokens():
+    assert pieces("") == []
+    assert merge_steps(b"", {}) == [[]]
+
+
+# The regex module may know later versions of Unicode than tiktoken. Characters that Python knows are in both.
+@given(st.text(st.characters(exclude_categories=("Cs", "Cn"))) | FEW_KINDS)
+def test_pieces_are_those_of_the_regex_module(text):
+    regex = pytest.importorskip("regex")
+    assert pieces(text) == regex.findall(PIECE_PATTERN, text)
+
+
+@given(FEW_KINDS.filter(lambda text: "\x1c" not in text))
+def test_pieces_are_those_of_the_definition(text):
+    assert pieces(text) == cut_by_hand(text)
+
+
+@given(st.text(st.characters()))
+def test_pieces_join_to_the_text(text):
+    assert "".join(pieces(text)) == text
+
+
+# byte_tokenizer and train_tokenizer
 
 
 @given(st.text())
-def test_the_tokens_of_byte_tokenizer_are_the_bytes(byte, text):
+def test_byte_tokenizer_encodes_each_byte_as_its_value(byte, text):
     assert byte.encode_ordinary(text) == [*text.encode()]
     assert byte.decode([*text.encode()]) == text
 
 
-def test_byte_tokenizer_has_endoftext_besides(byte):
+def test_byte_tokenizer_has_256_bytes_and_endoftext(byte):
     assert (byte.n_vocab, byte.eot_token, byte.special_tokens_set) == (257, 256, {ENDOFTEXT})
     assert [byte.decode_single_token_bytes(i) for i in range(256)] == [bytes([i]) for i in range(256)]
 
 
-def test_a_tokenizer_without_merges_loads_again(byte, tmp_path):
+def test_a_saved_tokenizer_without_merges_loads(byte, tmp_path):
     save_tokenizer(tmp_path, byte)
     assert (tmp_path / "merges.txt").read_text() == "#version: 0.2\n"
     assert json.loads((tmp_path / "vocab.json").read_text())["\u0120"] == ord(" ")
@@ -173,45 +258,45 @@ def test_a_tokenizer_without_merges_loads_again(byte, tmp_path):
 
 
 def learned_merges(text, n):
-    """Byte-pair encoding as Sennrich et al. describe it: join the most frequent pair, n times. Ties: the lowest ids."""
-    pieces = (piece for part in text.split(ENDOFTEXT) for piece in _pieces(part))
-    words = Counter(tuple(CHARACTER_OF_BYTE[byte] for byte in piece.encode()) for piece in pieces)
+    """Join the most frequent pair n times (Sennrich et al. 2016). Of equally frequent pairs: the lowest ids."""
+    cut = (piece for part in text.split(ENDOFTEXT) for piece in cut_by_hand(part))
+    words = Counter(tuple(CHARACTER_OF_BYTE[byte] for byte in piece.encode()) for piece in cut)
     ids = {character: i for i, character in enumerate(sorted(CHARACTER_OF_BYTE))}
     merges = []
     for _ in range(n):
         pairs = Counter()
-        for word, count in words.items():
+        for word, frequency in words.items():
             for pair in itertools.pairwise(word):
-                pairs[pair] += count
+                pairs[pair] += frequency
         left, right = max(pairs, key=lambda pair: (pairs[pair], [-ids[part] for part in pair]))
         merges.append(f"{left} {right}")
         ids[left + right] = len(ids)
         joined = Counter()
-        for word, count in words.items():
+        for word, frequency in words.items():
             parts, i = [*word], 0
             while i + 1 < len(parts):
                 if parts[i : i + 2] == [left, right]:
                     parts[i : i + 2] = [left + right]
                 i += 1
-            joined[tuple(parts)] += count
+            joined[tuple(parts)] += frequency
         words = joined
     return merges
 
 
-def test_what_is_learned_are_the_most_frequent_pairs(learned, tmp_path):
+def test_learning_merges_the_most_frequent_pairs(learned, tmp_path):
     save_tokenizer(tmp_path, learned)
     merges = (tmp_path / "merges.txt").read_text(encoding="utf-8").split("\n")
     assert merges == ["#version: 0.2", *learned_merges(CORPUS, 300 - 257), ""]
 
 
 def byte_level_bpe(folder):
-    """The tokenizers library's own."""
+    """A tokenizer of the tokenizers library."""
     from tokenizers import ByteLevelBPETokenizer
 
     return ByteLevelBPETokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), add_prefix_space=False)
 
 
-def test_a_learned_tokenizer_is_the_tokenizers_librarys(learned, tmp_path):
+def test_a_learned_tokenizer_equals_that_of_the_tokenizers_library(learned, tmp_path):
     save_tokenizer(tmp_path, learned)
     theirs = byte_level_bpe(tmp_path)
     for text in [*REFERENCE["texts"], CORPUS]:
@@ -224,8 +309,7 @@ def test_a_learned_tokenizer_is_the_tokenizers_librarys(learned, tmp_path):
 
 
 @given(text=st.text("aab b", min_size=1, max_size=80), other=st.text("ab ", max_size=40), n=st.integers(1, 12))
-def test_runs_of_few_letters_are_cut_as_the_tokenizers_library_does(tmp_path_factory, text, other, n):
-    """Where pairs overlap, tokens can be made in several ways."""
+def test_overlapping_pairs_are_merged_as_the_tokenizers_library_does(tmp_path_factory, text, other, n):
     pytest.importorskip("tokenizers")
     try:
         tokenizer = train_tokenizer(text, 257 + n)
@@ -238,7 +322,7 @@ def test_runs_of_few_letters_are_cut_as_the_tokenizers_library_does(tmp_path_fac
         assert tokenizer.encode_ordinary(string) == theirs.encode(string).ids
 
 
-def test_a_learned_vocabulary_has_just_the_size_asked_for(learned):
+def test_a_learned_vocabulary_has_the_requested_size(learned):
     assert (learned.n_vocab, learned.eot_token, learned.special_tokens_set) == (300, 299, {ENDOFTEXT})
     assert len(learned.token_byte_values()) == 299
     for n in (257, 258, 263):
@@ -246,30 +330,28 @@ def test_a_learned_vocabulary_has_just_the_size_asked_for(learned):
 
 
 @pytest.mark.parametrize(("text", "most"), [("abab", 259), ("a b c", 259), ("a" * 8, 260), ("a\nb", 257), ("", 257)])
-def test_a_text_has_so_many_pairs_and_no_more(text, most):
+def test_a_vocabulary_larger_than_the_text_allows_is_an_error(text, most):
     pytest.importorskip("tokenizers")
     assert train_tokenizer(text, most).n_vocab == most
     for n in (most + 1, 10**6):
-        with pytest.raises(
-            ValueError, match=rf"a vocabulary of {n} tokens cannot be learned from this text, only {most}"
-        ):
+        with pytest.raises(ValueError, match=rf"vocabulary size is {n}; it must be at most {most} for this text"):
             train_tokenizer(text, n)
     for n in (256, 1, 10**6 + 1):
-        with pytest.raises(ValueError, match=rf"cannot have {n} tokens"):
+        with pytest.raises(ValueError, match=rf"vocabulary size is {n}; it must be from 257"):
             train_tokenizer(text, n)
 
 
-def test_endoftext_is_nothing_to_learn_from():
+def test_no_learned_merge_reaches_across_endoftext():
     pytest.importorskip("tokenizers")
     text = f"ab{ENDOFTEXT}" * 20 + "bc"
     tokens = {token for token in train_tokenizer(text, 259).token_byte_values() if len(token) > 1}
     assert tokens == {b"ab", b"bc"}
-    with pytest.raises(ValueError, match="only 259"):
+    with pytest.raises(ValueError, match="at most 259"):
         train_tokenizer(text, 260)
 
 
 @pytest.mark.parametrize("parallelism", ["true", "false"])
-def test_the_same_is_learned_each_time(learned, tmp_path, parallelism):
+def test_learning_is_deterministic(learned, tmp_path, parallelism):
     (tmp_path / "corpus").write_bytes(CORPUS.encode())
     script = (
         "import sys, pathlib; from numpy_gpt2.tokenizer import *; folder = pathlib.Path(sys.argv[1]);"
@@ -281,18 +363,28 @@ def test_the_same_is_learned_each_time(learned, tmp_path, parallelism):
     assert load_tokenizer(tmp_path).encode_ordinary(CORPUS) == learned.encode_ordinary(CORPUS)
 
 
-def test_learning_needs_the_tokenizers_library(monkeypatch):
+def test_learning_without_the_tokenizers_library_is_an_import_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ValueError, match="pip install tokenizers"):
+    with pytest.raises(ImportError, match="pip install tokenizers"):
         train_tokenizer(CORPUS, 300)
     assert byte_tokenizer().n_vocab == 257
+
+
+def test_a_token_that_no_merges_reach_is_saved_and_loaded(tmp_path):
+    """bc is merged first, so ab and cd never appear. tiktoken still encodes the piece abcd as one token."""
+    strings = [*BYTE_RANKS, b"bc", b"ab", b"cd", b"abcd"]
+    ranks = {token: i for i, token in enumerate(strings)}
+    tokenizer = tiktoken.Encoding("x", pat_str=PIECE_PATTERN, mergeable_ranks=ranks, special_tokens={ENDOFTEXT: 260})
+    assert merge_steps(b"abcd", ranks)[-1] == [b"a", b"bc", b"d"]
+    save_tokenizer(tmp_path, tokenizer)
+    assert token_ranks(load_tokenizer(tmp_path)) == ranks
 
 
 # Damaged files
 
 
 def edit(change):
-    """A change to the loaded vocab and merges lines."""
+    """Damage that changes the parsed vocab and the lines of merges.txt."""
 
     def apply(folder):
         vocab = json.loads((folder / "vocab.json").read_text())
@@ -322,15 +414,15 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_files_are_refused(name, tiny, tmp_path):
+def test_damaged_files_are_an_error(name, tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "model")
     DAMAGES[name](folder)
-    with pytest.raises(ValueError, match="are no GPT-2 tokenizer"):
+    with pytest.raises(ValueError, match="are not a GPT-2 tokenizer"):
         load_tokenizer(folder)
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_missing_files_are_named(name, tiny, tmp_path):
+def test_a_missing_file_is_named_in_the_error(name, tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "model")
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):

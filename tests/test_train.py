@@ -1101,7 +1101,7 @@ def test_stopped_without_a_checkpoint(cli, corpus, out, monkeypatch):
         ([b"a" * 25], ["--val-fraction", 1e-9], "held-out text has 1 token"),
         ([b"a" * 500], ["--val-fraction", 0.999], "0 tokens"),
         ([b"a" * 500, b"caf\xe9 noir" * 50], [], "text1 is not UTF-8"),
-        ([b"a" * 500], ["--n-embd", 17], "n_embd 17"),
+        ([b"a" * 500], ["--n-embd", 17], "n_embd is 17"),
         ([b"a" * 500], ["--tokenizer", "nowhere"], "nowhere"),
     ],
 )

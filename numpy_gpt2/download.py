@@ -1,0 +1,224 @@
+"""Download one file from the hub: continue interrupted downloads, verify the content, retry temporary errors.
+
+`hub.py` decides which files a model needs. It imports this module only when it needs the network, because importing
+requests takes time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import NewConnectionError
+
+from .console import print_stderr, progress_bar
+
+TIMEOUT = 10.0  # seconds to wait for an answer, or for more data
+ATTEMPTS = 5  # failures in a row that end a download; new data starts the count again
+PAUSE = 0.5  # seconds before the next attempt, doubled with each failure in a row
+CHUNK = 1 << 14  # bytes per write; a broken connection loses less than one write
+
+
+def download_file(
+    url: str,
+    path: Path,
+    check: Callable[[Path], object] | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    attempts: int = ATTEMPTS,
+    pause: float = PAUSE,
+) -> None:
+    """Download `url` to `path`, unless `path` exists.
+
+    The data is written to `path` + ".part". If that file exists, the download continues at its end. It is renamed to
+    `path` when its size and sha256 are right and `check(part)` raises no ValueError.
+
+    Temporary errors (5xx, resets, timeouts) are retried with growing pauses. Raises FileNotFoundError if the server has
+    no such file, ValueError if `check` does, and OSError with a one-line message for everything else.
+    """
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    failures, largest = 0, size_of(part)
+    while True:
+        try:
+            receive(url, part, timeout)
+            break
+        except requests.RequestException as error:
+            failures, largest = (0, size_of(part)) if size_of(part) > largest else (failures + 1, largest)
+            if failures == attempts or not is_temporary(error):
+                raise OSError(describe(error, url)) from None
+        time.sleep(pause * 2**failures)
+    try:
+        if check:
+            check(part)
+    except ValueError as error:
+        part.unlink()
+        raise ValueError(str(error).replace(str(part), url)) from None
+    part.replace(path)
+
+
+def size_of(path: Path) -> int:
+    """The size of a file in bytes; 0 if it does not exist."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def receive(url: str, part: Path, timeout: float) -> None:
+    """One attempt to download the missing rest of `part`. Returns when its size and sha256 are right.
+
+    A part with a wrong size or sha256 is deleted. Raises requests.RequestException if the request fails or another
+    attempt may help, FileNotFoundError for status 404, and OSError otherwise.
+    """
+    start = size_of(part)
+    headers = {"Accept-Encoding": "identity"}  # sizes and ranges of a compressed answer would not be the file's
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    if token := os.environ.get("HF_TOKEN", "").strip():
+        headers["Authorization"] = f"Bearer {token}"  # requests removes it when it is redirected to another host
+
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+        status = response.status_code
+        if status == 404:
+            raise FileNotFoundError(f"there is no {url}")
+        if status in (401, 403):
+            raise PermissionError(f"{url} answers {status}: there is no such model, or it needs HF_TOKEN to be set")
+        size, sha256 = expected_size_and_sha256(response)
+        if status != 416:  # 416: no bytes after `start`; the part is complete or of another file
+            response.raise_for_status()
+            if status not in (200, 206):
+                raise OSError(f"{url} answers {status}; it must be 200 (the file) or 206 (the rest of it)")
+            start = start if status == 206 else 0  # 200: the server ignores ranges and sends the whole file
+            part.parent.mkdir(parents=True, exist_ok=True)
+            if size and (free := shutil.disk_usage(part.parent).free) < size - start:
+                raise OSError(f"{part.parent} has {free:,} bytes free; the download needs {size - start:,}")
+            with (
+                open(part, "ab" if start else "wb") as file,
+                progress_bar(desc=part.stem, initial=start, total=size, unit="B", unit_scale=True) as progress,
+            ):
+                for data in response.iter_content(CHUNK):
+                    file.write(data)
+                    file.flush()  # kept even if the process is killed
+                    progress.update(len(data))
+
+    received = size_of(part)
+    if size is not None and received < size:
+        raise requests.ConnectionError(f"{url} was cut off at {received:,} of {size:,} bytes")
+    with open(part, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
+    if ((size is not None or status == 416) and received != size) or digest != sha256:
+        part.unlink()
+        message = f"{url} is damaged: {received} bytes, sha256 {digest}; the hub says {size} bytes, sha256 {sha256}"
+        raise requests.ConnectionError(message) if start else OSError(message)  # retry if the old part may be wrong
+
+
+def expected_size_and_sha256(response: requests.Response) -> tuple[int | None, str | None]:
+    """The size and sha256 of the whole file, from the headers of an answer and of its redirects; None if unknown."""
+    linked = {name: value for hop in (*response.history, response) for name, value in hop.headers.lower_items()}
+    size = linked.get("x-linked-size")
+    if size is None and response.status_code == 200 and "Content-Encoding" not in response.headers:
+        size = response.headers.get("Content-Length")
+    if size is None:
+        size = response.headers.get("Content-Range", "").rpartition("/")[2]  # "bytes 5-9/10"; with 416 "bytes */10"
+    sha256 = linked.get("x-linked-etag", "").strip('"')
+    return int(size) if size.isdecimal() else None, sha256 if re.fullmatch("[0-9a-f]{64}", sha256) else None
+
+
+def why_unreachable(url: str, seconds: float) -> str | None:
+    """Why a JSON file cannot be downloaded now, or None if it can. Takes at most `seconds`.
+
+    A server that answers with 5xx counts as reachable. A 4xx answer does not, nor does an answer that is not JSON:
+    networks with a login page send such answers in place of the server's.
+    """
+    problem: str | None = f"{urlsplit(url).netloc}: no answer within {seconds:g} seconds"
+
+    def ask() -> None:
+        nonlocal problem
+        for _ in range(ATTEMPTS):
+            try:
+                answer = requests.get(url, timeout=TIMEOUT)
+                if answer.status_code < 500:
+                    answer.raise_for_status()
+                    answer.json()
+                problem = None
+                return
+            except (OSError, ValueError) as error:  # ValueError: an invalid address
+                problem = describe(error, url)
+                if not (isinstance(error, requests.RequestException) and is_temporary(error)):
+                    return
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=ask, daemon=True)  # because looking up a host name has no timeout
+    thread.start()
+    thread.join(seconds)
+    return problem
+
+
+def is_temporary(error: requests.RequestException) -> bool:
+    """Whether another attempt may succeed: after 429, 5xx, resets and timeouts, but not if there is no such server."""
+    if error.response is not None:
+        return error.response.status_code >= 500 or error.response.status_code == 429
+    final = (NewConnectionError, requests.exceptions.ProxyError, ValueError)  # ValueError: invalid URL or certificate
+    return not any(isinstance(cause, final) for cause in causes(error))
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception, the exception that it wraps, the one that this wraps, and so on.
+
+    requests keeps a wrapped exception in `args`, urllib3 in `__cause__`. `__context__` does not count: it may be an
+    exception that the caller was handling already.
+    """
+    while error:
+        yield error
+        error = error.__cause__ or next((part for part in error.args if isinstance(part, BaseException)), None)
+
+
+def describe(error: Exception, url: str) -> str:
+    """An error in one line: the host and the innermost cause."""
+    *_, cause = causes(error)
+    if cause is error:
+        return str(error)
+    request = getattr(error, "request", None)  # after a redirect, its host is not that of `url`
+    host = urlsplit(request.url if request else url).netloc
+    return f"{host}: {getattr(cause, 'strerror', None) or cause}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, for which other processes wait. The lock ends with the process, even if it is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    windows = sys.platform == "win32"  # Windows can lock files only
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT) if windows else os.open(folder, os.O_RDONLY)
+    try:
+        if not try_lock(descriptor):
+            print_stderr(f"note: waiting for another process that is downloading into {folder}")
+            while not try_lock(descriptor):
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take the lock and return True; return False if another process has it. OSError: the file system has no locks."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # PermissionError: on Windows
+        return False
+    return True
