@@ -12,6 +12,7 @@ import json
 import math
 from pathlib import Path
 
+import regex
 import tiktoken
 
 # GPT-2's rule for cutting text into pieces. Possessive quantifiers (++) never look back, which keeps long runs linear.
@@ -95,7 +96,7 @@ def train_tokenizer(text: str, n_vocab: int) -> tiktoken.Encoding:
 
 def save_tokenizer(folder: str | Path, tokenizer: tiktoken.Encoding) -> None:
     """Write `vocab.json` and `merges.txt`, from which `load_tokenizer` makes the same tokenizer again."""
-    ranks = {token: tokenizer.encode_single_token(token) for token in tokenizer.token_byte_values()}
+    ranks = token_ranks(tokenizer)
     tokens = sorted(ranks, key=lambda token: ranks[token])
     vocab = {spelled(token): ranks[token] for token in tokens}
     vocab |= {token: tokenizer.encode_single_token(token) for token in sorted(tokenizer.special_tokens_set)}
@@ -123,3 +124,27 @@ def last_merge(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
         i = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], math.inf))
         parts[i : i + 2] = [pairs[i]]
     return parts
+
+
+def token_ranks(tokenizer: tiktoken.Encoding) -> dict[bytes, int]:
+    """The id of every token but the special ones. It is also the token's rank: lower ranks are merged first."""
+    return {token: tokenizer.encode_single_token(token) for token in tokenizer.token_byte_values()}
+
+
+def pieces(text: str) -> list[bytes]:
+    """Cut a text into pieces by the rule `PIECES`. Byte-pair encoding never merges across the end of a piece."""
+    return [piece.encode(errors="replace") for piece in regex.findall(PIECES, text)]
+
+
+def merge_steps(piece: bytes, ranks: dict[bytes, int]) -> list[list[bytes]]:
+    """The parts of a piece after each merge: first its single bytes, last its tokens."""
+    parts = [piece[i : i + 1] for i in range(len(piece))]
+    steps = [parts]
+    while len(parts) > 1:
+        pairs = [left + right for left, right in itertools.pairwise(parts)]
+        i = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], math.inf))
+        if pairs[i] not in ranks:
+            break
+        parts = [*parts[:i], pairs[i], *parts[i + 2 :]]
+        steps.append(parts)
+    return steps
