@@ -1,6 +1,7 @@
+// Draws the page of `python -m numpy_gpt2.explain`. page.py puts this script, page.css and the data into page.html.
 "use strict";
 
-// ---- the data: arrays by name, as page_arrays() of explain.py makes them
+// ==== Data: the arrays of page_arrays() in page.py, by name
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const { T, L, H, V } = DATA.dimensions;
@@ -14,7 +15,7 @@ function unpack({ dtype, shape, data }) {
 
 const ARRAYS = Object.fromEntries(Object.entries(DATA.arrays).map(([name, array]) => [name, unpack(array)]));
 
-// One number of an array; with fewer indices than axes, all that is left, flat.
+// One number of an array. With fewer indices than axes: the rest of the array, flat.
 function at(name, ...index) {
   const { shape, values } = ARRAYS[name];
   const size = shape.slice(index.length).reduce((a, b) => a * b, 1);
@@ -22,7 +23,7 @@ function at(name, ...index) {
   return index.length === shape.length ? values[start] : values.subarray(start, start + size);
 }
 
-// Attention's maps come without what is masked, row after row.
+// Attention's maps hold only the cells that are not masked, row after row.
 const inTriangle = (query, key) => (query * (query + 1)) / 2 + key;
 const score = (layer, head, query, key) =>
   key > query ? -Infinity : at("scores", layer, head, inTriangle(query, key));
@@ -36,14 +37,15 @@ const largest = (values, least = 0) => values.reduce((a, b) => Math.max(a, b), l
 const clamp = (x, n) => Math.min(Math.max(x, 0), n - 1);
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
-// The step, down and right, that an arrow key means; undefined for other keys.
+// The step of an arrow key, [down, right]; undefined for other keys.
 function stepOf(event) {
   const step = ARROWS[event.key];
   if (step) event.preventDefault();
   return step;
 }
 
-// What the reader has chosen. On the map it is a cell; or, when a token's label is pointed at, its row and column.
+// The reader's choices. On the attention map (query, key) is a cell. With `label`, the pointer is on a token's label:
+// then query and key are the same, and the token's row and column are described.
 const chosen = {
   layer: 0,
   head: 0,
@@ -55,13 +57,13 @@ const chosen = {
   lens: [L, T - 1],
 };
 
-// ---- numbers as text
+// ==== Numbers as text
 
 function fixed(x, digits = 3) {
   return x.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits }).replace("-", "−");
 }
 
-// The same, but with an exponent where that would be 0, or very long.
+// Fixed digits, or an exponent for numbers that are very small or very large.
 function show(x, digits = 3) {
   const tooSmallOrLarge = x !== 0 && (Math.abs(x) < 10 ** -digits || Math.abs(x) >= 1e6);
   return Number.isFinite(x) && tooSmallOrLarge ? x.toExponential(2).replaceAll("-", "−") : fixed(x, digits);
@@ -69,46 +71,43 @@ function show(x, digits = 3) {
 
 function percent(p) {
   const x = 100 * p;
-  const text =
-    p >= 0.0995
-      ? x.toFixed(1)
-      : p >= 1e-3 || p === 0
-        ? x.toFixed(2)
-        : p >= 1e-5
-          ? x.toPrecision(2)
-          : x.toExponential(1);
+  let text = x.toExponential(1);
+  if (p >= 0.0995) text = x.toFixed(1);
+  else if (p >= 1e-3 || p === 0) text = x.toFixed(2);
+  else if (p >= 1e-5) text = x.toPrecision(2);
   return `${text.replace("-", "−")} %`;
 }
 
 const count = (n) => n.toLocaleString("en");
+const counted = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 const signed = (x) => (x > 0 ? "+" : "") + fixed(x);
 
-// ---- elements; text gets into them as text only
+// ==== Elements. Text is always inserted as text, never as HTML.
 
 const $ = (id) => document.getElementById(id);
-const SVG = new Set(["svg", "path", "line", "circle", "rect", "text", "polyline"]);
+const SVG_TAGS = new Set(["svg", "path", "line", "circle", "rect", "text", "polyline"]);
 
 function element(tag, properties = {}, ...children) {
-  const namespace = SVG.has(tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
-  const made = document.createElementNS(namespace, tag);
+  const namespace = SVG_TAGS.has(tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
+  const node = document.createElementNS(namespace, tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== undefined) made.setAttribute(name, value);
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value !== undefined) node.setAttribute(name, value);
   }
-  made.append(...children);
-  return made;
+  node.append(...children);
+  return node;
 }
 
 const span = (kind, text) => element("span", { class: kind }, text);
-const word = (position) => span("piece", token(position));
+const tokenSpan = (position) => span("piece", token(position));
 const tr = (...cells) => element("tr", {}, ...cells);
 const th = (text, kind = "") => element("th", { class: kind }, text);
-const td = (content, kind = "number", more = {}) => element("td", { class: kind, ...more }, content);
+const td = (content, kind = "number", properties = {}) => element("td", { class: kind, ...properties }, content);
 const bar = (width, kind = "bar") => element("span", { class: kind, style: `width: ${width}` });
-const rowsOf = (id, rows) => $(id).tBodies[0].replaceChildren(...rows);
+const fillTable = (id, rows) => $(id).tBodies[0].replaceChildren(...rows);
 const barRow = (label, share, value) => tr(td(label, "piece"), td(bar(`${100 * share}%`), "wide"), td(value));
 
-// ---- colors: one hue from paper to ink, so that lightness alone tells them apart; orange against blue for signs
+// ==== Colors: one hue from light to dark (or back, on a dark page). Orange and blue are the two signs.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const RAMPS = {
@@ -122,7 +121,7 @@ const RAMPS = {
   },
 };
 
-// 256 colors between these.
+// 256 colors that pass through these stops.
 function shades(...stops) {
   const rgb = stops.map((stop) => stop.split(" ").map(Number));
   return range(256).map((shade) => {
@@ -136,12 +135,12 @@ function ramp(hue, share) {
   return RAMPS[hue][dark.matches ? "dark" : "light"][Math.round(255 * Math.min(Math.max(share, 0), 1))];
 }
 
-const weightColor = (x) => ramp("blue", Math.sqrt(x)); // the root, so that small weights can be seen
+const weightColor = (x) => ramp("blue", Math.sqrt(x)); // the square root makes small weights visible
 const signColor = (share) => ramp(share < 0 ? "orange" : "blue", 0.85 * Math.abs(share));
 const css = (rgb) => `rgb(${rgb.join(" ")})`;
 const themed = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// A background, and the ink that can be read on it: the one with more contrast, by WCAG's relative luminance.
+// A background, and black or white text on it: the one with more contrast, by WCAG's relative luminance.
 function painted(rgb) {
   const [r, g, b] = rgb.map((x) => (x <= 10 ? x / 3294.6 : ((x / 255 + 0.055) / 1.055) ** 2.4));
   return `background: ${css(rgb)}; color: ${0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff"}`;
@@ -152,7 +151,7 @@ function legend(id, low, high, color) {
   $(id).replaceChildren(low, element("span", { class: "ramp", style: gradient }), high);
 }
 
-// ---- the source as it is, and behind the comments with shapes, their numbers
+// ==== Source code. CSS writes the numbers of this prompt after each comment that is a shape.
 
 const KEYWORDS = "def|return|for|in|if|else|is|not|and|or|None|True|False|raise|lambda|while|with|try|except";
 const SYNTAX = new RegExp(
@@ -195,6 +194,17 @@ function drawSources() {
   }
 }
 
+const MEANINGS = {
+  B: "batch",
+  T: "tokens",
+  S: "keys",
+  C: "channels",
+  H: "heads",
+  D: "channels of a head",
+  V: "vocabulary",
+  L: "layers",
+};
+
 function drawHeader() {
   document.title = `GPT-2, step by step: ${DATA.text.slice(0, 60)}`;
   $("prompt").textContent = DATA.text;
@@ -202,38 +212,26 @@ function drawHeader() {
   $("facts").textContent = `in the model ${DATA.facts}`;
   $("notice").textContent = DATA.notice;
   $("notice").hidden = !DATA.notice;
-  const meanings = {
-    B: "batch",
-    T: "tokens",
-    S: "keys",
-    C: "channels",
-    H: "heads",
-    D: "channels of a head",
-    V: "vocabulary",
-    L: "layers",
-  };
   const dimensions = Object.entries(DATA.dimensions).map(([letter, n]) =>
-    element("li", {}, element("b", {}, letter), ` = ${count(n)} `, span("soft", meanings[letter])),
+    element("li", {}, element("b", {}, letter), ` = ${count(n)} `, span("soft", MEANINGS[letter])),
   );
   $("dimensions").replaceChildren(...dimensions);
 }
 
-// ---- 1: tokens
+// ==== 1: tokens
 
 function bits(position) {
-  if (position === 0) return "nothing was read before it";
+  if (position === 0) return "none, because nothing precedes it";
   const surprisal = at("surprisal", position);
   return `${show(surprisal, 2)} bits, p = ${percent(2 ** -surprisal)}`;
 }
 
 function drawTokens() {
-  $("token-strip")
-    .querySelectorAll("label")
-    .forEach((label) => label.remove());
+  for (const label of $("token-strip").querySelectorAll("label")) label.remove();
   for (const t of positions) {
     const radio = element("input", { type: "radio", name: "token", value: t, onchange: () => choose({ position: t }) });
     const style = painted(ramp("orange", t && at("surprisal", t) / DATA.most_bits));
-    const tip = `position ${t}, id ${DATA.tokens[t]}\n${bits(t)}`;
+    const tip = `position ${t}, id ${DATA.tokens[t]}\nsurprisal: ${bits(t)}`;
     $("token-strip").append(element("label", { style, "data-tip": tip }, radio, token(t)));
   }
   legend("surprisal-legend", "0", `${DATA.most_bits} bits and more`, (share) => ramp("orange", share));
@@ -245,47 +243,86 @@ function drawTokenTable() {
     const unexpected = t ? [td(fixed(surprisal, 2)), td(percent(2 ** -surprisal))] : [td(""), td("")];
     return tr(td(t), td(token(t), "piece"), ...unexpected, td(DATA.tokens[t]), td(DATA.bytes[t], "mono"));
   });
-  rowsOf("token-table", rows);
+  fillTable("token-table", rows);
 }
 
 function drawToken() {
   const t = chosen.position;
   for (const radio of document.querySelectorAll("input[name=token]")) radio.checked = Number(radio.value) === t;
-  const about = [
+  const mean = at("surprisal").reduce((sum, x, i) => (i ? sum + x : 0), 0) / (T - 1);
+  const loss = `a loss of ${show(mean * Math.LN2, 2)} nats per token`;
+  const average = T > 1 ? ` The average of the prompt is ${show(mean, 2)} bits, ${loss}.` : "";
+  $("token-output").replaceChildren(
     `Position ${t}: `,
-    word(t),
+    tokenSpan(t),
     ` is token ${DATA.tokens[t]}, bytes `,
     span("mono", DATA.bytes[t] || "none"),
-  ];
-  const mean = at("surprisal").reduce((sum, x, i) => (i ? sum + x : 0), 0) / (T - 1);
-  const average =
-    T > 1 ? ` On average it was ${show(mean, 2)} bits, a loss of ${show(mean * Math.LN2, 2)} nats per token.` : "";
-  $("token-output").replaceChildren(...about, `; surprisal: ${bits(t)}.${average}`);
+    `; surprisal: ${bits(t)}.${average}`,
+  );
+  drawMerges();
 }
 
-// ---- 2: embeddings
+// The merges of the piece that the chosen token belongs to: one row for each step, one column for each byte.
+function drawMerges() {
+  const holder = DATA.merges.findLast(({ start }) => start <= chosen.position);
+  const steps = holder?.steps ?? [];
+  const rows = steps.map((step, i) => {
+    const label = i === 0 ? "bytes" : `merge ${i}`;
+    return tr(th(label), ...step.map(([id, length], place) => mergeCell(id, length, i > 0 && isNew(steps, i, place))));
+  });
+  $("merge-table").replaceChildren(...rows);
+  reachable($("merge-table"), "Merges; the arrow keys move from part to part");
+  $("merge-output").replaceChildren(...describeMerges(holder));
+}
+
+// Whether a merge made this part: it is the first one that differs from the step before.
+function isNew(steps, i, place) {
+  return place === steps[i].findIndex(([id], k) => id !== steps[i - 1][k][0]);
+}
+
+function mergeCell(id, length, merged) {
+  const tip = `token ${id}, ${counted(length, "byte")}${merged ? "\nmerged in this step" : ""}`;
+  return td(piece(id), merged ? "piece merged" : "piece", { colspan: length, "data-tip": tip });
+}
+
+function describeMerges(holder) {
+  if (!holder) return ["There are no merges to show for this token."];
+  const { steps } = holder;
+  if (steps.length === 0) return ["The piece that holds this token is too long to show its merges."];
+  const [bytes, tokens] = [steps[0], steps.at(-1)];
+  const text = span("piece", tokens.map(([id]) => piece(id)).join(""));
+  const sizes = [counted(bytes.length, "byte"), counted(steps.length - 1, "merge"), counted(tokens.length, "token")];
+  const end = tokens.length > 1 ? " No two neighbors of the last row form a token, so merging ends." : "";
+  return ["The piece ", text, `: ${sizes.join(", ")}.${end}`];
+}
+
+// ==== 2: embeddings
 
 function drawEmbeddings() {
   const columns = [at("norm.embed"), at("norm.pos_embed"), at("norm.resid_pre", 0)];
   const most = largest(columns.map((column) => largest(column)));
   const rows = positions.map((t) => {
     const lengths = columns.map((column) => {
-      const made = td(bar(`${(4 * column[t]) / most}rem`), "");
-      made.append(show(column[t], 2));
-      return made;
+      const cell = td(bar(`${(4 * column[t]) / most}rem`), "");
+      cell.append(show(column[t], 2));
+      return cell;
     });
-    const nearest = td("", "nearest");
-    at("nearest.tokens", t).forEach((id, i) => {
-      nearest.append(span("piece", piece(id)), span("soft", ` ${show(at("nearest.cosines", t, i), 2)}   `));
-    });
-    return tr(td(t), td(token(t), "piece"), ...lengths, nearest);
+    return tr(td(t), td(token(t), "piece"), ...lengths, nearestCell(t));
   });
-  rowsOf("embedding-table", rows);
+  fillTable("embedding-table", rows);
 }
 
-// ---- 3: blocks
+function nearestCell(position) {
+  const cell = td("", "nearest");
+  at("nearest.tokens", position).forEach((id, i) => {
+    cell.append(span("piece", piece(id)), span("soft", ` ${show(at("nearest.cosines", position, i), 2)}   `));
+  });
+  return cell;
+}
 
-// An svg as wide as its place, and where in it there is room to draw.
+// ==== 3: blocks
+
+// An svg as wide as its place, and the edges of the area to draw in.
 function chart(place, label, height, left, bottom) {
   const width = Math.max(place.clientWidth, 240);
   const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "application" });
@@ -295,7 +332,7 @@ function chart(place, label, height, left, bottom) {
   return { draw, left, right: width - 12, bottom: height - bottom, top: 12 };
 }
 
-// Arrow keys show the tips of what is inside, one after the other; up and down, of what is a row of so many away.
+// Let the arrow keys show the tips inside an element, one after another. Up and down move by a whole row of `columns`.
 function reachable(container, label, columns = 1) {
   container.tabIndex = 0;
   container.setAttribute("aria-label", label);
@@ -317,54 +354,71 @@ const streamOf = (position) => [
   ...range(L).flatMap((layer) => [at("norm.resid_mid", layer, position), at("norm.resid_post", layer, position)]),
 ];
 
+// The chart's range, as powers of ten: it holds every length above 0.
+function logRange(lengths) {
+  const positive = lengths.filter((x) => x > 0);
+  const most = largest(positive, 1e-30);
+  const least = positive.reduce((a, b) => Math.min(a, b), most);
+  return [Math.log10(least) - 0.05, Math.log10(most) + 0.05];
+}
+
+// Where the vertical axis has marks: fewer within each power of ten, the more powers there are.
+function ticks(low, high) {
+  let factors = range(18).map((i) => 1 + i / 2);
+  if (high - low > 0.5) factors = [1, 2, 5];
+  if (high - low > 1.5) factors = [1];
+  const powers = range(Math.floor(high) - Math.floor(low) + 1).map((i) => 10 ** (Math.floor(low) + i));
+  const lengths = powers.flatMap((power) => factors.map((factor) => factor * power));
+  return lengths.filter((length) => Math.log10(length) >= low && Math.log10(length) <= high);
+}
+
 function drawStream() {
   const t = chosen.position;
   const { draw, left, right, top, bottom } = chart($("stream-chart"), "Lengths", 300, 44, 34);
   const added = range(L).map((layer) => [at("norm.attn_out", layer, t), at("norm.mlp_out", layer, t)]);
-  const lengths = [...positions.map(streamOf), ...added].flat().filter((x) => x > 0);
-  const low = Math.log10(lengths.reduce((a, b) => Math.min(a, b), largest(lengths, 1e-30))) - 0.05;
-  const high = Math.log10(largest(lengths, 1e-30)) + 0.05;
+  const [low, high] = logRange([...positions.map(streamOf), ...added].flat());
   const x = (stage) => left + ((right - left) * stage) / (2 * L);
   const y = (length) => bottom - ((bottom - top) * (Math.log10(Math.max(length, 1e-30)) - low)) / (high - low);
 
   const block = { x: x(2 * chosen.layer), y: top, width: x(2) - x(0), height: bottom - top, fill: themed("--panel") };
   draw("rect", block);
-  const factors = high - low > 1.5 ? [1] : high - low > 0.5 ? [1, 2, 5] : range(18).map((i) => 1 + i / 2);
-  for (let power = Math.floor(low); power <= high; power++) {
-    for (const length of factors.map((factor) => factor * 10 ** power)) {
-      if (Math.log10(length) < low || Math.log10(length) > high) continue;
-      draw("line", { x1: left, x2: right, y1: y(length), y2: y(length), stroke: themed("--line") });
-      draw("text", { x: left - 6, y: y(length) + 4, "text-anchor": "end" }, String(Number(length.toPrecision(2))));
-    }
+  for (const length of ticks(low, high)) {
+    draw("line", { x1: left, x2: right, y1: y(length), y2: y(length), stroke: themed("--line") });
+    draw("text", { x: left - 6, y: y(length) + 4, "text-anchor": "end" }, String(Number(length.toPrecision(2))));
   }
   const every = Math.ceil(L / Math.max(1, Math.floor((right - left) / 42)));
   for (let layer = 0; layer < L; layer += every) {
     draw("text", { x: x(2 * layer + 1), y: bottom + 18, "text-anchor": "middle" }, `h.${layer}`);
   }
+  drawStreamLines(draw, x, y);
+  drawAdded(draw, x, y, added);
+}
 
-  const line = (position, look) => {
+function drawStreamLines(draw, x, y) {
+  const line = (position, style) => {
     const stream = streamOf(position);
     const points = stream.map((length, stage) => `${x(stage).toFixed(1)},${y(length).toFixed(1)}`);
     const tip = `position ${position} ${token(position)}\nlength ${show(stream[0])} → ${show(stream[2 * L])}`;
-    draw("polyline", { points: points.join(" "), fill: "none", ...look, "data-tip": tip });
+    draw("polyline", { points: points.join(" "), fill: "none", ...style, "data-tip": tip });
   };
-  positions
-    .filter((position) => position !== t)
-    .forEach((position) => line(position, { stroke: themed("--soft"), opacity: 0.3 }));
-  line(t, { stroke: themed("--ink"), "stroke-width": 2.5 });
-  streamOf(t).forEach((length, stage) => {
+  for (const t of positions) if (t !== chosen.position) line(t, { stroke: themed("--soft"), opacity: 0.3 });
+  line(chosen.position, { stroke: themed("--ink"), "stroke-width": 2.5 });
+
+  streamOf(chosen.position).forEach((length, stage) => {
     const after = `after ${stage % 2 ? "attention" : "the MLP"} of block ${Math.floor((stage - 1) / 2)}`;
     const tip = `${stage ? after : "the embeddings"}\nlength ${show(length)}`;
     draw("circle", { cx: x(stage), cy: y(length), r: 4, fill: themed("--ink"), "data-tip": tip });
   });
+}
+
+// Marks for what attention and the MLP of each block add to the stream.
+function drawAdded(draw, x, y, added) {
   added.forEach(([attention, mlp], layer) => {
     const triangle = `M${x(2 * layer + 1)} ${y(attention) - 6}l6 10h-12z`;
-    const tips = [
-      `attention of block ${layer} adds\nlength ${show(attention)}`,
-      `the MLP of block ${layer} adds\nlength ${show(mlp)}`,
-    ];
-    draw("path", { d: triangle, fill: themed("--blue"), "data-tip": tips[0] });
-    draw("circle", { cx: x(2 * layer + 2), cy: y(mlp), r: 5, fill: themed("--orange"), "data-tip": tips[1] });
+    const attentionTip = `attention of block ${layer} adds\nlength ${show(attention)}`;
+    const mlpTip = `the MLP of block ${layer} adds\nlength ${show(mlp)}`;
+    draw("path", { d: triangle, fill: themed("--blue"), "data-tip": attentionTip });
+    draw("circle", { cx: x(2 * layer + 2), cy: y(mlp), r: 5, fill: themed("--orange"), "data-tip": mlpTip });
   });
 }
 
@@ -372,8 +426,8 @@ function drawTrace() {
   const { layer, head, position } = chosen;
   const rows = DATA.steps.map(([name, letters, shape]) => {
     const local = name.replace(/^h\.0\./, "");
-    const axes = ARRAYS[`norm.${local}`].shape.length; // position; layer, position; or layer, head, position
-    const index = axes === 1 ? [position] : axes === 2 ? [layer, position] : [layer, head, position];
+    const axes = ARRAYS[`norm.${local}`].shape.length; // (position), (layer, position) or (layer, head, position)
+    const index = [[position], [layer, position], [layer, head, position]][axes - 1];
     const full = local === name ? name : `h.${layer}.${local}`;
     return tr(
       td(full, "mono"),
@@ -382,18 +436,18 @@ function drawTrace() {
       td(`(${shape.join(", ")})`, "mono"),
     );
   });
-  rowsOf("trace-table", rows);
+  fillTable("trace-table", rows);
 }
 
 function drawNorms() {
   const { layer, position } = chosen;
   const row = (norm, before) => {
-    const numbers = ["mean", "std"].flatMap((what) =>
-      [before, norm].map((name) => at(`${what}.${name}`, layer, position)),
+    const numbers = ["mean", "std"].flatMap((statistic) =>
+      [before, norm].map((name) => at(`${statistic}.${name}`, layer, position)),
     );
     return tr(th(`h.${layer}.${norm}`), ...numbers.map((x) => td(fixed(x))));
   };
-  rowsOf("norm-table", [row("ln_1", "resid_pre"), row("ln_2", "resid_mid")]);
+  fillTable("norm-table", [row("ln_1", "resid_pre"), row("ln_2", "resid_mid")]);
 }
 
 function drawQueries() {
@@ -402,7 +456,7 @@ function drawQueries() {
   $("scale").textContent = show(DATA.scales[layer], 4);
   $("qkv-output").replaceChildren(
     `In head ${head} of block ${layer}, at position ${position}, `,
-    word(position),
+    tokenSpan(position),
     `: the query has length ${q}, the key ${k}, the value ${v}. `,
     `Its score with itself is ${show(score(layer, head, position, position))}.`,
   );
@@ -410,7 +464,7 @@ function drawQueries() {
 
 const largestScore = (layer, head) => largest(at("scores", layer, head).map(Math.abs));
 
-// One pixel a cell; what is masked stays transparent.
+// One pixel for each cell; masked cells stay transparent.
 function mapImage(layer, head) {
   const most = Math.max(largestScore(layer, head), 1e-9);
   const canvas = element("canvas", { width: T, height: T });
@@ -430,10 +484,11 @@ function mapImage(layer, head) {
 }
 
 function drawHeads() {
+  const { layer, position } = chosen;
   const focused = [...$("heads").children].indexOf(document.activeElement);
   const buttons = range(H).map((head) => {
-    const { layer, position } = chosen;
-    const tip = `head ${head} of block ${layer}\nadds a vector of length ${show(at("heads.norm", layer, head, position))} at position ${position}`;
+    const length = show(at("heads.norm", layer, head, position));
+    const tip = `head ${head} of block ${layer}\nadds a vector of length ${length} at position ${position}`;
     const properties = { "aria-pressed": head === chosen.head, "data-tip": tip, onclick: () => choose({ head }) };
     return element("button", properties, mapImage(layer, head), `head ${head}`);
   });
@@ -442,19 +497,19 @@ function drawHeads() {
 
   if (chosen.view === "pattern") legend("map-legend", "weight 0", "1", weightColor);
   else {
-    const most = show(largestScore(chosen.layer, chosen.head), 2);
+    const most = show(largestScore(layer, chosen.head), 2);
     legend("map-legend", `score −${most}`, `+${most}`, (share) => signColor(2 * share - 1));
   }
   $("map-legend").append(span("ramp masked", ""), "masked");
 }
 
-// The map in pixels. The labels of rows stay where they are when it is scrolled: they have a canvas of their own. The
-// other one has the labels of columns on top, a square of cells, and at the right bars of what the head writes.
+// The attention map has two canvases. The left one holds the labels of rows, and stays in place when the map scrolls.
+// The other one holds the labels of columns, the cells, and bars for the vectors that the head adds. Sizes in pixels.
 const MAP = { left: 0, top: 92, bars: 0, cell: 0 };
 
-// A canvas of this size, empty, as sharp as the screen.
+// An empty canvas of this size, at the resolution of the screen.
 function cleared(canvas, width, height) {
-  const ratio = Math.min(devicePixelRatio, 16000 / Math.max(width, height)); // browsers have no larger canvas
+  const ratio = Math.min(devicePixelRatio, 16000 / Math.max(width, height)); // the limit of browsers
   Object.assign(canvas, { width: width * ratio, height: height * ratio });
   Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   const context = canvas.getContext("2d");
@@ -483,23 +538,8 @@ function drawMap() {
   hatch(context, top, side);
   context.imageSmoothingEnabled = false;
   context.drawImage($("heads").children[head].firstChild, 0, top, side, side);
-
-  const most = largest(at("heads.norm", layer, head), 1e-9);
-  for (const t of positions) {
-    context.save();
-    context.translate((t + 0.5) * cell, top - 6);
-    context.rotate(-Math.PI / 2);
-    context.fillStyle = themed(t === key ? "--orange" : "--ink");
-    context.fillText(shortened(token(t), top - 12, context), 0, 0);
-    context.restore();
-    context.fillStyle = themed("--blue");
-    const length = ((bars - 14) * at("heads.norm", layer, head, t)) / most;
-    context.fillRect(side + 10, top + t * cell + 1, length, Math.max(1, cell - 3));
-  }
-  context.fillStyle = themed("--soft");
-  context.font = `11px ${themed("--sans")}`;
-  context.fillText("what it writes,", side + 10, top - 24);
-  context.fillText(`up to ${show(most, 2)}`, side + 10, top - 10);
+  for (const t of positions) drawColumnLabel(context, t);
+  drawHeadBars(context, at("heads.norm", layer, head));
 
   context.strokeStyle = themed("--orange");
   context.lineWidth = 1.5;
@@ -507,6 +547,31 @@ function drawMap() {
   context.strokeRect(key * cell, top, cell, side);
 }
 
+function drawColumnLabel(context, t) {
+  context.save();
+  context.translate((t + 0.5) * MAP.cell, MAP.top - 6);
+  context.rotate(-Math.PI / 2);
+  context.fillStyle = themed(t === chosen.key ? "--orange" : "--ink");
+  context.fillText(shortened(token(t), MAP.top - 12, context), 0, 0);
+  context.restore();
+}
+
+// Beside each row, the length of the vector that the head adds to the residual stream.
+function drawHeadBars(context, lengths) {
+  const { top, bars, cell } = MAP;
+  const most = largest(lengths, 1e-9);
+  const left = cell * T + 10;
+  context.fillStyle = themed("--blue");
+  lengths.forEach((length, t) => {
+    context.fillRect(left, top + t * cell + 1, ((bars - 14) * length) / most, Math.max(1, cell - 3));
+  });
+  context.fillStyle = themed("--soft");
+  context.font = `11px ${themed("--sans")}`;
+  context.fillText("length added,", left, top - 24);
+  context.fillText(`up to ${show(most, 2)}`, left, top - 10);
+}
+
+// Stripes that stay visible where cells are masked.
 function hatch(context, top, side) {
   context.save();
   context.beginPath();
@@ -530,24 +595,31 @@ function shortened(text, room, context) {
   return characters.join("");
 }
 
+// The positions with the four largest weights: " the (3) 61.2 %, …".
+function strongest(weights) {
+  const order = positions.filter((t) => weights[t] > 0).sort((a, b) => weights[b] - weights[a]);
+  return order.slice(0, 4).flatMap((t, i) => [i ? ", " : " ", tokenSpan(t), ` (${t}) ${percent(weights[t])}`]);
+}
+
+function describeCell() {
+  const { layer, head, query, key } = chosen;
+  const numbers = `: score ${show(score(layer, head, query, key))}, weight ${show(weight(layer, head, query, key), 4)}.`;
+  const masked = ": it comes later, so the score is −∞ and the weight 0.";
+  return [` looks at ${key} `, tokenSpan(key), key > query ? masked : numbers];
+}
+
+function describeRowAndColumn() {
+  const { layer, head, query, key } = chosen;
+  const row = positions.map((t) => weight(layer, head, query, t));
+  const column = positions.map((t) => weight(layer, head, t, key));
+  const adds = `; the head adds a vector of length ${show(at("heads.norm", layer, head, query))} there.`;
+  return [" looks most at", ...strongest(row), "; it is looked at most by", ...strongest(column), adds];
+}
+
 function describeMap() {
-  const { layer, head, query, key, label } = chosen;
-  const strongest = (weights) => {
-    const order = positions.filter((t) => weights[t] > 0).sort((a, b) => weights[b] - weights[a]);
-    return order.slice(0, 4).flatMap((t, i) => [i ? ", " : " ", word(t), ` (${t}) ${percent(weights[t])}`]);
-  };
-  let what;
-  if (label) {
-    const [row, column] = [(t) => weight(layer, head, query, t), (t) => weight(layer, head, t, key)];
-    const adds = `; the head adds a vector of length ${show(at("heads.norm", layer, head, query))} there.`;
-    const by = ["; it is looked at most by", ...strongest(positions.map(column))];
-    what = [" looks most at", ...strongest(positions.map(row)), ...by, adds];
-  } else {
-    const numbers = `: score ${show(score(layer, head, query, key))}, weight ${show(weight(layer, head, query, key), 4)}.`;
-    const masked = ": it comes later, so the score is −∞ and the weight 0.";
-    what = [` looks at ${key} `, word(key), key > query ? masked : numbers];
-  }
-  $("map-output").replaceChildren(`Block ${layer}, head ${head}: position ${query} `, word(query), ...what);
+  const { layer, head, query, label } = chosen;
+  const description = label ? describeRowAndColumn() : describeCell();
+  $("map-output").replaceChildren(`Block ${layer}, head ${head}: position ${query} `, tokenSpan(query), ...description);
   $("map-frame").dataset.tip = $("map-output").textContent;
 }
 
@@ -588,22 +660,13 @@ function drawAttention() {
 }
 
 function drawMlp() {
-  const { layer, position } = chosen;
   const { draw, left, right, top, bottom } = chart($("mlp-chart"), "Activations", 280, 40, 30);
   const [xs, ys] = [at("activation.x"), at("activation.y")];
   const [first, last, low, high] = [xs[0], xs[xs.length - 1], Math.min(0, ...ys), Math.max(1e-6, ...ys)];
   const x = (pre) => left + ((right - left) * (pre - first)) / (last - first || 1);
   const y = (post) => bottom - ((bottom - top) * (post - low)) / (high - low);
 
-  const counts = at("pre.counts", layer, position);
-  const most = largest(counts);
-  counts.forEach((n, i) => {
-    const height = ((y(0) - top) * 0.6 * n) / most;
-    const tip = `${show(xs[i], 2)} to ${show(xs[i + 1], 2)}\n${count(n)} of ${count(DATA.inner)} neurons`;
-    const width = Math.max(0.5, x(xs[i + 1]) - x(xs[i]) - 1);
-    draw("rect", { x: x(xs[i]), y: y(0) - height, width, height, fill: themed("--line") });
-    draw("rect", { x: x(xs[i]), y: top, width, height: bottom - top, fill: "transparent", "data-tip": tip });
-  });
+  drawHistogram(draw, x, y(0), top, bottom);
   draw("line", { x1: left, x2: right, y1: y(0), y2: y(0), stroke: themed("--soft") });
   if (first < 0 && last > 0) draw("line", { x1: x(0), x2: x(0), y1: top, y2: bottom, stroke: themed("--soft") });
   const points = Array.from(xs, (pre, i) => `${x(pre)},${y(ys[i])}`).join(" ");
@@ -612,44 +675,63 @@ function drawMlp() {
   draw("text", { x: right, y: bottom + 18, "text-anchor": "end" }, show(last, 1));
   draw("text", { x: left - 6, y: top + 4, "text-anchor": "end" }, show(high, 1));
   draw("text", { x: left - 6, y: y(0) + 4, "text-anchor": "end" }, "0");
-
-  const rows = Array.from(at("neurons", layer, position), (neuron, i) => {
-    const [pre, post] = [at("neurons.pre", layer, position, i), at("neurons.post", layer, position, i)];
-    const look = { r: 5, fill: themed("--orange"), stroke: themed("--paper") };
-    draw("circle", { cx: x(pre), cy: y(post), ...look, "data-tip": `neuron ${neuron}\n${show(pre)} → ${show(post)}` });
-    return tr(td(neuron), td(show(pre)), td(show(post)));
-  });
-  rowsOf("neuron-table", rows);
+  drawNeurons(draw, x, y);
 }
 
-// ---- 4: logit lens
+// Bars for the number of neurons by their input; each bar's tip covers the whole height of the chart.
+function drawHistogram(draw, x, base, top, bottom) {
+  const xs = at("activation.x");
+  const counts = at("pre.counts", chosen.layer, chosen.position);
+  const most = largest(counts);
+  counts.forEach((n, i) => {
+    const height = ((base - top) * 0.6 * n) / most;
+    const tip = `${show(xs[i], 2)} to ${show(xs[i + 1], 2)}\n${count(n)} of ${count(DATA.inner)} neurons`;
+    const width = Math.max(0.5, x(xs[i + 1]) - x(xs[i]) - 1);
+    draw("rect", { x: x(xs[i]), y: base - height, width, height, fill: themed("--line") });
+    draw("rect", { x: x(xs[i]), y: top, width, height: bottom - top, fill: "transparent", "data-tip": tip });
+  });
+}
+
+// The position's strongest neurons, as dots and in a table.
+function drawNeurons(draw, x, y) {
+  const { layer, position } = chosen;
+  const style = { r: 5, fill: themed("--orange"), stroke: themed("--paper") };
+  const rows = Array.from(at("neurons", layer, position), (neuron, i) => {
+    const [pre, post] = [at("neurons.pre", layer, position, i), at("neurons.post", layer, position, i)];
+    draw("circle", { cx: x(pre), cy: y(post), ...style, "data-tip": `neuron ${neuron}\n${show(pre)} → ${show(post)}` });
+    return tr(td(neuron), td(show(pre)), td(show(post)));
+  });
+  fillTable("neuron-table", rows);
+}
+
+// ==== 4: logit lens
 
 const lensRow = (row) => (row === 0 ? "embeddings" : `after h.${row - 1}`);
 
-function drawLens() {
-  const lensCell = (row, t) => {
-    const [best, p] = [at("lens.tokens", row, t, 0), at("lens.probabilities", row, t, 0)];
-    const then = t + 1 < T ? `\n(then came ${token(t + 1)})` : "";
-    const properties = {
-      class: best === DATA.tokens[t + 1] ? "right" : undefined,
-      style: painted(ramp("blue", p)),
-      "data-row": row,
-      "data-position": t,
-      "data-tip": `${lensRow(row)}, position ${t} ${token(t)}\n${piece(best)}  ${percent(p)}${then}`,
-      tabindex: -1,
-      onclick: () => chooseCell(row, t),
-    };
-    return td(element("button", properties, piece(best), element("small", {}, percent(p))), "");
+function lensCell(row, t) {
+  const [best, p] = [at("lens.tokens", row, t, 0), at("lens.probabilities", row, t, 0)];
+  const next = t + 1 < T ? `\n(the next token is ${token(t + 1)})` : "";
+  const properties = {
+    class: best === DATA.tokens[t + 1] ? "right" : undefined,
+    style: painted(ramp("blue", p)),
+    "data-row": row,
+    "data-position": t,
+    "data-tip": `${lensRow(row)}, position ${t} ${token(t)}\n${piece(best)}  ${percent(p)}${next}`,
+    tabindex: -1,
+    onclick: () => chooseCell(row, t),
   };
+  return td(element("button", properties, piece(best), element("small", {}, percent(p))), "");
+}
+
+function drawLens() {
   const rows = range(L + 1).map((row) => tr(th(lensRow(row)), ...positions.map((t) => lensCell(row, t))));
   const head = tr(th(""), ...positions.map((t) => th(token(t))));
   $("lens-table").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
   legend("lens-legend", "0 %", "100 %", (share) => ramp("blue", share));
 
   const most = largest(at("lens.target"), 1e-30);
-  $("target-rise").replaceChildren(
-    ...Array.from(at("lens.target"), (p, row) => barRow(lensRow(row), p / most, percent(p))),
-  );
+  const bars = Array.from(at("lens.target"), (p, row) => barRow(lensRow(row), p / most, percent(p)));
+  $("target-rise").replaceChildren(...bars);
   chooseCell(...chosen.lens);
 }
 
@@ -663,7 +745,7 @@ function chooseCell(row, position) {
   button.setAttribute("aria-pressed", true);
   button.tabIndex = 0;
   const title = `${lensRow(row)}, position ${position} `;
-  $("lens-title").replaceChildren(title[0].toUpperCase() + title.slice(1), word(position));
+  $("lens-title").replaceChildren(title[0].toUpperCase() + title.slice(1), tokenSpan(position));
   const p = at("lens.probabilities", row, position);
   const rows = Array.from(at("lens.tokens", row, position), (id, i) => barRow(piece(id), p[i] / p[0], percent(p[i])));
   $("lens-top").replaceChildren(...rows);
@@ -677,9 +759,9 @@ function moveOnLens(event) {
   chooseCell(clamp(row + step[0], L + 1), clamp(position + step[1], T)).focus();
 }
 
-// ---- 5: the next token
+// ==== 5: the next token
 
-// As in sampling.py, of logits in descending order, so that what a cut keeps is always the first so many.
+// `probabilities` of sampling.py, for logits in descending order: a cut keeps the first tokens and drops the rest.
 function probabilities(logits, temperature, topK, topP) {
   const p = new Float64Array(logits.length);
   if (temperature === 0) {
@@ -702,9 +784,11 @@ function probabilities(logits, temperature, topK, topP) {
   return { p, afterTopK, afterTopP };
 }
 
-const RANK = at("next.rank"); // of the target, in this order
-const OF_MODEL = probabilities(at("next.logits"), 1, 0, 1).p;
+const RANK = at("next.rank"); // the target's place in this order
+const MODEL_P = probabilities(at("next.logits"), 1, 0, 1).p;
 const N_LISTED = 20;
+
+const sum = (values) => values.reduce((a, b) => a + b, 0);
 
 function drawNext() {
   const [temperature, topK, topP] = ["temperature", "top-k", "top-p"].map((id) => Number($(id).value));
@@ -712,23 +796,14 @@ function drawNext() {
   $("top-k-value").textContent = topK === 0 ? "off" : topK;
   $("top-p-value").textContent = topP === 1 ? "off" : topP.toFixed(2);
   const { p, afterTopK, afterTopP } = probabilities(at("next.logits"), temperature, topK, topP);
-  const why = (i) => (temperature === 0 ? "not the first" : i >= afterTopK ? "cut by top-k" : "cut by top-p");
-  const most = Math.max(p[0], OF_MODEL[0]);
-  const sum = (values) => values.reduce((a, b) => a + b, 0);
-
-  const candidate = (id, i) => {
-    const cut = i >= afterTopP;
-    const bars = td(bar(`${(100 * p[i]) / most}%`), "wide");
-    bars.append(bar(`${(100 * OF_MODEL[i]) / most}%`, "was"));
-    const row = tr(td(piece(id), cut ? "piece cut" : "piece"), bars, td(cut ? why(i) : percent(p[i])));
-    row.className = i === RANK ? "target" : "";
-    row.dataset.tip =
-      `token ${id}, number ${i + 1} by probability, logit ${show(at("next.logits", i))}\n` +
-      `the model: ${percent(OF_MODEL[i])}, now: ${percent(p[i])}`;
-    return row;
+  const reason = (i) => {
+    if (temperature === 0) return "not the first";
+    return i >= afterTopK ? "cut by top-k" : "cut by top-p";
   };
+
   const all = $("more").getAttribute("aria-expanded") === "true";
   const listed = at("next.tokens").subarray(0, all ? undefined : N_LISTED);
+  const candidate = (id, i) => candidateRow(id, i, p, i >= afterTopP ? reason(i) : "");
   const rows = Array.from(listed, candidate);
   if (RANK >= listed.length) rows.push(candidate(DATA.target[0], RANK));
   if (rows.length < V) {
@@ -737,9 +812,22 @@ function drawNext() {
   }
   $("next-table").replaceChildren(...rows);
   reachable($("next-table"), "Candidates; the arrow keys move from one to the next");
+  const kept = percent(sum(MODEL_P.subarray(0, afterTopP)));
   $("next-output").textContent =
-    `${count(afterTopP)} of ${count(V)} tokens are left by the cuts. ` +
-    `To the model, they had ${percent(sum(OF_MODEL.subarray(0, afterTopP)))} of the probability.`;
+    `${count(afterTopP)} of ${count(V)} tokens remain. The model gave them ${kept} of the probability.`;
+}
+
+// A candidate's row: its probability now as a bar, the model's own as a thin line. A cut one has the reason instead.
+function candidateRow(id, i, p, reason) {
+  const most = Math.max(p[0], MODEL_P[0]);
+  const bars = td(bar(`${(100 * p[i]) / most}%`), "wide");
+  bars.append(bar(`${(100 * MODEL_P[i]) / most}%`, "was"));
+  const row = tr(td(piece(id), reason ? "piece cut" : "piece"), bars, td(reason || percent(p[i])));
+  row.className = i === RANK ? "target" : "";
+  row.dataset.tip =
+    `token ${id}, number ${i + 1} by probability, logit ${show(at("next.logits", i))}\n` +
+    `the model: ${percent(MODEL_P[i])}, now: ${percent(p[i])}`;
+  return row;
 }
 
 function drawTarget() {
@@ -763,25 +851,26 @@ function showMore() {
   drawNext();
 }
 
-// ---- 6: what mattered
+// ==== 6: what mattered
+
+// Every head and every MLP, with the change of ln p(target) without it.
+function ablatedParts() {
+  return range(L).flatMap((layer) => {
+    const heads = Array.from(at("ablation.heads", layer), (change, head) => {
+      return { layer, name: `head ${head} of block ${layer}`, change };
+    });
+    return [...heads, { layer, name: `the MLP of block ${layer}`, change: at("ablation.mlps", layer) }];
+  });
+}
 
 function drawAblation() {
-  const parts = range(L).flatMap((layer) => [
-    ...range(H).map((head) => ({
-      layer,
-      part: `head ${head} of block ${layer}`,
-      change: at("ablation.heads", layer, head),
-    })),
-    { layer, part: `the MLP of block ${layer}`, change: at("ablation.mlps", layer) },
-  ]);
-  // One part, often the first MLP, can outweigh all others: color goes by the root, so that they can be seen, too.
-  const most = largest(
-    parts.map(({ change }) => Math.abs(change)),
-    1e-9,
-  );
+  const parts = ablatedParts();
+  const magnitudes = parts.map(({ change }) => Math.abs(change));
+  const most = largest(magnitudes, 1e-9);
+  // One part, often the first MLP, can be far larger than all others. The square root keeps the others visible.
   const color = (change) => signColor(Math.sign(change) * Math.sqrt(Math.abs(change) / most));
-  const changeCell = ({ part, change }) => {
-    const tip = `without ${part}: ${signed(change)} nats,\n${show(Math.exp(change))} times as probable`;
+  const changeCell = ({ name, change }) => {
+    const tip = `without ${name}: ${signed(change)} nats,\n${show(Math.exp(change))} times as probable`;
     return td(signed(change), "number", { style: painted(color(change)), "data-tip": tip });
   };
   const head = tr(th(""), ...range(H).map((i) => th(`head ${i}`, "number")), th("MLP", "number"));
@@ -791,23 +880,20 @@ function drawAblation() {
   reachable($("ablation-table"), "Changes; the arrow keys move from part to part", H + 1);
   $("ablation-table").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
   legend("ablation-legend", `−${show(most, 2)}`, `+${show(most, 2)}`, (share) => color(most * (2 * share - 1)));
-  const missed = parts.filter(({ change }) => change < 0).sort((a, b) => a.change - b.change);
-  $("ablation-output").textContent = `Missed most: ${
-    missed
-      .slice(0, 3)
-      .map(({ part, change }) => `${part} (${signed(change)})`)
-      .join(", ") || "nothing"
-  }.`;
+
+  const helpful = parts.filter(({ change }) => change < 0).sort((a, b) => a.change - b.change);
+  const names = helpful.slice(0, 3).map(({ name, change }) => `${name} (${signed(change)})`);
+  $("ablation-output").textContent = `Most helpful: ${names.join(", ") || "nothing"}.`;
 }
 
-// ---- tips: what an element has in data-tip, beside the pointer or under the focus
+// ==== Tips: the text of an element's data-tip, beside the pointer or below the focus
 
 function placeTip(target, x, y) {
   const tip = $("tip");
   tip.hidden = !target?.dataset.tip;
   if (tip.hidden) return;
   tip.textContent = target.dataset.tip;
-  tip.style.left = 0; // so that its size does not depend on where it was
+  tip.style.left = 0; // near the right edge it would be measured too narrow
   const { clientWidth, clientHeight } = document.documentElement;
   const left = Math.max(6, Math.min(x + 14, clientWidth - tip.offsetWidth - 6));
   const below = y + 18 + tip.offsetHeight <= clientHeight;
@@ -823,7 +909,7 @@ function tipOfFocus(event) {
   placeTip(event.target.matches(":focus-visible") ? target : null, left, bottom);
 }
 
-// ---- putting it together
+// ==== All together
 
 function choose(change) {
   Object.assign(chosen, change);
@@ -852,7 +938,7 @@ function draw() {
   choose({});
 }
 
-function listen() {
+function fillPickers() {
   const options = {
     layer: range(L).map((layer) => `h.${layer}`),
     head: range(H),
@@ -862,6 +948,9 @@ function listen() {
     $(property).replaceChildren(...labels.map((label, i) => element("option", { value: i }, label)));
     $(property).addEventListener("change", () => choose({ [property]: Number($(property).value) }));
   }
+}
+
+function listen() {
   for (const radio of document.querySelectorAll("input[name=view]")) {
     radio.addEventListener("change", () => choose({ view: radio.value }));
   }
@@ -884,7 +973,7 @@ function listen() {
   });
 }
 
-// In a notebook's frame, an address of this page alone would be one of the notebook.
+// In a notebook's frame, a link such as "#lens" would lead to the notebook's address.
 if (location.protocol === "about:") {
   document.querySelector("nav").addEventListener("click", (event) => {
     event.preventDefault();
@@ -897,6 +986,7 @@ $("top-k").max = at("next.tokens").length;
 drawSources();
 drawHeader();
 drawTarget();
+fillPickers();
 listen();
 draw();
-$("lens-scroll").scrollLeft = $("lens-scroll").scrollWidth; // the last position is what the next token comes from
+$("lens-scroll").scrollLeft = $("lens-scroll").scrollWidth; // show the last position first
