@@ -1,10 +1,10 @@
 """One prompt, followed through the code step by step: on a page, in the terminal, or as arrays.
 
-    analysis.py                        what is computed, from the arrays that a hook records
-    visible.py                         tokens as text in which every character can be seen
-    page.py, page.html, .css, .js      the page: one HTML file that loads nothing else
-    text.py                            the report in the terminal
-    __main__.py                        the command, `python -m numpy_gpt2.explain "PROMPT"`
+analysis.py                        what is computed, from the arrays that a hook records
+visible.py                         tokens as text in which every character can be seen
+page.py, page.html, .css, .js      the page: one HTML file that loads nothing else
+text.py                            the report in the terminal
+__main__.py                        the command, `python -m numpy_gpt2.explain "PROMPT"`
 """
 
 from __future__ import annotations

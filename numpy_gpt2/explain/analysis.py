@@ -150,8 +150,8 @@ def analyze(
 def merged_pieces(prompt: str, model: Model, tokens: np.ndarray) -> list[Piece]:
     """The pieces of the prompt that its last tokens come from, each with its merges.
 
-    Empty for an empty prompt. Also empty for a tokenizer that cuts text by another rule, or by another Unicode version:
-    then the pieces do not give the prompt's tokens.
+    Empty for an empty prompt, and for a tokenizer that cuts text by another rule or another version of Unicode. Such
+    pieces do not end in the prompt's tokens.
     """
     tokenizer, ranks = model.tokenizer, token_ranks(model.tokenizer)
     found: list[Piece] = []
@@ -159,8 +159,9 @@ def merged_pieces(prompt: str, model: Model, tokens: np.ndarray) -> list[Piece]:
     for piece in reversed(pieces(prompt)):
         if len(ids) >= len(tokens):
             break
-        ids = tokenizer.encode_ordinary(piece.decode()) + ids
-        found.append(Piece(len(tokens) - len(ids), merge_steps(piece, ranks) if len(piece) <= MAX_PIECE_BYTES else []))
+        steps = merge_steps(piece, ranks) if len(piece) <= MAX_PIECE_BYTES else []
+        ids = ([ranks[part] for part in steps[-1]] if steps else tokenizer.encode_ordinary(piece.decode())) + ids
+        found.append(Piece(len(tokens) - len(ids), steps))
     return found[::-1] if ids[-len(tokens) :] == tokens.tolist() else []
 
 
@@ -221,7 +222,7 @@ def lens_logits(a: Analysis) -> Iterator[np.ndarray]:
 
 
 def read_out(logits: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """One row of the lens: the most probable tokens at each position, their probabilities, and p(target) at the last."""
+    """One row of the lens: each position's best tokens and their probabilities, and p(target) at the last position."""
     places, _ = largest(logits, N_LENS)
     p = softmax(logits)
     return places, np.take_along_axis(p, places, axis=-1), float(p[-1, target])
@@ -230,7 +231,10 @@ def read_out(logits: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, f
 def log_probability(
     tokens: np.ndarray, target: list[int], weights: Weights, config: GPT2Config, hook: Hook = identity
 ) -> float:
-    """ln p(target | tokens), in nats. For several target tokens it is the sum, each given those before it."""
+    """ln p(target | tokens), in nats.
+
+    For a target of several tokens it is the sum over them, each given all tokens before it.
+    """
     x = hidden_states([*tokens, *target[:-1]], weights, config, hook=hook)
     return -len(target) * float(cross_entropy(logits(x[-len(target) :], weights), target))
 

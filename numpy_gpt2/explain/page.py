@@ -1,4 +1,4 @@
-"""The explanation as a page: page.html, page.css and page.js in one file, with the numbers and the functions' source."""
+"""The explanation as a page: page.html, page.css and page.js in one file, filled with data and source code."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def page_data(a: Analysis, template: str) -> dict[str, Any]:
     config, arrays = a.model.config, page_arrays(a)
     merges = [merges_of(piece, a) for piece in a.pieces]
     parts = [token for piece in merges for step in piece["steps"] for token, _ in step]
-    shown = [a.tokens, a.target, np.array(parts, int)]
-    shown += [array.ravel() for name, array in arrays.items() if name.endswith("tokens")]
+    shown = {*a.tokens.tolist(), *a.target, *parts}
+    shown.update(*(array.ravel().tolist() for name, array in arrays.items() if name.endswith("tokens")))
     return {
         "facts": a.facts,
         "scales": [config.attention_scale(layer) for layer in range(config.n_layer)],
@@ -51,7 +51,7 @@ def page_data(a: Analysis, template: str) -> dict[str, Any]:
         "tokens": a.tokens.tolist(),
         "target": a.target,
         "most_bits": MOST_BITS,
-        "pieces": {int(token): token_text(token, a.model) for token in np.unique(np.concatenate(shown))},
+        "pieces": {token: token_text(token, a.model) for token in sorted(shown)},
         "bytes": [token_hex(token, a.model) for token in a.tokens],
         "merges": merges,
         "dimensions": dimensions(a),
