@@ -35,9 +35,9 @@ from ..weights import Weights
 
 Hook = Callable[[str, np.ndarray], np.ndarray]
 
-MAX_TOKENS = 64  # of a prompt, by default; the size of attention's maps grows with the square of it
-MAX_PIECE_BYTES = 64  # merges of a longer piece are not listed: their number of parts grows with the square of it
-MOST_BITS = 16  # of surprisal: its bars and colors end here
+MAX_TOKENS = 64  # of a prompt, by default; the attention maps grow with the square of this
+MAX_PIECE_BYTES = 64  # a longer piece has no merges listed, because the list grows with the square of its length
+MOST_BITS = 16  # the surprisal at which its bars and colors end
 N_NEAREST, N_LENS, N_NEURONS = 5, 10, 8
 
 # The named results and their shapes, in the order of the forward pass. Those of BLOCK occur once in every block.

@@ -354,7 +354,7 @@ const streamOf = (position) => [
   ...range(L).flatMap((layer) => [at("norm.resid_mid", layer, position), at("norm.resid_post", layer, position)]),
 ];
 
-// The chart's range, as powers of ten: it holds every length above 0.
+// The vertical range of the chart, as exponents of 10. It includes every length above 0.
 function logRange(lengths) {
   const positive = lengths.filter((x) => x > 0);
   const most = largest(positive, 1e-30);
@@ -362,7 +362,7 @@ function logRange(lengths) {
   return [Math.log10(least) - 0.05, Math.log10(most) + 0.05];
 }
 
-// Where the vertical axis has marks: fewer within each power of ten, the more powers there are.
+// The lengths that the vertical axis marks. The more powers of ten it spans, the fewer marks each power gets.
 function ticks(low, high) {
   let factors = range(18).map((i) => 1 + i / 2);
   if (high - low > 0.5) factors = [1, 2, 5];
@@ -678,7 +678,7 @@ function drawMlp() {
   drawNeurons(draw, x, y);
 }
 
-// Bars for the number of neurons by their input; each bar's tip covers the whole height of the chart.
+// Bars that count the neurons by their input. The tip of a bar covers the whole height of the chart.
 function drawHistogram(draw, x, base, top, bottom) {
   const xs = at("activation.x");
   const counts = at("pre.counts", chosen.layer, chosen.position);
@@ -817,7 +817,7 @@ function drawNext() {
     `${count(afterTopP)} of ${count(V)} tokens remain. The model gave them ${kept} of the probability.`;
 }
 
-// A candidate's row: its probability now as a bar, the model's own as a thin line. A cut one has the reason instead.
+// A candidate's row: its probability now as a bar, the model's own as a thin line. A token that is cut shows the reason instead.
 function candidateRow(id, i, p, reason) {
   const most = Math.max(p[0], MODEL_P[0]);
   const bars = td(bar(`${(100 * p[i]) / most}%`), "wide");
