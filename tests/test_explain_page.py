@@ -158,6 +158,7 @@ def test_merge_table_shows_the_steps_of_the_chosen_piece(shown, bundled):
             assert rows == [[visible(part) for part in step] for step in piece.steps]
             n_bytes, n_merges, n_tokens = len(piece.steps[0]), len(piece.steps) - 1, len(piece.steps[-1])
             text = text_of(page, "#merge-output")
+            assert text.startswith(f"The piece {visible(piece.data)}: ")
             assert re.search(rf": {n_bytes} bytes?, {n_merges} merges?, {n_tokens} tokens?\.", text)
             assert ("merging ends" in text) == (n_tokens > 1)
     change(page, "#position", e.pieces[1].start)

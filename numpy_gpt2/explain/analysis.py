@@ -65,6 +65,7 @@ OUTPUT = {"ln_f": "(B, T, C)"}
 class Piece(NamedTuple):
     """A piece of the prompt, and how its bytes were merged into tokens."""
 
+    data: bytes
     start: int  # position of its first token; negative if the prompt was cut inside this piece
     steps: list[list[bytes]]  # from `merge_steps`; empty for a piece of more than MAX_PIECE_BYTES
 
@@ -161,7 +162,7 @@ def merged_pieces(prompt: str, model: Model, tokens: np.ndarray) -> list[Piece]:
             break
         steps = merge_steps(piece, ranks) if len(piece) <= MAX_PIECE_BYTES else []
         ids = ([ranks[part] for part in steps[-1]] if steps else tokenizer.encode_ordinary(piece.decode())) + ids
-        found.append(Piece(len(tokens) - len(ids), steps))
+        found.append(Piece(piece, len(tokens) - len(ids), steps))
     return found[::-1] if ids[-len(tokens) :] == tokens.tolist() else []
 
 

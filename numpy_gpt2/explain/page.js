@@ -287,13 +287,12 @@ function mergeCell(id, length, merged) {
 
 function describeMerges(holder) {
   if (!holder) return ["There are no merges to show for this token."];
-  const { steps } = holder;
+  const { text, steps } = holder;
   if (steps.length === 0) return ["The piece that holds this token is too long to show its merges."];
   const [bytes, tokens] = [steps[0], steps.at(-1)];
-  const text = span("piece", tokens.map(([id]) => piece(id)).join(""));
   const sizes = [counted(bytes.length, "byte"), counted(steps.length - 1, "merge"), counted(tokens.length, "token")];
   const end = tokens.length > 1 ? " No two neighbors of the last row form a token, so merging ends." : "";
-  return ["The piece ", text, `: ${sizes.join(", ")}.${end}`];
+  return ["The piece ", span("piece", text), `: ${sizes.join(", ")}.${end}`];
 }
 
 // ==== 2: embeddings

@@ -16,7 +16,7 @@ import numpy as np
 from ..config import GPT2Config
 from ..model import ACTIVATIONS, causal_mask
 from .analysis import BLOCK, EMBEDDINGS, MOST_BITS, OUTPUT, Analysis, Piece, largest, norm
-from .visible import token_hex, token_text
+from .visible import token_hex, token_text, visible
 
 FOLDER = Path(__file__).parent
 N_CANDIDATES, N_BINS = 200, 48
@@ -65,7 +65,8 @@ def page_data(a: Analysis, template: str) -> dict[str, Any]:
 def merges_of(piece: Piece, a: Analysis) -> dict[str, Any]:
     """A piece's merges. Each part is the token's id and its number of bytes."""
     encode = a.model.tokenizer.encode_single_token
-    return {"start": piece.start, "steps": [[(encode(part), len(part)) for part in step] for step in piece.steps]}
+    steps = [[(encode(part), len(part)) for part in step] for step in piece.steps]
+    return {"text": visible(piece.data), "start": piece.start, "steps": steps}
 
 
 def page_arrays(a: Analysis) -> dict[str, np.ndarray]:

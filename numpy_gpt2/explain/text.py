@@ -35,7 +35,7 @@ def token_lines(a: Analysis) -> Iterator[str]:
 
 def merge_lines(a: Analysis, width: int) -> Iterator[str]:
     """The merges of each piece, one after another."""
-    merged = {b"".join(steps[0]): steps for _, steps in a.pieces if len(steps) > 1}  # each piece once
+    merged = {piece.data: piece.steps for piece in a.pieces if len(piece.steps) > 1}  # equal pieces once
     if not merged:
         return
     yield from heading("Merges", "each piece starts as single bytes; these pairs were merged, one after another")
