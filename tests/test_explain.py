@@ -189,13 +189,12 @@ def test_largest_equals_a_full_sort(seed, n, size, ties):
 
 
 def test_pieces_spell_the_prompt_and_end_in_its_tokens(bundled):
-    e = explain("To be, or not to be? 1603\n\n naïve 日本", bundled)
+    prompt = "To be, or not to be? 1603\n\n naïve 日本"
+    e = explain(prompt, bundled)
     encode = bundled.tokenizer.encode_single_token
     assert [encode(part) for piece in e.pieces for part in piece.steps[-1]] == e.tokens.tolist()
-    assert (
-        b"".join(part for piece in e.pieces for part in piece.steps[0]).decode()
-        == "To be, or not to be? 1603\n\n naïve 日本"
-    )
+    assert b"".join(piece.data for piece in e.pieces).decode() == prompt
+    assert all(b"".join(step) == piece.data for piece in e.pieces for step in piece.steps)
     assert all(len(part) == 1 for piece in e.pieces for part in piece.steps[0])
     starts = np.cumsum([0] + [len(piece.steps[-1]) for piece in e.pieces])
     assert [piece.start for piece in e.pieces] == starts[:-1].tolist()
@@ -216,12 +215,12 @@ def test_each_merge_joins_the_pair_of_lowest_rank(bundled):
 def test_cut_prompt_keeps_the_whole_first_piece(bundled):
     e = explain("my kingdom for", bundled, max_tokens=2)
     assert [bundled.tokenizer.decode([token]) for token in e.tokens] == ["om", " for"]
-    assert [(piece.start, b"".join(piece.steps[-1])) for piece in e.pieces] == [(-2, b" kingdom"), (1, b" for")]
+    assert [(piece.start, piece.data) for piece in e.pieces] == [(-2, b" kingdom"), (1, b" for")]
 
 
 def test_long_piece_has_no_steps(bundled):
     e = explain("x" * 65, bundled)
-    assert [piece.steps for piece in e.pieces] == [[]]
+    assert [(piece.data, piece.steps) for piece in e.pieces] == [(b"x" * 65, [])]
     assert len(explain("x" * 64, bundled).pieces[0].steps[0]) == 64
     assert "MERGES" not in e.text()
 

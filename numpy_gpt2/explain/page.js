@@ -78,8 +78,8 @@ function percent(p) {
   return `${text.replace("-", "−")} %`;
 }
 
-const count = (n) => n.toLocaleString("en");
-const counted = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+const integer = (n) => n.toLocaleString("en");
+const quantity = (n, noun) => `${integer(n)} ${noun}${n === 1 ? "" : "s"}`;
 const signed = (x) => (x > 0 ? "+" : "") + fixed(x);
 
 // ==== Elements. Text is always inserted as text, never as HTML.
@@ -213,7 +213,7 @@ function drawHeader() {
   $("notice").textContent = DATA.notice;
   $("notice").hidden = !DATA.notice;
   const dimensions = Object.entries(DATA.dimensions).map(([letter, n]) =>
-    element("li", {}, element("b", {}, letter), ` = ${count(n)} `, span("soft", MEANINGS[letter])),
+    element("li", {}, element("b", {}, letter), ` = ${integer(n)} `, span("soft", MEANINGS[letter])),
   );
   $("dimensions").replaceChildren(...dimensions);
 }
@@ -281,7 +281,7 @@ function isNew(steps, i, place) {
 }
 
 function mergeCell(id, length, merged) {
-  const tip = `token ${id}, ${counted(length, "byte")}${merged ? "\nmerged in this step" : ""}`;
+  const tip = `token ${id}, ${quantity(length, "byte")}${merged ? "\nmerged in this step" : ""}`;
   return td(piece(id), merged ? "piece merged" : "piece", { colspan: length, "data-tip": tip });
 }
 
@@ -290,7 +290,7 @@ function describeMerges(holder) {
   const { text, steps } = holder;
   if (steps.length === 0) return ["The piece that holds this token is too long to show its merges."];
   const [bytes, tokens] = [steps[0], steps.at(-1)];
-  const sizes = [counted(bytes.length, "byte"), counted(steps.length - 1, "merge"), counted(tokens.length, "token")];
+  const sizes = [quantity(bytes.length, "byte"), quantity(steps.length - 1, "merge"), quantity(tokens.length, "token")];
   const end = tokens.length > 1 ? " No two neighbors of the last row form a token, so merging ends." : "";
   return ["The piece ", span("piece", text), `: ${sizes.join(", ")}.${end}`];
 }
@@ -684,7 +684,7 @@ function drawHistogram(draw, x, base, top, bottom) {
   const most = largest(counts);
   counts.forEach((n, i) => {
     const height = ((base - top) * 0.6 * n) / most;
-    const tip = `${show(xs[i], 2)} to ${show(xs[i + 1], 2)}\n${count(n)} of ${count(DATA.inner)} neurons`;
+    const tip = `${show(xs[i], 2)} to ${show(xs[i + 1], 2)}\n${integer(n)} of ${integer(DATA.inner)} neurons`;
     const width = Math.max(0.5, x(xs[i + 1]) - x(xs[i]) - 1);
     draw("rect", { x: x(xs[i]), y: base - height, width, height, fill: themed("--line") });
     draw("rect", { x: x(xs[i]), y: top, width, height: bottom - top, fill: "transparent", "data-tip": tip });
@@ -807,13 +807,13 @@ function drawNext() {
   if (RANK >= listed.length) rows.push(candidate(DATA.target[0], RANK));
   if (rows.length < V) {
     const rest = sum(p.subarray(listed.length)) - (rows.length > listed.length ? p[RANK] : 0);
-    rows.push(tr(td(`${count(V - rows.length)} more`, "soft"), td("", "wide"), td(percent(Math.max(0, rest)))));
+    rows.push(tr(td(`${integer(V - rows.length)} more`, "soft"), td("", "wide"), td(percent(Math.max(0, rest)))));
   }
   $("next-table").replaceChildren(...rows);
   reachable($("next-table"), "Candidates; the arrow keys move from one to the next");
   const kept = percent(sum(MODEL_P.subarray(0, afterTopP)));
   $("next-output").textContent =
-    `${count(afterTopP)} of ${count(V)} tokens remain. The model gave them ${kept} of the probability.`;
+    `${integer(afterTopP)} of ${integer(V)} tokens remain. The model gave them ${kept} of the probability.`;
 }
 
 // A candidate's row: its probability now as a bar, the model's own as a thin line. A token that is cut shows the reason instead.
