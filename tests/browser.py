@@ -81,7 +81,7 @@ class Browser:
                 return answer["result"]
 
     def receive(self, deadline: float) -> dict[str, Any]:
-        """The next message from the browser, also given to its page."""
+        """The next message from the browser. An event also goes to its page."""
         while b"\0" not in self.buffer:
             if not select.select([self.incoming], [], [], max(0, deadline - time.monotonic()))[0]:
                 raise TimeoutError("the browser does not answer")

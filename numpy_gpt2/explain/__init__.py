@@ -21,7 +21,7 @@ __all__ = ["Explanation", "explain"]
 
 
 class Explanation(Analysis):
-    """An analysis that can show itself. `explanation["h.3.attn.pattern"]` is an array; `analysis.py` lists them."""
+    """An analysis with a page and a report. `explanation["h.3.attn.pattern"]` is an array; `analysis.py` lists them."""
 
     def page(self) -> str:
         """The page, as HTML that loads nothing else."""

@@ -457,7 +457,7 @@ function drawQueries() {
     `In head ${head} of block ${layer}, at position ${position}, `,
     tokenSpan(position),
     `: the query has length ${q}, the key ${k}, the value ${v}. `,
-    `Its score with itself is ${show(score(layer, head, position, position))}.`,
+    `The score of this query and this key is ${show(score(layer, head, position, position))}.`,
   );
 }
 
