@@ -277,7 +277,8 @@ def logits(x, weights):
     >>> logits(np.array([1.0, 2.0]), {"wte.weight": np.array([[1, 0], [0, 1], [1, 1]])})
     array([1., 2., 3.])
     """
-    return (x.reshape(-1, x.shape[-1]) @ output_head(weights).T).reshape(*x.shape[:-1], -1)
+    head = output_head(weights)  # (V, C)
+    return (x.reshape(-1, x.shape[-1]) @ head.T).reshape(*x.shape[:-1], -1)
 
 
 def forward(tokens, weights, config, cache=None, hook=identity):

@@ -1,9 +1,10 @@
-"""A headless Chromium, led through its debugging pipe: open a page, ask it, press keys, look at it."""
+"""A headless Chromium, controlled through its debugging pipe, and the data inside an explain page."""
 
 import base64
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -11,9 +12,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-TIMEOUT = 60  # seconds for one answer; the first page on a busy machine takes a few
+TIMEOUT = 60  # seconds to wait for one answer
 
 # Chromium reads commands from file descriptor 3 and answers on 4.
 LAUNCH = """
@@ -32,11 +36,22 @@ def find() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def data_of(page: str) -> dict[str, Any]:
+    """The data inside an explain page, with its arrays decoded."""
+    data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    for name, array in data["arrays"].items():
+        values = np.frombuffer(base64.b64decode(array["data"]), array["dtype"]).reshape(array["shape"])
+        data["arrays"][name] = values
+    return data
+
+
 class Browser:
+    """A running Chromium."""
+
     def __init__(self, executable: str) -> None:
         self.folder = tempfile.mkdtemp()
         (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)]  # not in the place of the other
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)]  # LAUNCH overwrites 3 and 4
         for end in (theirs_in, theirs_out):
             os.close(end)
         flags = [*FLAGS, "--remote-debugging-pipe", f"--user-data-dir={self.folder}", "about:blank"]
@@ -50,8 +65,8 @@ class Browser:
         self.n_sent = 0
         self.pages: dict[str, Page] = {}
 
-    def call(self, method: str, session: str | None = None, **parameters) -> dict:
-        """Send a command and wait for its result; events that come before it go to their pages."""
+    def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
+        """Send a command and wait for its result. Events that arrive before it go to their pages."""
         self.n_sent += 1
         message = {"id": self.n_sent, "method": method, "params": parameters}
         if session:
@@ -65,7 +80,8 @@ class Browser:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def receive(self, deadline: float) -> dict:
+    def receive(self, deadline: float) -> dict[str, Any]:
+        """The next message from the browser. An event also goes to its page."""
         while b"\0" not in self.buffer:
             if not select.select([self.incoming], [], [], max(0, deadline - time.monotonic()))[0]:
                 raise TimeoutError("the browser does not answer")
@@ -80,7 +96,7 @@ class Browser:
         return message
 
     def open(self, url: str, width: int = 1280, height: int = 900, dark: bool = False) -> "Page":
-        """A page in a window of this size, when it has loaded."""
+        """Open a page in a window of this size, and wait until it has loaded."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self.pages[session] = Page(self, session, target)
@@ -96,7 +112,8 @@ class Browser:
         return page
 
     def close(self) -> None:
-        os.close(self.out)  # which tells it to end
+        """End the browser."""
+        os.close(self.out)  # the browser ends when its commands end
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -107,7 +124,7 @@ class Browser:
 
 
 class Page:
-    """What a page did: `problems` are its exceptions and console errors, `requests` the addresses that it asked for."""
+    """An open page. `problems` are its exceptions and console errors, `requests` the addresses that it requested."""
 
     def __init__(self, browser: Browser, session: str, target: str) -> None:
         self.browser, self.session, self.target = browser, session, target
@@ -115,7 +132,8 @@ class Page:
         self.requests: list[str] = []
         self.loaded = False
 
-    def take(self, event: str, parameters: dict) -> None:
+    def take(self, event: str, parameters: dict[str, Any]) -> None:
+        """Note an event."""
         if event == "Page.loadEventFired":
             self.loaded = True
         elif event == "Network.requestWillBeSent":
@@ -127,10 +145,11 @@ class Page:
         elif event == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
             self.problems.append(json.dumps(parameters["args"]))
 
-    def call(self, method: str, **parameters) -> dict:
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command about this page."""
         return self.browser.call(method, self.session, **parameters)
 
-    def evaluate(self, expression: str):
+    def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
@@ -138,20 +157,21 @@ class Page:
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """Press a key, such as ArrowDown or Tab, on what has the focus."""
+        """Press a key, such as ArrowDown or Tab, on the focused element."""
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=CODES[key])
 
     def point(self, x: float, y: float) -> None:
-        """Move the mouse there."""
+        """Move the mouse to this place in the window."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def screenshot(self, path: Path, x: int, y: int, width: int, height: int) -> None:
-        """A picture of a part of the page, as PNG."""
+        """Save a part of the page as PNG."""
         clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
         answer = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def close(self) -> None:
+        """Close the page."""
         self.browser.call("Target.closeTarget", targetId=self.target)
         del self.browser.pages[self.session]

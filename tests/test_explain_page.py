@@ -1,4 +1,4 @@
-"""The page in a browser: what it shows is what was computed, everything on it can be reached, nothing is loaded."""
+"""The page in a browser: it shows the computed numbers, the keyboard reaches everything, and nothing is loaded."""
 
 import dataclasses
 import itertools
@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import numpy_gpt2 as gpt2
-from numpy_gpt2 import explain as MODULE
 from numpy_gpt2 import init_weights
+from numpy_gpt2.explain import explain
+from numpy_gpt2.explain.page import asset, page_arrays, page_data
+from numpy_gpt2.explain.visible import token_text, visible
 from numpy_gpt2.sampling import probabilities
 
 from .browser import Browser, find
@@ -37,7 +39,7 @@ def browser():
 
 @pytest.fixture
 def shown(browser, tmp_path):
-    """Open an explanation's page. In the end there are no problems, and only the page itself was asked for."""
+    """Open an explanation's page. At the end, check that it had no problems and requested nothing but itself."""
     opened = []
 
     def show(explanation, **options):
@@ -59,13 +61,13 @@ def text_of(page, selector):
 
 
 def cells_of(page, selector):
-    """What a table says, row by row."""
+    """The text of a table's cells, row by row."""
     rows = f"document.querySelector({json.dumps(selector)}).rows"
     return page.evaluate(f"[...{rows}].map(x => [...x.cells].map(y => y.textContent))")
 
 
 def change(page, selector, value, event="change"):
-    """Set a control as its user would."""
+    """Set a control as a user would."""
     field = f"document.querySelector({json.dumps(selector)})"
     page.evaluate(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event({json.dumps(event)}))")
 
@@ -82,26 +84,26 @@ def written(x, digits=3):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1280])
-def test_it_fits_the_window_in_both_themes(width, dark, shown, bundled):
-    page = shown(MODULE.explain(PROMPT * 8, bundled, target=" and" * 80, ablate=True), width=width, dark=dark)
+def test_page_fits_the_window_in_both_themes(width, dark, shown, bundled):
+    page = shown(explain(PROMPT * 8, bundled, target=" and" * 80, ablate=True), width=width, dark=dark)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) < 150) == dark
     assert page.evaluate("[...document.querySelectorAll('section')].every(x => x.getBoundingClientRect().height > 300)")
 
 
-def test_the_arrays_arrive(shown, example):
+def test_page_decodes_all_arrays(shown, example):
     page = shown(example)
-    expected = MODULE.page_arrays(example)
+    expected = page_arrays(example)
     for name, array in expected.items():
         actual = page.evaluate(f"Array.from(ARRAYS[{json.dumps(name)}].values, x => Number.isFinite(x) ? x : null)")
         values = [np.nan if x is None else x for x in actual]
         np.testing.assert_allclose(values, array.ravel(), rtol=1e-6, atol=1e-30, err_msg=name)
 
 
-def test_the_source_is_shown(shown, example):
+def test_page_shows_every_source_with_its_sizes(shown, example):
     page = shown(example)
-    data = MODULE.page_data(example, MODULE.TEMPLATE.read_text(encoding="utf-8"))
+    data = page_data(example, asset("page.html"))
     code = page.evaluate("[...document.querySelectorAll('details.source code')].map(x => x.textContent)")
     assert sorted(code) == sorted(source["code"] for source in data["sources"].values())
     numbers = page.evaluate(
@@ -112,63 +114,89 @@ def test_the_source_is_shown(shown, example):
     assert found["# (B, H, T, S)"] == f"(1, 4, {T}, {T})"
     assert found["# (B, T, 3C)"] == f"(1, {T}, 768)"
     assert found["# (..., 4C), or n_inner"] == "(..., 1024)"
-    assert found["# (V, C)"] == "(1024, 256)"
+    assert found["# (B, T, C)"] == f"(1, {T}, 256)"
+    assert f"(T, V) = ({T}, 1024)" in text_of(page, "#lens p")
     assert not any("NaN" in number or "undefined" in number for number in found.values())
     assert page.evaluate("document.querySelectorAll('[data-source], [data-equation]:empty').length") == 0
 
 
-def test_the_inner_size_is_the_models_own(shown, bundled):
+def test_4c_is_replaced_by_the_models_inner_size(shown, bundled):
     config = dataclasses.replace(variation("narrow_mlp"), vocab_size=1024)
     weights = init_weights(config, np.random.default_rng(0))
-    page = shown(MODULE.explain("a b c", gpt2.Model(weights, config, bundled.tokenizer)))
+    page = shown(explain("a b c", gpt2.Model(weights, config, bundled.tokenizer)))
     assert "(..., 10)" in page.evaluate("[...document.querySelectorAll('[data-numbers]')].map(x => x.dataset.numbers)")
 
 
-def test_tokens(shown, example):
+def test_token_strip_shows_id_bytes_and_surprisal(shown, example):
     page = shown(example)
     pieces = page.evaluate("[...document.querySelectorAll('#token-strip label')].map(x => x.textContent)")
-    assert pieces == [MODULE.token_text(token, example.model) for token in example.tokens]
+    assert pieces == [token_text(token, example.model) for token in example.tokens]
     page.evaluate("document.querySelectorAll('#token-strip input')[4].click()")
     output = text_of(page, "#token-output")
     assert output.startswith("Position 4: ·not is token 321, bytes 20 6e 6f 74; ")
     assert f"surprisal: {example['surprisal'][4]:.2f} bits" in output
     mean = example["surprisal"][1:].mean()
-    assert f"On average it was {mean:.2f} bits, a loss of {mean * np.log(2):.2f} nats" in output
+    assert f"The average of the prompt is {mean:.2f} bits, a loss of {mean * np.log(2):.2f} nats" in output
     assert page.evaluate("document.getElementById('position').value") == "4"
     page.evaluate("document.querySelector('#token-strip input:checked').focus()")
     page.press("ArrowLeft")
     assert text_of(page, "#token-output").startswith("Position 3: ·or ")
     colors = page.evaluate("[...document.querySelectorAll('#token-strip label')].map(x => x.style.backgroundColor)")
     brightness = [sum(map(int, re.findall(r"\d+", color))) for color in colors]
-    assert np.array_equal(np.argsort(brightness[1:]), np.argsort(-example["surprisal"][1:]))  # dark: unexpected
+    assert np.array_equal(
+        np.argsort(brightness[1:]), np.argsort(-example["surprisal"][1:])
+    )  # a darker color is more unexpected
 
 
-def test_embeddings(shown, example):
+def test_merge_table_shows_the_steps_of_the_chosen_piece(shown, bundled):
+    e = explain("my kingdom é!", bundled)
+    page = shown(e)
+    for piece in e.pieces:
+        for position in range(piece.start, piece.start + len(piece.steps[-1])):
+            change(page, "#position", position)
+            rows = [row[1:] for row in cells_of(page, "#merge-table")]
+            assert rows == [[visible(part) for part in step] for step in piece.steps]
+            n_bytes, n_merges, n_tokens = len(piece.steps[0]), len(piece.steps) - 1, len(piece.steps[-1])
+            text = text_of(page, "#merge-output")
+            assert text.startswith(f"The piece {visible(piece.data)}: ")
+            assert re.search(rf": {n_bytes} bytes?, {n_merges} merges?, {n_tokens} tokens?\.", text)
+            assert ("merging ends" in text) == (n_tokens > 1)
+    change(page, "#position", e.pieces[1].start)
+    merged = page.evaluate(
+        "[...document.querySelectorAll('#merge-table .merged')].map(x => [x.textContent, x.colSpan])"
+    )
+    assert merged == [["in", 2], ["ing", 3], ["om", 2], ["·k", 2], ["·king", 5]]
+    page.evaluate("document.getElementById('merge-table').focus()")
+    page.press("ArrowRight")
+    assert text_of(page, "#tip") == f"token {bundled.tokenizer.encode_single_token(' ')}, 1 byte"
+
+
+def test_merge_table_is_empty_without_a_piece(shown, bundled):
+    for prompt, reason in [("", "There are no merges"), ("x" * 65, "too long to show its merges")]:
+        page = shown(explain(prompt, bundled))
+        assert cells_of(page, "#merge-table") == []
+        assert reason in text_of(page, "#merge-output")
+
+
+def test_embedding_table_shows_lengths_and_neighbors(shown, example):
     rows = shown(example).evaluate("[...document.querySelector('#embedding-table tbody').rows].map(x => x.innerText)")
     for t, row in enumerate(rows):
         numbers = [example[name][t] for name in ("embed", "pos_embed")] + [example["h.0.resid_pre"][0, t]]
         for vector in numbers:
             assert f"{np.linalg.norm(vector):.2f}" in row
         for token, cosine in zip(example["nearest.tokens"][t], example["nearest.cosines"][t], strict=True):
-            assert f"{MODULE.token_text(token, example.model)} {cosine:.2f}" in row
+            assert f"{token_text(token, example.model)} {cosine:.2f}" in row
 
 
-def test_the_pickers(shown, example):
+def test_pickers_choose_block_head_and_position(shown, example):
     page = shown(example)
     change(page, "#layer", 3)
     change(page, "#position", 7)
     page.evaluate("document.querySelectorAll('#heads button')[2].click()")
-    assert page.evaluate("[...document.querySelectorAll('#heads button')].map(x => x.ariaPressed)") == [
-        "false",
-        "false",
-        "true",
-        "false",
-    ]
-    assert page.evaluate("['layer', 'head', 'position'].map(id => document.getElementById(id).value)") == [
-        "3",
-        "2",
-        "7",
-    ]
+    pressed = page.evaluate("[...document.querySelectorAll('#heads button')].map(x => x.ariaPressed === 'true')")
+    assert pressed == [False, False, True, False]
+    values = page.evaluate("['layer', 'head', 'position'].map(id => document.getElementById(id).value)")
+    assert values == ["3", "2", "7"]
     rows = cells_of(page, "#trace-table tbody")
     for name, length, letters, shape in rows:
         array = example[name]
@@ -192,7 +220,7 @@ def test_the_pickers(shown, example):
 
 
 def cell_at(page, query, key):
-    """Where a cell of the attention map is in the window; −1 stands for the labels."""
+    """Where a cell of the attention map is in the window. Row or column −1 is the labels."""
     page.evaluate("document.getElementById('map').scrollIntoView({block: 'center'})")
     x, y, top, size = page.evaluate(
         "(b => [b.x, b.y, MAP.top, MAP.cell])(document.getElementById('map').getBoundingClientRect())"
@@ -200,7 +228,7 @@ def cell_at(page, query, key):
     return x + (key + 0.5) * size, y + top + (query + 0.5) * size
 
 
-def test_the_attention_map(shown, example):
+def test_attention_map_describes_the_cell_under_the_pointer(shown, example):
     page = shown(example)
     change(page, "#layer", 2)
     change(page, "#head", 1)
@@ -209,16 +237,16 @@ def test_the_attention_map(shown, example):
         page.point(*cell_at(page, query, key))
         for shown_text in (text_of(page, "#map-output"), text_of(page, "#tip")):
             assert f"Block 2, head 1: position {query} " in shown_text
-            assert f" looks at {key} {MODULE.token_text(example.tokens[key], example.model)}: " in shown_text
+            assert f" looks at {key} {token_text(example.tokens[key], example.model)}: " in shown_text
             numbers = f"score {written(scores[query, key])}, weight {written(pattern[query, key], 4)}."
             assert shown_text.endswith(numbers)
     page.point(*cell_at(page, 3, 8))
     assert "it comes later, so the score is −∞ and the weight 0" in text_of(page, "#map-output")
     page.point(*cell_at(page, 6, -1))
-    strongest = MODULE.token_text(example.tokens[pattern[6].argmax()], example.model)
+    strongest = token_text(example.tokens[pattern[6].argmax()], example.model)
     assert f"position 6 ·be looks most at {strongest} ({pattern[6].argmax()})" in text_of(page, "#map-output")
     assert f"of length {example['heads.norm'][2, 1, 6]:.3f}" in text_of(page, "#map-output")
-    by = MODULE.token_text(example.tokens[pattern[:, 6].argmax()], example.model)
+    by = token_text(example.tokens[pattern[:, 6].argmax()], example.model)
     assert f"is looked at most by {by} ({pattern[:, 6].argmax()}) " in text_of(page, "#map-output")
     whole_cross = text_of(page, "#map-output")
     page.point(*cell_at(page, -1, 6))
@@ -234,8 +262,8 @@ def test_the_attention_map(shown, example):
     assert "position 6 ·be looks at 1 ·be: " in text_of(page, "#map-output")
 
 
-def test_every_weight_and_score(shown, example):
-    """All that the map can say of a block, by the functions that say it."""
+def test_map_reads_every_weight_and_score(shown, example):
+    """By the functions that the map and its tips call."""
     page = shown(example)
     for name, function, digits in [("pattern", "weight", 4), ("scores", "score", 3)]:
         actual = page.evaluate(f"positions.flatMap(q => range(q + 1).map(k => show({function}(3, 1, q, k), {digits})))")
@@ -244,8 +272,8 @@ def test_every_weight_and_score(shown, example):
 
 
 @pytest.mark.parametrize("size", [[100, 11_000], [11_000, 100]])
-def test_a_long_map_is_no_larger_than_a_canvas_can_be(size, shown, example):
-    """The labels of 1,000 rows on a sharp screen: one that is larger would stay empty."""
+def test_long_map_stays_below_the_largest_canvas(size, shown, example):
+    """1,000 rows on a screen of high resolution. A canvas above the limit of browsers would stay empty."""
     page = shown(example)
     page.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=2, mobile=False)
     page.evaluate(f"canvas = document.createElement('canvas'); context = cleared(canvas, ...{size})")
@@ -255,7 +283,7 @@ def test_a_long_map_is_no_larger_than_a_canvas_can_be(size, shown, example):
 
 
 def test_tips_stay_in_the_window(shown, bundled):
-    page = shown(MODULE.explain(PROMPT * 8, bundled), width=400, height=700)
+    page = shown(explain(PROMPT * 8, bundled), width=400, height=700)
     page.evaluate("document.getElementById('map').scrollIntoView({block: 'end'})")
     box = "(b => [b.left, b.top, b.right, b.bottom])(document.getElementById('tip').getBoundingClientRect())"
     page.point(300, 690)
@@ -272,7 +300,7 @@ def test_tips_stay_in_the_window(shown, bundled):
     assert 0 <= top < bottom <= 700
     assert "position 23 " in text_of(page, "#tip")
     labels = page.evaluate("document.getElementById('map-labels').getBoundingClientRect().left")
-    assert 0 <= labels < 20  # still there, though the map is scrolled
+    assert 0 <= labels < 20  # stays in place when the map scrolls
     assert page.evaluate("document.getElementById('map-frame').scrollLeft") > 200
     page.point(30, (top + bottom) / 2)
     assert "position 23 ,: " not in text_of(page, "#map-output")
@@ -281,8 +309,8 @@ def test_tips_stay_in_the_window(shown, bundled):
     assert page.evaluate("document.getElementById('tip').hidden")
 
 
-def test_choosing_a_position_moves_the_lens(shown, bundled):
-    page = shown(MODULE.explain(PROMPT * 8, bundled), width=400)
+def test_chosen_position_is_scrolled_into_the_lens(shown, bundled):
+    page = shown(explain(PROMPT * 8, bundled), width=400)
     change(page, "#position", 3)
     assert "position 3 " in text_of(page, "#lens-title")
     cell, frame = page.evaluate(
@@ -292,7 +320,7 @@ def test_choosing_a_position_moves_the_lens(shown, bundled):
     assert frame[0] <= cell[0] < cell[1] <= frame[1]
 
 
-def test_tips_by_touch_and_by_keyboard(shown, example):
+def test_touch_and_keyboard_show_tips(shown, example):
     page = shown(example)
     page.evaluate("document.getElementById('stream-chart').scrollIntoView({block: 'center'})")
     mark = "document.querySelectorAll('#stream-chart circle')[3].getBoundingClientRect()"
@@ -317,7 +345,7 @@ def test_tips_by_touch_and_by_keyboard(shown, example):
     assert text_of(page, "#tip").startswith(f"token {example['logits'][-1].argmax()}, number 1 by probability")
 
 
-def test_the_colors_of_the_map(shown, example):
+def test_map_colors_follow_value_and_sign(shown, example):
     page = shown(example)
     for view, head in itertools.product(("pattern", "scores"), range(4)):
         page.evaluate(f"document.querySelector('input[value={view}]').click()")
@@ -336,13 +364,13 @@ def test_the_colors_of_the_map(shown, example):
         assert np.array_equal(blue_or_orange[clear] > 0, values[clear] > 0)
 
 
-def test_the_lens(shown, example):
+def test_lens_shows_the_best_tokens(shown, example):
     page = shown(example)
     table = cells_of(page, "#lens-table tbody")
     assert [row[0] for row in table] == ["embeddings", *(f"after h.{layer}" for layer in range(6))]
     for row, tokens, shares in zip(table, example["lens.tokens"], example["lens.probabilities"], strict=True):
         for text, token, p in zip(row[1:], tokens[:, 0], shares[:, 0], strict=True):
-            piece = MODULE.token_text(token, example.model)
+            piece = token_text(token, example.model)
             assert text.startswith(piece)
             assert float(text.removeprefix(piece).removesuffix(" %")) == pytest.approx(100 * p, rel=0.06, abs=0.006)
     right = page.evaluate(
@@ -355,7 +383,7 @@ def test_the_lens(shown, example):
         title = text_of(page, "#lens-title")
         assert title.startswith(f"{'After h.' + str(row - 1) if row else 'Embeddings'}, position {position} ")
         rows = cells_of(page, "#lens-top")
-        pieces = [MODULE.token_text(token, example.model) for token in example["lens.tokens"][row, position]]
+        pieces = [token_text(token, example.model) for token in example["lens.tokens"][row, position]]
         assert [piece for piece, _, _ in rows] == pieces
         for (_, _, value), p in zip(rows, example["lens.probabilities"][row, position], strict=True):
             assert float(value.removesuffix(" %").replace("−", "-")) == pytest.approx(100 * p, rel=0.06, abs=0.006)
@@ -383,8 +411,8 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_sliders_compute_what_sampling_does(seed, shown, bundled, example):
-    """The bundled model's logits, and random ones of 50,257 tokens with many that tie."""
+def test_sliders_compute_what_sampling_does(seed, shown, bundled, example):
+    """The bundled model's logits, and random logits of 50,257 tokens, once with many ties."""
     e = example
     if seed:
         rng = np.random.default_rng(seed)
@@ -410,7 +438,7 @@ def test_the_sliders_compute_what_sampling_does(seed, shown, bundled, example):
             assert after_k == np.count_nonzero(kept)
 
 
-def test_the_sliders(shown, example):
+def test_sliders_update_the_candidates(shown, example):
     page = shown(example)
     order = np.argsort(-example["logits"][-1], kind="stable")
 
@@ -428,7 +456,7 @@ def test_the_sliders(shown, example):
             assert target[2] == cut if not expected[rank] else target[2].endswith(" %")
         assert page.evaluate("document.querySelector('#next-table .target').cells[0].textContent") == "·qu"
         for i, (piece, _, value) in enumerate(rows[:-1]):
-            assert piece == MODULE.token_text(order[i], example.model)
+            assert piece == token_text(order[i], example.model)
             if expected[i]:
                 assert float(value.removesuffix(" %")) == pytest.approx(100 * expected[i], rel=0.06, abs=0.006)
             elif temperature == 0:
@@ -439,9 +467,7 @@ def test_the_sliders(shown, example):
         assert rows[-1][0] == f"{1024 - len(listed):,} more"
         rest = 1 - expected[[*listed]].sum()
         assert float(rows[-1][2].removesuffix(" %").replace("−", "-")) == pytest.approx(100 * rest, rel=0.06, abs=0.06)
-        assert text_of(page, "#next-output").startswith(
-            f"{np.count_nonzero(expected):,} of 1,024 tokens are left by the cuts."
-        )
+        assert text_of(page, "#next-output").startswith(f"{np.count_nonzero(expected):,} of 1,024 tokens remain.")
 
     for setting in [(1, 0, 1), (0.8, 40, 1), (1.5, 12, 0.3), (0.5, 0, 0.5), (0, 0, 1)]:
         check(*setting)
@@ -453,7 +479,7 @@ def test_the_sliders(shown, example):
     assert text_of(page, "#temperature-value") == "0.71"
 
 
-def test_what_mattered(shown, example, bundled):
+def test_ablation_table_shows_every_change(shown, example, bundled):
     page = shown(example)
     rows = cells_of(page, "#ablation-table tbody")
     assert [row[0] for row in rows] == [f"h.{layer}" for layer in range(6)]
@@ -463,23 +489,19 @@ def test_what_mattered(shown, example, bundled):
     assert text_of(page, "#ablation-whole") == written(example["target.log_probability"])
     layer, part = np.unravel_index(changes.argmin(), changes.shape)
     most = f"the MLP of block {layer}" if part == 4 else f"head {part} of block {layer}"
-    assert f"Missed most: {most} ({minus(f'{changes.min():.3f}')})" in text_of(page, "#ablation-output")
+    assert f"Most helpful: {most} ({minus(f'{changes.min():.3f}')})" in text_of(page, "#ablation-output")
     colors = page.evaluate("[...document.querySelectorAll('#ablation-table td')].map(x => x.style.backgroundColor)")
     for color, x in zip(colors, changes.ravel(), strict=True):
         red, _, blue = map(int, re.findall(r"\d+", color))
         assert (blue > red) == (x > 0)
 
-    without = shown(MODULE.explain(PROMPT, bundled))
-    assert without.evaluate(
-        "[document.getElementById('ablation').hidden, document.getElementById('no-ablation').hidden]"
-    ) == [
-        True,
-        False,
-    ]
+    without = shown(explain(PROMPT, bundled))
+    hidden = without.evaluate("['ablation', 'no-ablation'].map(id => document.getElementById(id).hidden)")
+    assert hidden == [True, False]
 
 
-def test_a_hostile_prompt_is_text(shown, bundled):
-    e = MODULE.explain(HOSTILE, bundled, target="</script><b>", ablate=True)
+def test_hostile_prompt_is_shown_as_text(shown, bundled):
+    e = explain(HOSTILE, bundled, target="</script><b>", ablate=True)
     page = shown(e)
     assert text_of(page, "#prompt") == HOSTILE
     assert page.evaluate("document.querySelectorAll('img, b b, section section').length") == 0
@@ -493,23 +515,23 @@ def test_a_hostile_prompt_is_text(shown, bundled):
 
 @pytest.mark.parametrize("name", ["one_head_one_layer", "one_channel_heads", "relu", "untied"])
 @pytest.mark.parametrize("text", ["", "a b c d e"])
-def test_other_models(name, text, shown, bundled):
+def test_page_works_for_other_models(name, text, shown, bundled):
     config = dataclasses.replace(variation(name), vocab_size=1024)
     weights = init_weights(config, np.random.default_rng(0))
-    page = shown(MODULE.explain(text, gpt2.Model(weights, config, bundled.tokenizer), ablate=True))
+    page = shown(explain(text, gpt2.Model(weights, config, bundled.tokenizer), ablate=True))
     change(page, "#layer", config.n_layer - 1)
     change(page, "#head", config.n_head - 1)
     change(page, "#position", 0)
     assert f"Block {config.n_layer - 1}, head {config.n_head - 1}: " in text_of(page, "#map-output")
 
 
-def test_weights_of_zero(shown, bundled):
+def test_page_works_for_weights_of_zero(shown, bundled):
     config = dataclasses.replace(variation("plain"), vocab_size=1024)
     weights = {name: np.zeros_like(array) for name, array in init_weights(config, np.random.default_rng(0)).items()}
-    shown(MODULE.explain("a b c", gpt2.Model(weights, config, bundled.tokenizer), ablate=True))
+    shown(explain("a b c", gpt2.Model(weights, config, bundled.tokenizer), ablate=True))
 
 
-def test_another_theme_and_another_width_while_it_is_open(shown, example):
+def test_page_follows_a_change_of_theme_and_width(shown, example):
     page = shown(example)
     color = "getComputedStyle(document.querySelector('#lens-table button')).backgroundColor"
     before = page.evaluate(color), page.evaluate("document.querySelector('#stream-chart svg').clientWidth")
@@ -522,7 +544,7 @@ def test_another_theme_and_another_width_while_it_is_open(shown, example):
     assert page.evaluate("document.documentElement.scrollWidth") <= 500
 
 
-def test_the_keyboard_reaches_everything(shown, example):
+def test_keyboard_reaches_every_control(shown, example):
     page = shown(example)
     reached = set()
     page.evaluate("document.querySelectorAll('#heads button').forEach(x => x.name = 'head')")
@@ -540,7 +562,7 @@ def test_the_keyboard_reaches_everything(shown, example):
     assert controls <= reached
 
 
-def test_in_a_notebook(browser, tmp_path, example):
+def test_page_works_inside_a_notebook(browser, tmp_path, example):
     file = tmp_path / "notebook.html"
     file.write_text(f"<!DOCTYPE html><meta charset=utf-8><link rel=icon href='data:,'>{example._repr_html_()}", "utf-8")
     page = browser.open(file.as_uri())

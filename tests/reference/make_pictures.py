@@ -1,4 +1,4 @@
-"""Make the README's pictures of the explain page, with a Chromium: `python -m tests.reference.make_pictures`."""
+"""Make the pictures of the explain page's README with a Chromium: `python -m tests.reference.make_pictures`."""
 
 import tempfile
 from pathlib import Path
@@ -8,11 +8,11 @@ from numpy_gpt2.explain import explain
 from ..browser import Browser, Page, find
 
 PROMPT = "KING RICHARD III:\nA horse! a horse! my kingdom for a"
-FOLDER = Path(__file__).parents[2] / "bench"
+FOLDER = Path(__file__).parents[2] / "numpy_gpt2" / "explain"
 
 
 def picture(page: Page, path: Path, first: str, last: str, width: int) -> None:
-    """What is from one element of the page to another, with a margin."""
+    """Save the part of the page from one element to another, with a margin."""
     edges = "(x => document.querySelector(x).getBoundingClientRect())"
     left, top = page.evaluate(f"(box => [box.left + scrollX, box.top + scrollY])({edges}('{first}'))")
     bottom = page.evaluate(f"{edges}('{last}').bottom + scrollY")
@@ -22,16 +22,16 @@ def picture(page: Page, path: Path, first: str, last: str, width: int) -> None:
 def main() -> None:
     executable = find()
     if executable is None:
-        raise SystemExit("error: there is no Chromium to make pictures with")
+        raise SystemExit("error: the pictures need a Chromium, and none was found")
     browser = Browser(executable)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "explain.html"
         file.write_text(explain(PROMPT, "shakespeare", ablate=True).page(), encoding="utf-8")
         page = browser.open(file.as_uri(), width=1280, height=1000)
-        page.evaluate("choose({ layer: 4, head: 2, position: 18 })")  # a head that looks at the token before
-        page.evaluate("document.querySelector('.picker').style.position = 'static'")  # not over what is pictured
-        picture(page, FOLDER / "explain-attention.png", "#heads", "#map-output", 960)
-        picture(page, FOLDER / "explain-lens.png", "#lens", "#lens .two", 1016)
+        page.evaluate("choose({ layer: 4, head: 2, position: 18 })")  # a head that often looks at the previous token
+        page.evaluate("document.querySelector('.picker').style.position = 'static'")  # otherwise it covers the map
+        picture(page, FOLDER / "attention.png", "#heads", "#map-output", 960)
+        picture(page, FOLDER / "lens.png", "#lens", "#lens .two", 1016)
         browser.close()
 
 

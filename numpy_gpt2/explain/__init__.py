@@ -1,0 +1,57 @@
+"""One prompt, followed through the code step by step: on a page, in the terminal, or as arrays.
+
+analysis.py                        what is computed, from the arrays that a hook records
+visible.py                         tokens as text in which every character can be seen
+page.py, page.html, .css, .js      the page: one HTML file that loads nothing else
+text.py                            the report in the terminal
+__main__.py                        the command, `python -m numpy_gpt2.explain "PROMPT"`
+"""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+from ..checkpoint import Model, load
+from .analysis import MAX_TOKENS, Analysis, analyze
+from .page import page_html
+from .text import text_report
+
+__all__ = ["Explanation", "explain"]
+
+
+class Explanation(Analysis):
+    """An analysis with a page and a report. `explanation["h.3.attn.pattern"]` is an array; `analysis.py` lists them."""
+
+    def page(self) -> str:
+        """The page, as HTML that loads nothing else."""
+        return page_html(self)
+
+    def text(self, width: int = 100) -> str:
+        """The report for a terminal of this width."""
+        return text_report(self, width)
+
+    def _repr_html_(self) -> str:
+        """The page inside a frame, for a notebook."""
+        return f'<iframe srcdoc="{escape(self.page())}" style="width: 100%; height: 50rem; border: 0"></iframe>'
+
+
+def explain(
+    prompt: str,
+    model: Model | str | Path,
+    *,
+    target: str | None = None,
+    ablate: bool = False,
+    max_tokens: int = MAX_TOKENS,
+    progress: bool = False,
+) -> Explanation:
+    """Run a prompt through a model and keep everything that can be shown about it.
+
+    `model` is the result of `load`, or a name for it. `target` is the text whose probability is explained; the default
+    is the most probable next token. `ablate` removes each head and each MLP in turn and measures the effect. A prompt
+    of more than `max_tokens` tokens is cut from the left. `progress` shows a progress bar.
+
+    Raises ValueError for an empty target, for a target that is longer than the window, and for damaged weights.
+    """
+    model = model if isinstance(model, Model) else load(model)
+    return Explanation(**vars(analyze(prompt, model, target, ablate, max_tokens, progress)))

@@ -1,0 +1,105 @@
+"""The command: `python -m numpy_gpt2.explain "PROMPT"` writes the page, and `--text` prints the report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import webbrowser
+from pathlib import Path
+
+from ..cli import Parser, exit_status, load_model, positive_int, read_prompt, some_text
+from ..console import print_stderr, write
+from ..files import staged_writes
+from . import explain
+from .analysis import MAX_TOKENS
+
+PAGE = "explain.html"  # the default output
+
+EXAMPLES = """\
+examples:
+  python -m numpy_gpt2.explain "The cat sat on the" --open
+  python -m numpy_gpt2.explain "Paris is in" --target " France" --ablate
+  python -m numpy_gpt2.explain -m shakespeare --text "To be, or not to"
+"""
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser(
+        prog="python -m numpy_gpt2.explain",
+        usage="%(prog)s [options] [PROMPT]",
+        description="Show how GPT-2 processes a prompt, step by step, on a page that works offline in any browser.",
+        epilog=EXAMPLES,
+    )
+    parser.add_prompt("the text to explain")
+    parser.add_model()
+    add = parser.add_argument
+    add("-o", "--output", metavar="PAGE.html", help=f"file to write the page to (default: {PAGE})")
+    add("--open", action="store_true", help="open the page in the browser")
+    add(
+        "--target",
+        metavar="TEXT",
+        type=some_text,
+        help="explain the probability of TEXT; it usually starts with a space (default: the most probable next token)",
+    )
+    add("--ablate", action="store_true", help="remove each head and each MLP in turn, and measure the effect")
+    add("--text", action="store_true", help="print a report instead of writing a page")
+    add(
+        "--max-tokens",
+        metavar="N",
+        type=positive_int,
+        default=MAX_TOKENS,
+        help=f"show at most the last N tokens of the prompt (default: {MAX_TOKENS})",
+    )
+    return parser
+
+
+def command(argv: list[str] | None) -> int:
+    """Run the command line. Returns the exit status."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    parser.check_prompt(arguments.prompt)
+    if arguments.text and (arguments.output is not None or arguments.open):
+        parser.error("--text makes no page: leave it out, or -o and --open")
+
+    path = None if arguments.text else page_path(PAGE if arguments.output is None else arguments.output)
+    explanation = explain(
+        read_prompt(arguments.prompt),
+        load_model(arguments),
+        target=arguments.target,
+        ablate=arguments.ablate,
+        max_tokens=arguments.max_tokens,
+        progress=True,
+    )
+    if explanation.notice:
+        chosen = len(explanation.tokens) == arguments.max_tokens
+        print_stderr(f"note: {explanation.notice}; {'--max-tokens changes this' if chosen else 'they fill the window'}")
+    if path is None:
+        write(explanation.text(shutil.get_terminal_size((100, 24)).columns))
+        return 0
+    page = explanation.page()
+    with staged_writes(path.parent) as staging:
+        (staging / path.name).write_text(page, encoding="utf-8")
+    write(f"{path}\n")
+    if arguments.open and not webbrowser.open(path.as_uri()):
+        print_stderr("note: there is no browser to open the page with")
+    return 0
+
+
+def page_path(name: str) -> Path:
+    """The file that the page is written to. Raises ValueError at once if it cannot be written."""
+    path = Path(os.path.realpath(name))
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)) or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} cannot be written; choose another file with -o")
+    return path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns the exit status."""
+    return exit_status(lambda: command(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

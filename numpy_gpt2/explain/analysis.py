@@ -1,0 +1,269 @@
+"""What is computed for an explanation: the results of one forward pass, and a few numbers derived from them.
+
+A hook records every intermediate result of one `forward`. `Analysis.arrays` holds these and what is derived from them:
+
+    embed … ln_f                            every array that the hook recorded: "h.3.attn.pattern" is (1, H, T, S)
+    logits (T, V)                           the result of `forward`
+    surprisal (T,)                          how unexpected each token was, in bits; nan for the first token
+    nearest.tokens, .cosines (T, 5)         the tokens whose embeddings are most similar to the first block's input
+    heads.norm (L, H, T)                    length of the vector that each head adds to the residual stream
+    neurons (L, T, 8)                       the neurons of the MLP with the largest activations, by magnitude
+    lens.tokens, .probabilities (L+1, T, 10)
+                                            the next tokens if the model ended before block 0, 1, …; last its own
+    lens.target (L+1,)                      probability of the target's first token, in the lens at the last position
+    target.log_probability ()               ln p(target | tokens), in nats
+    ablation.heads (L, H), .mlps (L,)       how ln p(target | tokens) changes without one head, or without one MLP
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..checkpoint import Model
+from ..config import GPT2Config
+from ..console import progress_bar
+from ..model import cross_entropy, forward, hidden_states, identity, layer_norm, logits, record, softmax
+from ..threads import thread_pool
+from ..tokenizer import merge_steps, pieces, prompt_ids, token_ranks
+from ..weights import Weights
+
+Hook = Callable[[str, np.ndarray], np.ndarray]
+
+MAX_TOKENS = 64  # of a prompt, by default; the attention maps grow with the square of this
+MAX_PIECE_BYTES = 64  # a longer piece has no merges listed, because the list grows with the square of its length
+MOST_BITS = 16  # the surprisal at which its bars and colors end
+N_NEAREST, N_LENS, N_NEURONS = 5, 10, 8
+
+# The named results and their shapes, in the order of the forward pass. Those of BLOCK occur once in every block.
+EMBEDDINGS = {"embed": "(T, C)", "pos_embed": "(T, C)"}
+BLOCK = {
+    "resid_pre": "(B, T, C)",
+    "ln_1": "(B, T, C)",
+    "attn.q": "(B, H, T, D)",
+    "attn.k": "(B, H, T, D)",
+    "attn.v": "(B, H, T, D)",
+    "attn.scores": "(B, H, T, S)",
+    "attn.pattern": "(B, H, T, S)",
+    "attn.z": "(B, H, T, D)",
+    "attn_out": "(B, T, C)",
+    "resid_mid": "(B, T, C)",
+    "ln_2": "(B, T, C)",
+    "mlp.pre": "(B, T, n_inner)",
+    "mlp.post": "(B, T, n_inner)",
+    "mlp_out": "(B, T, C)",
+    "resid_post": "(B, T, C)",
+}
+OUTPUT = {"ln_f": "(B, T, C)"}
+
+
+class Piece(NamedTuple):
+    """A piece of the prompt, and how its bytes were merged into tokens."""
+
+    data: bytes
+    start: int  # position of its first token; negative if the prompt was cut inside this piece
+    steps: list[list[bytes]]  # from `merge_steps`; empty for a piece of more than MAX_PIECE_BYTES
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Analysis:
+    """The numbers behind an explanation. This module's docstring lists the `arrays`."""
+
+    model: Model
+    tokens: np.ndarray  # (T,): the prompt's tokens, or the last ones of a long prompt
+    n_prompt: int  # number of tokens of the whole prompt
+    target: list[int]  # the tokens whose probability is explained
+    pieces: list[Piece]  # those that `tokens` come from; empty if there is no text, or if it is cut by another rule
+    arrays: dict[str, np.ndarray]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    @property
+    def facts(self) -> str:
+        """The model in one line."""
+        weights, config, tokenizer = self.model
+        name = os.fsencode(tokenizer.name).decode(errors="replace")  # a folder's name may hold any bytes
+        parameters = sum(math.prod(array.shape) for array in weights.values())  # includes an untied head
+        return (
+            f"{name}: {config.n_layer} blocks of {config.n_head} heads, {config.n_embd:,} channels, a vocabulary of"
+            f" {config.vocab_size:,} tokens, {parameters:,} parameters"
+        )
+
+    @property
+    def notice(self) -> str:
+        """A note that the prompt was cut, or nothing."""
+        T = len(self.tokens)
+        return f"the prompt has {self.n_prompt:,} tokens; this shows the last {T:,}" if self.n_prompt > T else ""
+
+    def layers(self, name: str) -> np.ndarray:
+        """A named result of all blocks, without the batch axis: (L, ...)."""
+        return np.stack([self.arrays[f"h.{layer}.{name}"][0] for layer in range(self.model.config.n_layer)])
+
+    def forward_steps(self, layers: int) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Name, shape in letters, and array of each named result, in order, through the first `layers` blocks."""
+        blocks = {f"h.{layer}.{name}": letters for layer in range(layers) for name, letters in BLOCK.items()}
+        for name, letters in {**EMBEDDINGS, **blocks, **OUTPUT}.items():
+            yield name, letters, self[name]
+
+
+def analyze(
+    prompt: str, model: Model, target: str | None, ablate: bool, max_tokens: int, progress: bool = False
+) -> Analysis:
+    """Run a prompt through a model, and compute what an explanation shows. `explain` describes the arguments."""
+    weights, config, tokenizer = model
+    ids, target_ids = prompt_ids(prompt, tokenizer), [] if target is None else tokenizer.encode_ordinary(target)
+    if target == "":
+        raise ValueError("the target is empty; leave it out to explain the most probable next token")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens is {max_tokens}; it must be 1 or more")
+    if len(target_ids) > config.n_positions:
+        raise ValueError(f"the target has {len(target_ids)} tokens; the model's window has only {config.n_positions}")
+    room = config.n_positions + 1 - max(1, len(target_ids))  # the model also reads all but the target's last token
+    tokens = np.array(ids[-min(max_tokens, room) :])
+
+    arrays: dict[str, np.ndarray] = {}
+    arrays["logits"] = forward(tokens, weights, config, hook=record(arrays))
+    if not np.isfinite(arrays["logits"]).all():
+        raise ValueError("the logits are not finite; the model's weights are damaged")
+    target_ids = target_ids or [int(arrays["logits"][-1].argmax())]
+    arrays["surprisal"] = surprisal(arrays["logits"], tokens)
+    cosines = cosine_similarity(arrays["h.0.resid_pre"][0], np.asarray(weights["wte.weight"]))
+    arrays["nearest.tokens"], arrays["nearest.cosines"] = largest(cosines, N_NEAREST)
+
+    analysis = Analysis(model, tokens, len(ids), target_ids, merged_pieces(prompt, model, tokens), arrays)
+    arrays["heads.norm"] = head_norms(analysis.layers("attn.z"), weights)
+    arrays["neurons"], _ = largest(np.abs(analysis.layers("mlp.post")), N_NEURONS)
+    rows = [read_out(scores, target_ids[0]) for scores in lens_logits(analysis)]
+    for name, values in zip(("tokens", "probabilities", "target"), zip(*rows, strict=True), strict=True):
+        arrays[f"lens.{name}"] = np.array(values)
+    arrays["target.log_probability"] = np.array(log_probability(tokens, target_ids, weights, config))
+    if ablate:
+        arrays["ablation.heads"], arrays["ablation.mlps"] = ablation(analysis, progress)
+    return analysis
+
+
+def merged_pieces(prompt: str, model: Model, tokens: np.ndarray) -> list[Piece]:
+    """The pieces of the prompt that its last tokens come from, each with its merges.
+
+    Empty for an empty prompt, and for a tokenizer that cuts text by another rule or another version of Unicode. Such
+    pieces do not end in the prompt's tokens.
+    """
+    tokenizer, ranks = model.tokenizer, token_ranks(model.tokenizer)
+    found: list[Piece] = []
+    ids: list[int] = []
+    for text in reversed(pieces(prompt)):
+        if len(ids) >= len(tokens):
+            break
+        piece = text.encode(errors="replace")
+        steps = merge_steps(piece, ranks) if len(piece) <= MAX_PIECE_BYTES else []
+        ids = ([ranks[part] for part in steps[-1]] if steps else tokenizer.encode_ordinary(text)) + ids
+        found.append(Piece(piece, len(tokens) - len(ids), steps))
+    return found[::-1] if ids[-len(tokens) :] == tokens.tolist() else []
+
+
+def largest(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places and values of the n largest along the last axis, in descending order. Of equal values the first leads."""
+    n = min(n, x.shape[-1])
+    places = np.sort(np.argpartition(x, -n, axis=-1)[..., -n:])
+    order = np.argsort(-np.take_along_axis(x, places, axis=-1), axis=-1, kind="stable")
+    places = np.take_along_axis(places, order, axis=-1)
+    return places, np.take_along_axis(x, places, axis=-1)
+
+
+def norm(x: np.ndarray) -> np.ndarray:
+    """|x|, the length of each position's vector. (..., C) -> (...). Masked scores, which are −inf, count as 0."""
+    return np.linalg.norm(np.where(np.isneginf(x), 0, x), axis=-1)
+
+
+def surprisal(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """−log₂ p(token | those before it), in bits. (T, V) and (T,) -> (T,).
+
+    The first token has nan, because nothing precedes it. The mean, in nats, is the loss. Shannon 1948, "A Mathematical
+    Theory of Communication", section 6.
+    """
+    losses = [cross_entropy(*pair) for pair in zip(logits[:-1], tokens[1:], strict=True)]
+    return np.array([math.nan, *losses]) / math.log(2)
+
+
+def cosine_similarity(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x · y / (|x| |y|), the cosine of the angle between the vectors of each pair. (T, C) and (V, C) -> (T, V)."""
+    tiny = float(np.finfo(x.dtype).tiny)  # the cosine with a vector of zeros is 0
+    return x @ y.T / np.maximum(np.sqrt(np.vecdot(x, x)[:, None] * np.vecdot(y, y)), tiny)
+
+
+def head_norms(z: np.ndarray, weights: Weights) -> np.ndarray:
+    """|z W|, the length of what each head adds to the residual stream. (L, H, T, D) -> (L, H, T).
+
+    W is the head's own D rows of `attn.c_proj`. attn_out is the sum of all heads' z W, plus the bias. Elhage et al.
+    2021, "A Mathematical Framework for Transformer Circuits", section "Attention heads are independent and additive".
+    """
+    L, H, _, D = z.shape
+    projections = [np.asarray(weights[f"h.{layer}.attn.c_proj.weight"]).reshape(H, D, H * D) for layer in range(L)]
+    return np.array([np.linalg.norm(z[layer] @ projections[layer], axis=-1) for layer in range(L)])
+
+
+def lens(x: np.ndarray, weights: Weights, config: GPT2Config) -> np.ndarray:
+    """logits(layer_norm(x)): the residual stream, read as if no block came after it. (..., C) -> (..., V).
+
+    nostalgebraist 2020, "interpreting GPT: the logit lens".
+    """
+    return logits(layer_norm(x, weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon), weights)
+
+
+def lens_logits(a: Analysis) -> Iterator[np.ndarray]:
+    """The lens (T, V) before block 0, 1, …, and then the model's own logits."""
+    for layer in range(a.model.config.n_layer):
+        yield lens(a[f"h.{layer}.resid_pre"][0], a.model.weights, a.model.config)
+    yield a["logits"]
+
+
+def read_out(logits: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """One row of the lens: each position's best tokens and their probabilities, and p(target) at the last position."""
+    places, _ = largest(logits, N_LENS)
+    p = softmax(logits)
+    return places, np.take_along_axis(p, places, axis=-1), float(p[-1, target])
+
+
+def log_probability(
+    tokens: np.ndarray, target: list[int], weights: Weights, config: GPT2Config, hook: Hook = identity
+) -> float:
+    """ln p(target | tokens), in nats.
+
+    For a target of several tokens it is the sum over them, each given all tokens before it.
+    """
+    x = hidden_states([*tokens, *target[:-1]], weights, config, hook=hook)
+    return -len(target) * float(cross_entropy(logits(x[-len(target) :], weights), target))
+
+
+def without(name: str, part: int | slice = slice(None)) -> Hook:
+    """The hook that replaces a named result by zeros, or only a part of it along the second axis."""
+
+    def hook(at: str, value: np.ndarray) -> np.ndarray:
+        if at == name:
+            value = value.copy()
+            value[:, part] = 0
+        return value
+
+    return hook
+
+
+def ablation(a: Analysis, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """The change of ln p(target | tokens), in nats, without each head, (L, H), and without each MLP, (L,).
+
+    Each of them takes one forward pass.
+    """
+    weights, config, _ = a.model
+    L, H = config.n_layer, config.n_head
+    hooks = [without(f"h.{layer}.attn.z", head) for layer in range(L) for head in range(H)]
+    hooks += [without(f"h.{layer}.mlp_out") for layer in range(L)]
+    with thread_pool() as pool:
+        results = pool.map(lambda hook: log_probability(a.tokens, a.target, weights, config, hook), hooks)
+        bar = progress_bar(iterable=results, total=len(hooks), unit="part", desc="ablation", disable=not progress)
+        changes = np.array([*bar]) - a["target.log_probability"]
+    return changes[: L * H].reshape(L, H), changes[L * H :]
