@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from numpy_gpt2 import GPT2Config
-from numpy_gpt2.lookup import LONGEST_DRAFT
 from numpy_gpt2.hub import bundled_folder
+from numpy_gpt2.lookup import LONGEST_DRAFT
 
 from .data import data_path
 from .limits import prefill_operations, weights_per_token

@@ -18,8 +18,8 @@ from .cli import Parser, argument_type, exit_status, load_model, non_negative_in
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr, write
 from .generate import generate
-from .lookup import LONGEST_DRAFT
 from .hub import DEFAULT_MODEL
+from .lookup import LONGEST_DRAFT
 from .stream import Continuation, end_of_text
 from .tokenizer import ENDOFTEXT, prompt_ids
 

@@ -31,9 +31,9 @@ class KVCache:
     def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Store a layer's k and v of the new tokens, (B, H, T, D); return views of all so far, (B, H, S, D)."""
         S, B = self.length + k.shape[2], self.keys.shape[1]
-        if B != len(k) or k.dtype != self.keys.dtype:
+        if len(k) != B or k.dtype != self.keys.dtype:
             raise ValueError(f"a batch of {len(k)} in {k.dtype} does not fit the cache, for {B} in {self.keys.dtype}")
-        if S > self.keys.shape[3]:
+        if self.keys.shape[3] < S:
             self.reserve(max(S, 2 * self.length))
         self.keys[layer, :, :, self.length : S] = k
         self.values[layer, :, :, self.length : S] = v

@@ -10,7 +10,7 @@ SAMPLE_BLOCK = 256  # tokens; about √V
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
-    """Set all but the k largest logits to −∞; ties with the k-th stay. (..., V) -> (..., V). Fan et al. 2018, section 5.4.
+    """Set all but the k largest logits to −∞; ties with the k-th stay. (..., V) -> (..., V). Fan et al. 2018, § 5.4.
 
     >>> keep_top_k(np.array([1.0, 4.0, 2.0, 3.0]), k=2)
     array([-inf,   4., -inf,   3.])
