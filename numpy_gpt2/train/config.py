@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +23,12 @@ class Kind(NamedTuple):
     convert: Callable[[Any], Any]  # from the text of a command line
     accepts: Callable[[Any], bool]
     wanted: str  # the accepted values in words, for error messages
+
+    def includes(self, value: Any) -> bool:
+        """Whether a setting of this kind may have the value."""
+        with suppress(TypeError, ValueError, OverflowError):
+            return self.convert(value) == value and self.accepts(value)
+        return False
 
 
 COUNT = Kind("N", int, lambda n: n >= 1, "a whole number, 1 or more")
@@ -90,16 +97,15 @@ class TrainConfig:
     corpus: str = ""  # SHA-256 of the text: --resume needs the same text
 
     def __post_init__(self) -> None:
+        for field in FLAGS:
+            value, kind = getattr(self, field.name), field.metadata["kind"]
+            if not kind.includes(value) and not (value is None and field.default is None):
+                raise ValueError(f"{field.name} is {value!r}; it must be {kind.wanted}")
         if self.min_lr is None:
             object.__setattr__(self, "min_lr", self.lr / 10)  # the class is frozen
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.metadata and not (value is None and field.default is None):
-                kind = field.metadata["kind"]
-                if kind.convert(value) != value or not kind.accepts(value):
-                    raise ValueError(f"{field.name} is {value!r}; it must be {kind.wanted}")
 
 
+# The settings that are flags.
 FLAGS = [field for field in dataclasses.fields(TrainConfig) if field.metadata]
 
 # The settings that --resume may change. Any other change would make it a different run.

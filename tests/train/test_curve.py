@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2.curve import LINES, loss_curve, ticks
+from numpy_gpt2.train.curve import LINES, loss_curve, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 GRAY, RED = (color for _, color in LINES.values())
