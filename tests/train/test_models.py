@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from numpy_gpt2 import cross_entropy, forward, load, load_tokenizer
-from numpy_gpt2.tokenizer import save_tokenizer
+from numpy_gpt2.tokenizer import save_tokenizer, train_tokenizer
 from numpy_gpt2.train.step import batch
 
 from ..conftest import write_model, write_tokenizer
@@ -65,6 +65,12 @@ def test_bpe_with_more_tokens_than_the_text_gives_is_an_error(cli, corpus, out):
     pytest.importorskip("tokenizers")
     assert_one_error(cli(corpus, "--out", out, *TINY_RUN, "--tokenizer", "bpe:100000"), 1, "100000")
     assert not out.exists()
+
+
+def test_bpe_with_an_impossible_vocabulary_is_an_error():
+    for n in (0, -5, 2**70):
+        with pytest.raises(ValueError, match="vocabulary"):
+            train_tokenizer("abab", n)
 
 
 def test_tokenizer_of_a_folder(prepared, corpus, tmp_path, out):
