@@ -86,7 +86,7 @@ def strided_loss(model, tokens: list[int], stride: int) -> float:
 
 
 def ending_sums(model, example: dict, tokenizer) -> tuple[list[float], list[float]]:
-    """The sum and the mean of the losses of each ending's tokens. A text longer than the window is cut from the left."""
+    """The sum and the mean of the losses of each ending's tokens. Long texts lose their beginning."""
     context = tokenizer.encode(example["ctx"]).ids
     sums, means = [], []
     for ending in example["endings"]:
