@@ -1,7 +1,8 @@
-"""`python -m bench.training numpy_gpt2|transformers LAYERS HEADS CHANNELS WINDOW BATCH`: the seconds of a step.
+"""Print the seconds per step: `python -m bench.training numpy_gpt2|transformers LAYERS HEADS CHANNELS WINDOW BATCH`.
 
-The process that `bench` starts, once for each side, to measure time and memory. A step is the same on both: random
-tokens, the mean cross-entropy and its gradients, clipping to norm 1, AdamW with decay on matrices only, no dropout.
+`bench` starts this process once for each implementation and measures its time and memory. Both implementations do the
+same in a step: random tokens, mean cross-entropy and its gradients, clipping to norm 1, AdamW with weight decay for
+matrices only, no dropout.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from collections.abc import Callable
 import numpy as np
 
 VOCABULARY = 257  # of `--tokenizer byte`
-SECONDS = 6  # of measured steps, at least five of them, after two that do not count
+SECONDS = 6  # duration of a measurement; it has at least seven steps, and the first two are left out
 
 
 def seconds_a_step(step: Callable[[], object]) -> float:
-    """The median over some seconds of steps."""
+    """The median time of a step."""
     times: list[float] = []
     while len(times) < 7 or sum(times) < SECONDS:
         start = time.perf_counter()
@@ -44,7 +45,7 @@ def ours(layers: int, heads: int, channels: int, window: int, batch: int) -> flo
 
 
 def theirs(layers: int, heads: int, channels: int, window: int, batch: int) -> float:
-    """transformers' model with the fastest of what eager PyTorch offers: a fused GELU, attention and AdamW."""
+    """transformers' model with the fastest parts of eager PyTorch: fused GELU, attention and AdamW."""
     import torch
     import transformers
 

@@ -56,8 +56,8 @@ def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
 def windows(tokens: np.ndarray, starts: np.ndarray, length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the windows at `starts` as a batch: inputs and targets, both (N, length).
 
-    The target of each input token is the token after it. A target is −1, and does not count, where the window before
-    has the same target. So over all windows, each token except the first is a target once. Past the end of the text,
+    The target of each input token is the token after it. Where the window before already has this target, it is −1,
+    which the loss ignores. So over all windows, each token except the first is a target once. Past the end of the text,
     inputs are 0 and targets are −1.
 
     A text of 9 tokens in windows of 4, with stride 2:

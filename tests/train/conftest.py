@@ -25,19 +25,8 @@ MODEL_FILES = ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
 FILES = sorted([*MODEL_FILES, "checkpoint.safetensors", "loss.svg", "train.jsonl"])
 SIZES = ["--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--n-positions", 16, "--batch-size", 4]
 TINY_RUN = [*SIZES, "--warmup", 5, "--lr", 0.01, "--sample-interval", 0]
-FULL_RUN = [
-    *TINY_RUN,
-    "--max-steps",
-    14,
-    "--eval-interval",
-    4,
-    "--checkpoint-interval",
-    3,
-    "--dropout",
-    0.2,
-    "--seed",
-    7,
-]
+FULL_RUN = [*TINY_RUN, "--max-steps", 14, "--eval-interval", 4, "--checkpoint-interval", 3]
+FULL_RUN += ["--dropout", 0.2, "--seed", 7]
 
 WORDS = ["the", "you", "a", "thou", "And", "King,", "what", "is", "love?\n", "I", "am", "naïve", "→", "12", "o'clock"]
 TEXT = " ".join(np.random.default_rng(0).choice(WORDS, 700))
@@ -109,6 +98,12 @@ def prepared(cli, monkeypatch):
 
 
 @pytest.fixture
+def model(tmp_path):
+    """A model folder for --init-from."""
+    return write_model(tmp_path / "model", n_positions=32)
+
+
+@pytest.fixture
 def pool():
     with ThreadPoolExecutor(2) as threads:
         yield threads
@@ -165,11 +160,6 @@ def messages(err):
 
 
 assert_one_error = partial(conftest.assert_one_error, before=r"[\d,]+ parameters; .*| *\d+%\|.*")
-
-
-@pytest.fixture
-def model(tmp_path):
-    return write_model(tmp_path / "model", n_positions=32)
 
 
 def assert_speeds_fit(rows):

@@ -202,9 +202,7 @@ def run_with_gradients(cli, monkeypatch, corpus, out, *arguments, scale=1.0):
     monkeypatch.setattr(step_module, "mean_gradient", gradient)
     monkeypatch.setattr(step_module, "ADAMW_BLOCK", 1000)
     take_step = run_module.take_step
-    monkeypatch.setattr(
-        run_module, "take_step", lambda run, *rest: (take_step(run, *rest), weights.append(run.weights + 0))
-    )
+    monkeypatch.setattr(run_module, "take_step", lambda *given: weights.append(take_step(*given) or +given[0].weights))
     result = cli(corpus, "--out", out, *SIZES, "--sample-interval", 0, "--eval-interval", 0, *arguments)
     assert result.status == 0, result.err
     return gradients, weights
