@@ -44,12 +44,16 @@ folder_name = argument_type(str, lambda name: name != "", "a folder")
 
 
 def flag(name: str) -> str:
-    """The flag of a setting."""
+    """Return the flag of a setting.
+
+    >>> flag("grad_clip")
+    '--grad-clip'
+    """
     return "--" + name.replace("_", "-")
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """Return the parsed command line: the arguments that are no settings, and the settings that were given."""
+    """Return the parsed command line: the arguments that are not settings, and the given settings."""
     parser = Parser(
         prog="python -m numpy_gpt2.train",
         usage="%(prog)s CORPUS.txt [MORE.txt …] --out FOLDER [options]",

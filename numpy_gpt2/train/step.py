@@ -108,8 +108,8 @@ def shuffled_windows(n_tokens: int, n_windows: int, length: int, seed: int, epoc
 def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the n windows of a step: inputs and targets, both (n, length). Targets are the tokens after the inputs.
 
-    An epoch uses each token of the text once, except for at most two windows' worth of tokens at the two ends of the
-    text. Each epoch cuts the text at other places.
+    An epoch uses each token of the text once, except for fewer than 2 · length tokens at the ends of the text. Each
+    epoch cuts the text at other places.
 
     A text of 9 tokens has room for one window of 8 and its targets:
 
