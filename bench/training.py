@@ -6,7 +6,6 @@ tokens, mean cross-entropy, its gradients, clipping to norm 1, and AdamW with we
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -32,11 +31,12 @@ def seconds_per_step(step: Callable[[], object]) -> float:
 def ours(layers: int, heads: int, channels: int, window: int, batch: int) -> float:
     from numpy_gpt2 import GPT2Config, init_weights
     from numpy_gpt2.cli import keep_freed_memory
-    from numpy_gpt2.evaluate import thread_pool
-    from numpy_gpt2.train import DEFAULTS, new_run, take_step
+    from numpy_gpt2.threads import thread_pool
+    from numpy_gpt2.train import TrainConfig
+    from numpy_gpt2.train.step import new_run, take_step
 
     keep_freed_memory()
-    options = argparse.Namespace(**DEFAULTS | {"min_lr": 1e-4, "dropout": 0.0, "batch_size": batch})
+    options = TrainConfig(batch_size=batch, dropout=0.0)
     config = GPT2Config(VOCABULARY, window, channels, layers, heads, bos_token_id=256, eos_token_id=256)
     run = new_run(options, config, init_weights(config, np.random.default_rng(0)))
     tokens = np.random.default_rng(0).integers(VOCABULARY, size=100_000)

@@ -54,7 +54,8 @@ class NumpyGPT2(Implementation):
 
     def loss(self, text: str) -> float:
         """Mean loss over a text, in nats per token."""
-        from numpy_gpt2.evaluate import encode, evaluate
+        from numpy_gpt2.evaluate import evaluate
+        from numpy_gpt2.windows import encode
 
         weights, config, tokenizer = self.model
         return evaluate(encode(text, tokenizer), weights, config)[0]

@@ -1,31 +1,72 @@
-"""A text in windows of the model's length, and their losses: shared by training and evaluation."""
+"""Read a text, encode it, cut it into windows of the model's length, and compute their losses.
+
+Training and evaluation share these functions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from pathlib import Path
 
 import numpy as np
+import tiktoken
 
+from .cli import from_utf8
 from .config import GPT2Config
 from .model import cross_entropy, forward
+from .tokenizer import ENDOFTEXT
 from .weights import Weights
 
-TOKENS_PER_FORWARD = (
-    512  # tokens that go through the model together: what they need in between stays in the processor's cache
-)
+# Tokens in one forward pass. The intermediate arrays of this many tokens fit into the processor's cache.
+TOKENS_PER_FORWARD = 512
+
+
+def read_text(path: str | Path) -> str:
+    """Read a UTF-8 text file. Raises OSError, or ValueError for a file that is empty or not UTF-8."""
+    data = Path(path).read_bytes()
+    if not data:
+        raise ValueError(f"{path} is empty; it must be a text")
+    return from_utf8(data, path)
+
+
+def encode(text: str, tokenizer: tiktoken.Encoding) -> np.ndarray:
+    """Return the token ids of a text, (n,). `<|endoftext|>` in the text becomes the token that separates documents.
+
+    >>> from numpy_gpt2.tokenizer import byte_tokenizer
+    >>> encode("abc<|endoftext|>a", byte_tokenizer()).tolist()
+    [97, 98, 99, 256, 97]
+    """
+    return tokenizer.encode_to_numpy(text, allowed_special={ENDOFTEXT}, disallowed_special=()).astype(np.int64)
 
 
 def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
-    """Where the windows begin of which the last reaches the end of the text."""
+    """Return the start of each window, `stride` tokens apart. The last window covers the end of the text.
+
+    A text of 9 tokens has 8 targets, because the first token is not predicted. They fill two windows of 4:
+
+    >>> window_starts(9, length=4, stride=4).tolist()
+    [0, 4]
+    >>> window_starts(9, length=4, stride=2).tolist()
+    [0, 2, 4]
+    """
     return np.arange(0, max(1, n_tokens - 1 - length + stride), stride)
 
 
 def windows(tokens: np.ndarray, starts: np.ndarray, length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Some of a text's windows, as the rows of a batch: inputs and targets, both (N, length).
+    """Return the windows at `starts` as a batch: inputs and targets, both (N, length).
 
-    Targets are the tokens after the inputs. One that the window before predicts as well is −1, so that over all windows
-    each token of the text but the first is a target once. Past the end of the text there are zeros to predict −1 from.
+    The target of each input token is the token after it. Where the window before already has this target, it is −1,
+    which the loss ignores. So over all windows, each token except the first is a target once. Past the end of the text,
+    inputs are 0 and targets are −1.
+
+    A text of 9 tokens in windows of 4, with stride 2:
+
+    >>> inputs, targets = windows(np.arange(9), np.array([0, 2, 4]), length=4, stride=2)
+    >>> inputs.tolist()
+    [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]
+    >>> targets.tolist()
+    [[1, 2, 3, 4], [-1, -1, 5, 6], [-1, -1, 7, 8]]
     """
     positions = starts[:, None] + np.arange(length)
     inside = positions + 1 < len(tokens)
@@ -38,7 +79,18 @@ def windows(tokens: np.ndarray, starts: np.ndarray, length: int, stride: int) ->
 def window_losses(
     tokens: np.ndarray, starts: np.ndarray, stride: int, weights: Weights, config: GPT2Config, pool: Executor
 ) -> Iterator[tuple[float, int]]:
-    """A few windows at a time, in order: the sum of their targets' losses in nats, and how many targets there are."""
+    """For a few windows at a time, in order, yield the sum of their losses in nats and the number of their targets.
+
+    A model whose weights are all 0 gives each of V = 5 tokens the probability 1/5. Its loss is ln 5 per target:
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> config = GPT2Config(vocab_size=5, n_positions=4, n_embd=2, n_layer=1, n_head=1)
+    >>> weights = {name: np.zeros(shape) for name, shape in config.parameter_shapes().items()}
+    >>> with ThreadPoolExecutor() as pool:
+    ...     [(total, n)] = window_losses(np.arange(5), np.array([0]), 4, weights, config, pool)
+    >>> n, round(total / n, 4), round(float(np.log(5)), 4)
+    (4, 1.6094, 1.6094)
+    """
     length = config.n_positions
     n_rows = max(1, TOKENS_PER_FORWARD // length)
 

@@ -12,7 +12,7 @@ import pytest
 from numpy_gpt2 import GPT2Config, backward, cross_entropy, forward, model
 from numpy_gpt2.backward import loss_and_gradients
 from numpy_gpt2.model import causal_mask, identity, within
-from numpy_gpt2.train import dropout
+from numpy_gpt2.train.step import dropout
 
 from .reference.seeded import (
     FOLDER,

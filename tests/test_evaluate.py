@@ -1,4 +1,4 @@
-"""Evaluation against transformers' losses, and what the command makes of its input."""
+"""Evaluation: losses and HellaSwag against transformers, and the command."""
 
 import json
 import math
@@ -16,22 +16,12 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from numpy_gpt2 import GPT2Config, forward, load, load_tokenizer, save_model
+from numpy_gpt2 import GPT2Config, __version__, forward, load, load_tokenizer, save_model, windows
 from numpy_gpt2 import evaluate as module
-from numpy_gpt2.evaluate import (
-    encode,
-    ending_losses,
-    evaluate,
-    hellaswag,
-    hellaswag_examples,
-    thread_pool,
-    window_starts,
-    windows,
-)
+from numpy_gpt2.evaluate import ending_losses, evaluate, hellaswag, hellaswag_examples
+from numpy_gpt2.threads import thread_pool
 
 from . import conftest
 from .conftest import run_in_process, write_tokenizer
@@ -45,14 +35,14 @@ EOT = 264
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch, tmp_path):
-    """No hub, and no models but those that a test makes."""
+    """No hub, and only the models that a test makes."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NUMPY_GPT2_WEIGHTS", str(tmp_path / "weights"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The model that the reference was made with."""
+    """The folder of the model of the reference."""
     folder = tmp_path_factory.mktemp("models") / "seeded"
     write_tokenizer(folder)
     config = GPT2Config(**REFERENCE["config"])
@@ -90,13 +80,13 @@ def cli(capsys):
 
 
 def run_process(*arguments, **options):
-    """The command as a process of its own."""
+    """Run the command in a process."""
     argv = [sys.executable, "-m", "numpy_gpt2.evaluate", *map(str, arguments)]
     return subprocess.run(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60, **options)
 
 
 def figures(out):
-    """What --json prints: one object in one line, of what JSON knows."""
+    """Parse the output of --json: one object in one line, without NaN or Infinity."""
     assert re.fullmatch(r"[^\n]+\n", out)
     return json.loads(out, parse_constant=pytest.fail)
 
@@ -107,73 +97,32 @@ assert_one_error = partial(conftest.assert_one_error, before=r".*%\|.*")
 # The loss of a text
 
 
-def test_tokens_are_the_tokenizers_librarys(model):
-    assert encode(TEXT, model.tokenizer).tolist() == TOKENS
-    assert TOKENS.count(EOT) == TEXT.count("<|endoftext|>") == 2
-
-
 @pytest.mark.parametrize("stride", [None, 64, 32, 7, 1])
-def test_the_loss_equals_transformers(model, stride):
+def test_loss_equals_transformers(model, stride):
     loss, n = evaluate(np.array(TOKENS), model.weights, model.config, stride)
     assert loss == pytest.approx(REFERENCE["losses"][str(stride or WINDOW)], rel=1e-9)
     assert n == len(TOKENS) - 1
 
 
 @pytest.mark.parametrize("n", REFERENCE["losses_of_beginnings"])
-def test_short_texts(model, n):
+def test_loss_of_short_texts_equals_transformers(model, n):
     loss, n_predicted = evaluate(np.array(TOKENS[: int(n)]), model.weights, model.config, stride=7)
     assert loss == pytest.approx(REFERENCE["losses_of_beginnings"][n], rel=1e-9)
     assert n_predicted == int(n) - 1
 
 
 @pytest.mark.parametrize("part", [1, WINDOW, 3 * WINDOW - 1, 10**6])
-def test_the_loss_is_the_same_however_many_windows_go_together(model, monkeypatch, part):
-    monkeypatch.setattr(module, "TOKENS_PER_FORWARD", part)
+def test_loss_does_not_depend_on_the_size_of_a_forward_pass(model, monkeypatch, part):
+    monkeypatch.setattr(windows, "TOKENS_PER_FORWARD", part)
     loss, _ = evaluate(np.array(TOKENS), model.weights, model.config, stride=7)
     assert loss == pytest.approx(REFERENCE["losses"]["7"], rel=1e-9)
 
 
-@given(st.data())
-def test_each_token_but_the_first_is_a_target_once(data):
-    n = data.draw(st.integers(2, 150), "tokens")
-    length = data.draw(st.integers(1, 40), "window")
-    stride = data.draw(st.integers(1, length), "stride")
-    tokens = np.random.default_rng(0).permutation(n) + 1  # each of them once, and no 0
-    starts = window_starts(n, length, stride)
-    inputs, targets = windows(tokens, starts, length, stride)
-    assert inputs.shape == targets.shape == (len(starts), length)
-
-    predicted = []
-    for start, row, row_of_targets in zip(starts, inputs, targets, strict=True):
-        ends = np.flatnonzero(row_of_targets != -1)
-        assert len(ends), "a window for nothing"
-        for end in ends:
-            position = start + end + 1
-            assert row_of_targets[end] == tokens[position]
-            np.testing.assert_array_equal(row[: end + 1], tokens[start:position])
-            assert end + 1 == position or end >= length - stride  # predicted from the start, or from enough
-            predicted.append(position)
-    assert predicted == [*range(1, n)]
-
-    for part in (slice(1, 3), slice(len(starts) - 1, None)):
-        for some, all_ in zip(windows(tokens, starts[part], length, stride), (inputs, targets), strict=True):
-            np.testing.assert_array_equal(some, all_[part])
-
-
-def test_endoftext_in_a_text_is_the_token(model, tmp_path):
-    assert encode("a<|endoftext|>b<|endoftext|", model.tokenizer).tolist() == [97, EOT, 98, *b"<|endoftext|"]
-    write_tokenizer(tmp_path)
-    vocab = json.loads((tmp_path / "vocab.json").read_text())
-    (tmp_path / "vocab.json").write_text(json.dumps({token: i for token, i in vocab.items() if i < EOT}))
-    text = "a<|endoftext|>"  # where there is no such token, it is text
-    assert encode(text, load_tokenizer(tmp_path)).tolist() == [*text.encode()]
-
-
-def test_windows_are_not_made_all_at_once(monkeypatch):
+def test_windows_are_made_a_few_at_a_time(monkeypatch):
     config = GPT2Config(vocab_size=4, n_positions=64, n_embd=2, n_layer=1, n_head=1)
     tokens = np.zeros(20_000, np.int64)
-    monkeypatch.setattr(module, "forward", lambda inputs, *_: np.zeros((*inputs.shape, 4), np.float32))
-    evaluate(tokens[:9], {}, config)  # what is imported only now
+    monkeypatch.setattr(windows, "forward", lambda inputs, *_: np.zeros((*inputs.shape, 4), np.float32))
+    evaluate(tokens[:9], {}, config)  # imports its modules before memory is traced
     tracemalloc.start()
     try:
         loss, n = evaluate(tokens, {}, config, stride=1)
@@ -181,7 +130,7 @@ def test_windows_are_not_made_all_at_once(monkeypatch):
     finally:
         tracemalloc.stop()
     assert (loss, n) == (pytest.approx(math.log(4)), 19_999)
-    assert peak < 20_000 * 64 * 8  # the inputs alone
+    assert peak < 20_000 * 64 * 8  # the size of all inputs
 
 
 # Threads
@@ -191,17 +140,17 @@ def n_threads():
     return max((library["num_threads"] for library in threadpool_info()), default=1)
 
 
-def test_there_are_as_many_threads_as_matrix_products_use_which_then_use_one():
+def test_pool_has_the_threads_of_the_matrix_products_which_then_use_one():
     with threadpool_limits(2):
         n = n_threads()
         with thread_pool() as pool:
             assert n_threads() == 1
-            barrier = threading.Barrier(n)  # where all of them must come, or it breaks
+            barrier = threading.Barrier(n)  # breaks unless all threads reach it
             assert sorted(pool.map(lambda _: barrier.wait(10), range(n))) == [*range(n)]
         assert n_threads() == n
 
 
-def test_windows_are_read_side_by_side(monkeypatch):
+def test_threads_evaluate_windows_at_the_same_time(monkeypatch):
     with threadpool_limits(2):
         barrier = threading.Barrier(n_threads())
 
@@ -209,19 +158,19 @@ def test_windows_are_read_side_by_side(monkeypatch):
             barrier.wait(10)
             return np.zeros((*inputs.shape, 4))
 
-        monkeypatch.setattr(module, "forward", forward_with_others)
-        monkeypatch.setattr(module, "TOKENS_PER_FORWARD", 1)
+        monkeypatch.setattr(windows, "forward", forward_with_others)
+        monkeypatch.setattr(windows, "TOKENS_PER_FORWARD", 1)
         config = GPT2Config(vocab_size=4, n_positions=8, n_embd=2, n_layer=1, n_head=1)
         loss, _ = evaluate(np.zeros(8 * 3 * n_threads() + 1, np.int64), {}, config)
     assert loss == pytest.approx(math.log(4))
 
 
-def test_overflow_in_a_thread_is_no_warning():
+def test_overflow_in_a_thread_gives_no_warning():
     with thread_pool() as pool:
         assert pool.submit(lambda: np.float32(1e38) * np.float32(1e38)).result() == math.inf
 
 
-def test_the_loss_does_not_depend_on_the_number_of_threads(folder, text):
+def test_loss_does_not_depend_on_the_number_of_threads(folder, text):
     losses = []
     for n in "12":
         env = {**os.environ, "OPENBLAS_NUM_THREADS": n, "OMP_NUM_THREADS": n, "MKL_NUM_THREADS": n}
@@ -240,8 +189,8 @@ def test_losses_of_endings_equal_transformers(model):
         np.testing.assert_allclose(losses, sums, rtol=1e-9, err_msg=example["ctx"])
 
 
-def test_some_examples_outgrow_the_window(model):
-    """Or the test above would be no test of that."""
+def test_some_examples_are_longer_than_the_window(model):
+    """The test above needs examples of both kinds."""
     lengths = [len(model.tokenizer.encode_ordinary(example["ctx"])) for example in REFERENCE["examples"]]
     assert min(lengths) < WINDOW / 2
     assert max(lengths) > WINDOW
@@ -264,8 +213,7 @@ def test_accuracy_on_hellaswag_equals_transformers(model, examples, cli, folder)
     assert "acc 0.2500, acc_norm 0.4167" in result.err
 
 
-def test_each_example_counts_by_its_label(model, tmp_path):
-    """Labels that are the choices by the sums, and then those by the means, of transformers."""
+def test_accuracy_is_1_if_the_labels_are_the_choices_of_transformers(model, tmp_path):
     sums = np.array(REFERENCE["sums"])
     n_tokens = [
         [len(model.tokenizer.encode_ordinary(" " + ending)) for ending in example["endings"]]
@@ -295,13 +243,13 @@ GOOD = {"ctx": "You", "endings": ["a", "b"], "label": 1}
         *(json.dumps(GOOD | {"ctx": context}) for context in (None, 5, ["a"])),
     ],
 )
-def test_a_damaged_line_is_named(cli, folder, tmp_path, line):
+def test_damaged_line_is_an_error_with_its_number(cli, folder, tmp_path, line):
     path = write_lines(tmp_path / "examples.jsonl", [json.dumps(GOOD), json.dumps(GOOD), line, json.dumps(GOOD)])
     assert_one_error(cli("--hellaswag", path, "-m", folder), 1, f"{path}, line 3 ")
 
 
 @pytest.mark.parametrize("content", ["", "\n", "\n\n", " \n"])
-def test_a_file_without_examples(cli, folder, tmp_path, content):
+def test_file_without_examples_is_an_error(cli, folder, tmp_path, content):
     path = tmp_path / "examples.jsonl"
     path.write_text(content)
     assert_one_error(cli("--hellaswag", path, "-m", folder), 1, path)
@@ -311,7 +259,7 @@ def test_a_file_without_examples(cli, folder, tmp_path, content):
 
 
 @pytest.mark.parametrize("stride", [[], ["--stride", 32], ["--stride", 7], ["--stride", 1]])
-def test_json_holds_figures_that_agree(cli, folder, text, stride):
+def test_json_has_loss_perplexity_and_bits_per_byte(cli, folder, text, stride):
     result = cli(text, "-m", folder, "--json", *stride)
     assert result.status == 0
     found = figures(result.out)
@@ -323,7 +271,7 @@ def test_json_holds_figures_that_agree(cli, folder, text, stride):
     assert found["bytes"] == text.stat().st_size > len(TEXT)
 
 
-def test_the_figures_are_on_standard_output_and_the_rest_is_not(cli, folder, text):
+def test_results_go_to_stdout_and_the_rest_to_stderr(cli, folder, text):
     loss = REFERENCE["losses"]["64"]
     result = cli(text, "-m", folder)
     assert result.status == 0
@@ -339,7 +287,7 @@ def test_the_figures_are_on_standard_output_and_the_rest_is_not(cli, folder, tex
     assert re.search(r"^[\d,]+ tokens/s$", result.err, re.M)
 
 
-def test_two_tokens_are_enough(cli, folder, tmp_path):
+def test_text_of_two_tokens(cli, folder, tmp_path):
     (tmp_path / "text.txt").write_text("ab")
     found = figures(cli(tmp_path / "text.txt", "-m", folder, "--json").out)
     assert (found["tokens"], found["bytes"]) == (1, 2)
@@ -360,17 +308,17 @@ def test_two_tokens_are_enough(cli, folder, tmp_path):
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_texts_that_are_none(cli, folder, tmp_path, content, mentioned, flags):
+def test_unusable_texts_are_errors(cli, folder, tmp_path, content, mentioned, flags):
     if content is not None:
         (tmp_path / "text.txt").write_bytes(content)
     assert_one_error(cli(tmp_path / "text.txt", "-m", folder, *flags), 1, mentioned)
 
 
-def test_a_folder_is_no_text(cli, folder):
+def test_folder_instead_of_a_text_is_an_error(cli, folder):
     assert_one_error(cli(folder, "-m", folder), 1, "directory", folder)
 
 
-def test_missing_examples_are_named(cli, folder, tmp_path):
+def test_missing_or_latin1_examples_are_errors(cli, folder, tmp_path):
     assert_one_error(cli("--hellaswag", tmp_path / "none.jsonl", "-m", folder), 1, "none.jsonl")
     (tmp_path / "latin.jsonl").write_bytes(json.dumps(GOOD).encode() + b"\xe9")
     assert_one_error(cli("--hellaswag", tmp_path / "latin.jsonl", "-m", folder), 1, "latin.jsonl is not UTF-8")
@@ -385,19 +333,19 @@ def test_missing_examples_are_named(cli, folder, tmp_path):
         (["TEXT", "--stride=65"], 1, "the stride is 65; it must be from 1 to the window's 64 tokens"),
         ([], 2, "give one of TEXT.txt and --hellaswag"),
         (["TEXT", "--hellaswag=EXAMPLES"], 2, "give one of TEXT.txt and --hellaswag"),
-        (["--hellaswag=EXAMPLES", "--stride=7"], 2, "--stride is for a text"),
+        (["--hellaswag=EXAMPLES", "--stride=7"], 2, "--stride needs a TEXT.txt"),
         (["TEXT", "TEXT"], 2, "unrecognized arguments"),
         (["TEXT", "--json=1"], 2, "--json"),
         (["TEXT", "--hella=EXAMPLES"], 2, "unrecognized arguments"),
     ],
 )
-def test_wrong_command_lines(cli, folder, text, examples, arguments, status, mentioned):
+def test_wrong_command_lines_are_errors(cli, folder, text, examples, arguments, status, mentioned):
     arguments = [a.replace("TEXT", str(text)).replace("EXAMPLES", str(examples)) for a in arguments]
     assert_one_error(cli(*arguments, "-m", folder), status, mentioned)
 
 
 @pytest.mark.parametrize("stride", [0, 65, -1])
-def test_strides_that_would_leave_tokens_out(model, stride):
+def test_impossible_strides_are_errors(model, stride):
     with pytest.raises(ValueError, match=rf"the stride is {stride}; it must be from 1 to the window's 64 tokens"):
         evaluate(np.array(TOKENS), model.weights, model.config, stride)
 
@@ -405,19 +353,49 @@ def test_strides_that_would_leave_tokens_out(model, stride):
 def test_help_shows_every_flag(cli):
     result = cli("--help")
     assert (result.status, result.err) == (0, "")
-    for flag in ("TEXT.txt", "--model", "--stride", "--hellaswag", "--json"):
+    for flag in ("TEXT.txt", "--model", "--int8", "--threads", "--version", "--stride", "--hellaswag", "--json"):
         assert re.search(rf"^  .*{flag}\b", result.out, re.M), flag
 
 
-def test_gpt2_is_the_default_and_is_not_replaced(cli, folder, text, tmp_path):
-    assert_one_error(cli(text), 1, "cannot download gpt2: HF_HUB_OFFLINE is set", tmp_path / "weights" / "gpt2")
+def test_gpt2_is_the_default(cli, folder, text, tmp_path):
     shutil.copytree(folder, tmp_path / "weights" / "gpt2")
-    assert figures(cli(text, "--json").out)["loss"] == pytest.approx(REFERENCE["losses"]["64"], rel=1e-5)
+    result = cli(text, "--json")
+    assert figures(result.out)["loss"] == pytest.approx(REFERENCE["losses"]["64"], rel=1e-5)
+    assert "note:" not in result.err
+
+
+def test_without_hub_the_bundled_model_replaces_the_default(cli, text, bundled):
+    result = cli(text, "--json")
+    tokens = windows.encode(TEXT, bundled.tokenizer)
+    assert figures(result.out)["loss"] == pytest.approx(evaluate(tokens, bundled.weights, bundled.config)[0])
+    notes = re.findall("^note: (.*)", result.err, re.M)
+    assert len(notes) == 2
+    assert "HF_HUB_OFFLINE is set" in notes[0]
+
+
+@pytest.mark.parametrize("arguments", [["TEXT"], ["--hellaswag", "EXAMPLES"]])
+def test_named_model_is_never_replaced(cli, text, examples, tmp_path, arguments):
+    arguments = [{"TEXT": text, "EXAMPLES": examples}.get(a, a) for a in arguments]
+    result = cli(*arguments, "-m", "gpt2")
+    assert_one_error(result, 1, "cannot download gpt2: HF_HUB_OFFLINE is set", tmp_path / "weights" / "gpt2")
+
+
+def test_threads_limits_the_matrix_products(cli, folder, text, monkeypatch):
+    seen = []
+    with threadpool_limits(2):
+        monkeypatch.setattr(module, "thread_pool", lambda: (seen.append(n_threads()), thread_pool())[1])
+        assert cli(text, "-m", folder, "--threads", 1).status == 0
+    assert seen == [1]
+
+
+def test_version(cli):
+    result = cli("--version")
+    assert (result.status, result.out) == (0, f"numpy_gpt2 {__version__}\n")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("name", ["ln_f.bias", "wpe.weight"])
-def test_damaged_weights_are_no_loss(cli, folder, text, tmp_path, name, value):
+def test_loss_that_is_not_finite_is_an_error(cli, folder, text, tmp_path, name, value):
     weights, config, tokenizer = load(folder)
     damaged = weights[name].copy()
     damaged[-1] = value
@@ -425,7 +403,7 @@ def test_damaged_weights_are_no_loss(cli, folder, text, tmp_path, name, value):
     assert_one_error(cli(text, "-m", tmp_path / "model", "--json"), 1, "the loss is nan", "damaged")
 
 
-def test_ctrl_c_ends_it_soon(cli, folder, text, monkeypatch):
+def test_ctrl_c_stops_the_evaluation(cli, folder, text, monkeypatch):
     done = []
 
     def slow_forward(inputs, *_):
@@ -435,67 +413,67 @@ def test_ctrl_c_ends_it_soon(cli, folder, text, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return np.zeros((*inputs.shape, 265), np.float32)
 
-    monkeypatch.setattr(module, "forward", slow_forward)
-    monkeypatch.setattr(module, "TOKENS_PER_FORWARD", 1)
+    monkeypatch.setattr(windows, "forward", slow_forward)
+    monkeypatch.setattr(windows, "TOKENS_PER_FORWARD", 1)
     result = cli(text, "-m", folder, "--stride", 1)
     assert (result.status, result.out) == (130, "")
     assert "Traceback" not in result.err
     assert len(done) < 20
 
 
-def test_a_full_disk(folder, text):
+def test_full_disk_is_an_error(folder, text):
     with open("/dev/full", "wb") as full:
         result = run_process(text, "-m", folder, "--json", stdout=full)
     assert result.returncode == 1
     assert re.search(rb"\nerror: .*No space left.*standard output.*\n$", result.stderr)
 
 
-def test_a_hopeless_loss_is_still_json(cli, folder, text, tmp_path):
+def test_very_large_loss_is_valid_json(cli, folder, text, tmp_path):
     weights, config, tokenizer = load(folder)
     save_model(tmp_path / "model", {**weights, "ln_f.weight": weights["ln_f.weight"] * 1e5}, config, tokenizer)
     result = cli(text, "-m", tmp_path / "model", "--json")
     if result.status == 0:
-        figures(result.out)  # pytest.fail at Infinity
+        figures(result.out)  # fails at Infinity
     else:
         assert_one_error(result, 1)
 
 
-def test_damaged_weights_choose_no_ending(cli, folder, examples, tmp_path):
+def test_ending_losses_that_are_not_finite_are_an_error(cli, folder, examples, tmp_path):
     weights, config, tokenizer = load(folder)
     save_model(tmp_path / "model", {**weights, "ln_f.bias": weights["ln_f.bias"] * math.nan}, config, tokenizer)
     assert_one_error(cli("--hellaswag", examples, "-m", tmp_path / "model"), 1, "damaged")
 
 
 @pytest.mark.parametrize("character", "\u2028\u2029\x85")
-def test_a_line_ends_where_json_lines_do(model, tmp_path, character):
+def test_only_line_feeds_separate_examples(model, tmp_path, character):
     line = json.dumps(GOOD | {"ctx": f"You{character}see"}, ensure_ascii=False)
     assert len(hellaswag_examples(write_lines(tmp_path / "examples.jsonl", [line]))) == 1
 
 
 @pytest.mark.parametrize("line", ["[" * 200_000, '{"ctx": "a", "endings": ["b", "c"], "label": 1e999}'])
-def test_a_line_that_is_too_much_is_named(cli, folder, tmp_path, line):
+def test_line_that_json_cannot_parse_is_an_error_with_its_number(cli, folder, tmp_path, line):
     path = write_lines(tmp_path / "examples.jsonl", [json.dumps(GOOD), line])
     assert_one_error(cli("--hellaswag", path, "-m", folder), 1, f"{path}, line 2 ")
 
 
 @pytest.mark.parametrize("example", [{"ctx": ""}, {"ctx": "", "endings": ["", ""]}])
-def test_an_example_without_a_context_is_named(cli, folder, tmp_path, example):
+def test_example_without_context_is_an_error_with_its_number(cli, folder, tmp_path, example):
     path = write_lines(tmp_path / "examples.jsonl", [json.dumps(GOOD | example)])
     assert_one_error(cli("--hellaswag", path, "-m", folder), 1, f"{path}, line 1 ")
 
 
 @pytest.mark.parametrize("arguments", [[""], ["--hellaswag="]])
-def test_an_empty_name_is_no_file(cli, folder, arguments):
+def test_empty_file_name_is_not_read_as_an_empty_text(cli, folder, arguments):
     result = cli(*arguments, "-m", folder)
     assert "0 token(s)" not in result.err
 
 
-def test_missing_examples_are_noticed_before_the_model_is_fetched(cli, tmp_path):
+def test_missing_examples_are_an_error_before_the_model_is_loaded(cli, tmp_path):
     assert_one_error(cli("--hellaswag", tmp_path / "none.jsonl", "-m", "gpt2"), 1, "none.jsonl")
 
 
-def test_an_ending_longer_than_the_window_counts_by_what_was_scored(model):
-    """10 tokens that do not fit are not predicted, so that they must not count in the mean either."""
+def test_only_the_tokens_in_the_window_count_for_a_long_ending(model):
+    """The first 10 tokens do not fit and are not predicted, so the mean must not count them."""
     _, counts = ending_losses("You", ["b" * (WINDOW + 10), "b"], model)
     assert counts.tolist() == [WINDOW, 2]
 
@@ -507,8 +485,8 @@ def test_standard_error_may_be_closed(folder, text):
     assert figures(result.stdout.decode())["tokens"] == len(TOKENS) - 1
 
 
-def test_ctrl_c_while_windows_are_handed_out(cli, folder, text, monkeypatch):
-    """A text of very many windows; Ctrl-C comes before all of them are in the pool's queue."""
+def test_ctrl_c_while_windows_are_queued(cli, folder, text, monkeypatch):
+    """Ctrl-C comes before all windows are in the queue of the pool."""
     done, queued = [], []
 
     def slow_forward(inputs, *_):
@@ -523,15 +501,7 @@ def test_ctrl_c_while_windows_are_handed_out(cli, folder, text, monkeypatch):
         return submit(pool, *arguments)
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
-    monkeypatch.setattr(module, "forward", slow_forward)
-    monkeypatch.setattr(module, "TOKENS_PER_FORWARD", 1)
+    monkeypatch.setattr(windows, "forward", slow_forward)
+    monkeypatch.setattr(windows, "TOKENS_PER_FORWARD", 1)
     assert cli(text, "-m", folder, "--stride", 1).status == 130
     assert len(done) < 20
-
-
-def test_an_impossible_vocabulary():
-    from numpy_gpt2.tokenizer import train_tokenizer
-
-    for n in (0, -5, 2**70):
-        with pytest.raises(ValueError, match="vocabulary"):
-            train_tokenizer("abab", n)

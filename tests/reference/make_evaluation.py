@@ -1,7 +1,7 @@
-"""Make what test_evaluate.py compares with, by transformers: `python -m tests.reference.make_evaluation`.
+"""Compute the reference of test_evaluate.py with transformers: `python -m tests.reference.make_evaluation`.
 
-Writes evaluation.json beside this file: a text, its tokens, its loss for several strides; examples in HellaSwag's
-format, the summed loss of each of their endings, and how many are answered rightly.
+This writes evaluation.json beside this file. It has a text with its tokens and its loss for several strides, and
+examples in HellaSwag's format with the summed loss of each ending and the accuracy.
 """
 
 import json
@@ -21,7 +21,8 @@ from .seeded import FOLDER, seeded_weights
 CONFIG = {"vocab_size": 265, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 4}
 SEED, SCALE = 3, 0.4
 STRIDES = (64, 32, 7, 1)
-BEGINNINGS = (2, 64, 65, 66, 71, 72, 73)  # tokens: around one window, and around one and a stride of 7
+# Lengths of beginnings of the text, in tokens: near one window, and near one window and a stride of 7.
+BEGINNINGS = (2, 64, 65, 66, 71, 72, 73)
 ENDOFTEXT = "<|endoftext|>"
 
 TEXT = """\
@@ -41,8 +42,8 @@ morning, fold it thrice, then bake the loaf at 230 °C until the crust sounds ho
 lie around the others, 👩‍🚀 and so on. ∎
 """
 
-# What happens, and what may happen then; the first is right. The texts of the last two outgrow the window.
-STORIES = [
+# Contexts and their endings. The first ending is right. The last two examples are longer than the window.
+EXAMPLES = [
     ("A man is painting a wall. He", ["dips the brush.", "swims in it.", "eats the ladder.", "is the wall."]),
     ("You need a pot that", ["is a bit wider.", "can sing you a song.", "you lost at sea.", "eats soup."]),
     ("They build a castle of sand. He", ["digs a moat.", "files the tax.", "melts away.", "is a castle of it."]),
@@ -66,15 +67,15 @@ STORIES = [
 
 
 def tokenized(text: str, tokenizer) -> list[int]:
-    """The ids, by the tokenizers library, of the texts between the special tokens and of these."""
+    """Token ids of a text by the tokenizers library, with an id for each `<|endoftext|>`."""
     first, *rest = [tokenizer.encode(part).ids for part in text.split(ENDOFTEXT)]
     return first + [token for part in rest for token in (CONFIG["vocab_size"] - 1, *part)]
 
 
 def strided_loss(model, tokens: list[int], stride: int) -> float:
-    """The mean loss, window by window: each token counts in the first window that reaches it."""
+    """The mean loss over windows. Each token counts in the first window that contains it."""
     length = CONFIG["n_positions"]
-    sum_of_losses, scored, start = 0.0, 1, 0  # tokens before `scored` are done
+    sum_of_losses, scored, start = 0.0, 1, 0  # `scored`: number of tokens that have counted
     while scored < len(tokens):
         window = torch.tensor(tokens[start : start + length + 1])
         logits = model(window[None, :-1]).logits[0]
@@ -85,7 +86,7 @@ def strided_loss(model, tokens: list[int], stride: int) -> float:
 
 
 def ending_sums(model, example: dict, tokenizer) -> tuple[list[float], list[float]]:
-    """The sum and the mean of the losses over each ending's tokens; only the end of a long text is looked at."""
+    """The sum and the mean of the losses of each ending's tokens. Long texts lose their beginning."""
     context = tokenizer.encode(example["ctx"]).ids
     sums, means = [], []
     for ending in example["endings"]:
@@ -98,7 +99,7 @@ def ending_sums(model, example: dict, tokenizer) -> tuple[list[float], list[floa
 
 
 def example(i: int, context: str, endings: list[str]) -> dict:
-    """A line of HellaSwag's file, the right ending where `label` says."""
+    """A line of HellaSwag's file. The right ending is moved to position `label`."""
     label = i * 7 % 4
     first, _, rest = context.rpartition(". ")
     return {
@@ -123,12 +124,12 @@ def main() -> None:
         tokenizer = byte_level_bpe(Path(folder))
 
     tokens = tokenized(TEXT, tokenizer)
-    examples = [example(i, *story) for i, story in enumerate(STORIES)]
+    examples = [example(i, context, endings) for i, (context, endings) in enumerate(EXAMPLES)]
     sums, means = zip(*(ending_sums(model, example, tokenizer) for example in examples), strict=True)
     labels = [example["label"] for example in examples]
     for figures in (np.array(sums), np.array(means)):
         best, second = np.sort(figures)[:, :2].T
-        assert ((second - best) / best).min() > 1e-3, "float32 must not be able to choose another ending"
+        assert ((second - best) / best).min() > 1e-3, "the best endings are too close for float32"
     result = {
         "config": CONFIG,
         "seed": SEED,

@@ -1,4 +1,4 @@
-"""The log of a training run -> a picture of its loss curve, as SVG."""
+"""Draw the loss curve of a training run as an SVG picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ LINES = {"train_loss": ("training", "#8a8a8a"), "val_loss": ("held out", "#c0392
 
 
 def loss_curve(rows: Sequence[dict[str, Any]], title: str) -> str:
-    """Training and validation loss over the steps, with the lowest validation loss marked."""
+    """Return the SVG of the training and validation loss over the steps, with the lowest validation loss marked.
+
+    `rows` are the rows of the log, `train.jsonl`.
+    """
     lines = {name: [(row["step"], row[name]) for row in rows if row[name] is not None] for name in LINES}
     losses = [loss for points in lines.values() for _, loss in points]
     last, low, high = rows[-1]["step"], min(losses), max(losses)
@@ -53,7 +56,11 @@ def loss_curve(rows: Sequence[dict[str, Any]], title: str) -> str:
 
 
 def ticks(low: float, high: float, least: float = 0) -> list[float]:
-    """About five round numbers between two, at least so far from each other."""
+    """Return about five round numbers from `low` to `high`, with a distance of at least `least`.
+
+    >>> ticks(0, 10)
+    [0, 2, 4, 6, 8, 10]
+    """
     exact = max((high - low) / 5, least)
     power = 10 ** math.floor(math.log10(exact))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= exact)

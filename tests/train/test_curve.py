@@ -1,4 +1,4 @@
-"""The picture of the loss: what is drawn stands where the numbers are."""
+"""The picture of the loss: lines, labels and marks are at the right places."""
 
 import math
 import re
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2.curve import LINES, loss_curve, ticks
+from numpy_gpt2.train.curve import LINES, loss_curve, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 GRAY, RED = (color for _, color in LINES.values())
@@ -20,7 +20,7 @@ def rows(train, held_out, interval=10):
 
 
 def picture(*arguments):
-    """The lines by color, as (x, y) points; the texts; and the circle that marks the minimum, if there is one."""
+    """Return the lines by color as (x, y) points, the texts, and the circle at the minimum or None."""
     root = ET.fromstring(loss_curve(*arguments))
     lines = {
         line.get("stroke"): [tuple(map(float, point.split(","))) for point in line.get("points").split()]
@@ -31,7 +31,7 @@ def picture(*arguments):
 
 
 def assert_inside(root):
-    """No text reaches out of the picture, letters taken as 0.6 times as wide as high, and no line."""
+    """All texts and lines are inside the picture. A letter is taken as 0.6 times as wide as high."""
     _, _, width, height = map(float, root.get("viewBox").split())
     for text in root.iter(SVG + "text"):
         x, y, size = float(text.get("x")), float(text.get("y")), float(text.get("font-size", 12))
@@ -61,7 +61,7 @@ def test_lines_are_to_scale():
     points = [*zip(range(250, 1001, 250), [4, 3, 2, 1], lines[GRAY], strict=True)]
     points += [*zip(range(250, 1001, 250), [4.5, 3.25, 3.5, 4], lines[RED], strict=True)]
     at = {text: (float(element.get("x")), float(element.get("y")) - 4) for text, element in texts.items()}
-    for step, loss, (x, y) in points:  # against the labels of the axes
+    for step, loss, (x, y) in points:  # compared with the labels of the axes
         assert x == pytest.approx(at["0"][0] + step / 1000 * (at["1,000"][0] - at["0"][0]), abs=0.15)
         assert y == pytest.approx(at["1"][1] + (loss - 1) / 3 * (at["4"][1] - at["1"][1]), abs=0.3)
     assert at["4"][1] < at["1"][1]
@@ -79,14 +79,14 @@ def test_lines_are_to_scale():
         ([7], [99]),
     ],
 )
-def test_one_row_equal_losses_and_far_apart_ones(train, held_out):
+def test_one_row_and_equal_or_very_different_losses(train, held_out):
     lines, texts, circle = picture(rows(train, held_out), "t")
     assert [len(points) for points in lines.values()] == [len(train)] * 2
     assert f"{min(held_out):.3f}" in texts
     assert (float(circle.get("cx")), float(circle.get("cy"))) in lines[RED]
 
 
-def test_nothing_held_out():
+def test_without_held_out_text_there_is_one_line():
     lines, texts, circle = picture(rows([3, 2, 1], [None] * 3), "t")
     assert len(lines[GRAY]) == 3
     assert not lines.get(RED)
@@ -94,13 +94,13 @@ def test_nothing_held_out():
     assert "held out" not in texts
 
 
-def test_the_title_may_hold_any_character():
+def test_title_may_have_any_character():
     title = "a<b & \"c\" 'd' é →: loss"
     assert title in picture(rows([1], [1]), title)[1]
 
 
 @pytest.mark.parametrize("last", [1, 2, 3, 4, 5, 7, 2500])
-def test_steps_are_whole_numbers_none_twice(last):
+def test_labels_of_steps_are_different_whole_numbers(last):
     svg = loss_curve([{"step": last, "train_loss": 2, "val_loss": 1}], "t")
     labels = re.findall(r'y="372\.0" text-anchor="middle">([\d,]+)<', svg)
     assert labels[0] == "0"
@@ -119,4 +119,4 @@ def test_ticks_are_round_and_inside(low, width):
     mantissa = step / 10 ** math.floor(math.log10(step * 1.0001))
     assert min(abs(mantissa - round_number) for round_number in (1, 2, 5)) < 1e-3
     assert values[0] - step < low + slack
-    assert high - slack < values[-1] + step  # none is left out
+    assert high - slack < values[-1] + step  # no tick is missing at the ends

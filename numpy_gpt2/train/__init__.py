@@ -1,0 +1,14 @@
+"""Train a GPT-2: `python -m numpy_gpt2.train TEXT.txt --out weights/NAME`. README.md in this folder shows how.
+
+Reading order:
+
+    step.py       one optimizer step: batch, loss and gradients with dropout, gradient clipping, AdamW
+    config.py     the settings of a run, with their defaults
+    run.py        the training loop, evaluation, log and checkpoints
+    curve.py      the picture of the loss
+    __main__.py   the command line
+"""
+
+from .config import TrainConfig
+
+__all__ = ["TrainConfig"]

@@ -1,0 +1,353 @@
+"""One optimizer step: a batch, its loss and gradient with dropout, gradient clipping, AdamW, the mean of the weights.
+
+First comes `Run`, the state of a training run. The functions after it stand in the order in which `take_step`, the
+last one, uses them.
+
+All randomness derives from (seed, step) or (seed, epoch). There is no generator state to save, and a resumed run
+produces the same weights as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import numpy as np
+
+from ..backward import loss_and_gradients
+from ..config import GPT2Config
+from ..model import identity
+from ..weights import Weights
+from ..windows import TOKENS_PER_FORWARD
+from .config import TrainConfig
+
+# Parameters that one call of `adamw` updates. The arrays of a block fit into the processor's cache.
+ADAMW_BLOCK = 1 << 16
+
+
+@dataclasses.dataclass
+class Run:
+    """The state of a training run. A checkpoint holds all of it.
+
+    The five arrays have one number for each parameter; `as_weights` gives them their names and shapes.
+    """
+
+    options: TrainConfig
+    config: GPT2Config
+    weights: np.ndarray
+    m: np.ndarray  # AdamW: running mean of the gradient
+    v: np.ndarray  # AdamW: running mean of the squared gradient
+    mean: np.ndarray  # running mean of the latest weights; this is evaluated, and saved as the model
+    best: np.ndarray  # `mean` at the lowest validation loss so far
+    best_loss: float = math.inf  # nats per token
+    step: int = 0  # steps done
+    seconds: float = 0.0  # time of all steps together
+    losses: list[float] = dataclasses.field(default_factory=list)  # loss of each step since the last row of the log
+    timings: list[float] = dataclasses.field(default_factory=list)  # seconds of each of these steps
+    rows: list[dict[str, float | None]] = dataclasses.field(default_factory=list)  # the log
+
+    @property
+    def windows_per_step(self) -> int:
+        return self.options.batch_size * self.options.grad_accumulation
+
+    @property
+    def tokens_per_second(self) -> float:
+        return len(self.timings) * self.windows_per_step * self.config.n_positions / sum(self.timings)
+
+
+def as_weights(flat: np.ndarray, config: GPT2Config) -> Weights:
+    """Return the weights dict as views of one flat array, matrices first. The optimizer updates the flat array.
+
+    >>> config = GPT2Config(vocab_size=3, n_positions=1, n_embd=2, n_layer=1, n_head=1)
+    >>> weights = as_weights(np.arange(config.num_parameters()), config)
+    >>> weights["wte.weight"].tolist()
+    [[0, 1], [2, 3], [4, 5]]
+    >>> weights["wpe.weight"].tolist()
+    [[6, 7]]
+    """
+    shapes = config.parameter_shapes()
+    weights, start = {}, 0
+    for name in sorted(shapes, key=lambda name: len(shapes[name]), reverse=True):
+        end = start + math.prod(shapes[name])
+        weights[name], start = flat[start:end].reshape(shapes[name]), end
+    return weights
+
+
+def new_run(options: TrainConfig, config: GPT2Config, weights: Weights) -> Run:
+    """Return a run at step 0 with a copy of these weights.
+
+    >>> config = GPT2Config(vocab_size=3, n_positions=4, n_embd=2, n_layer=1, n_head=1)
+    >>> run = new_run(TrainConfig(), config, {name: np.ones(s) for name, s in config.parameter_shapes().items()})
+    >>> run.step, run.weights.size, float(run.weights.sum()), float(run.m.sum())
+    (0, 92, 92.0, 0.0)
+    """
+    flat = np.zeros(config.num_parameters(), np.float32)
+    for name, array in as_weights(flat, config).items():
+        array[:] = weights[name]
+    return Run(options, config, flat, np.zeros_like(flat), np.zeros_like(flat), mean=flat.copy(), best=flat.copy())
+
+
+@functools.lru_cache(maxsize=2)
+def shuffled_windows(n_tokens: int, n_windows: int, length: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the starts of an epoch's windows in random order. The first window starts at a random place.
+
+    The windows follow each other without gaps:
+
+    >>> starts = shuffled_windows(n_tokens=9, n_windows=3, length=2, seed=0, epoch=0)
+    >>> (np.sort(starts) - starts.min()).tolist()
+    [0, 2, 4]
+    """
+    rng = np.random.default_rng([seed, epoch])
+    return rng.integers(n_tokens - n_windows * length) + length * rng.permutation(n_windows)
+
+
+def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the n windows of a step: inputs and targets, both (n, length). Targets are the tokens after the inputs.
+
+    An epoch uses each token of the text once, except for fewer than 2 · length tokens at the ends of the text. Each
+    epoch cuts the text at other places.
+
+    A text of 9 tokens has room for one window of 8 and its targets:
+
+    >>> inputs, targets = batch(np.arange(9), n=1, length=8, seed=0, step=0)
+    >>> inputs.tolist(), targets.tolist()
+    ([[0, 1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, 6, 7, 8]])
+    """
+    n_windows = max(1, (len(tokens) - 1) // length - 1)
+    starts = [
+        shuffled_windows(len(tokens), n_windows, length, seed, i // n_windows)[i % n_windows]
+        for i in range(step * n, (step + 1) * n)
+    ]
+    positions = np.array(starts)[:, None] + np.arange(length)
+    return tokens[positions], tokens[positions + 1]
+
+
+def equal_parts(rows: int, length: int) -> list[slice]:
+    """Divide a batch of rows × length tokens into at least two equal parts of at most TOKENS_PER_FORWARD tokens.
+
+    The parts are as large as possible. Where no equal parts are small enough, each row is a part.
+
+    >>> equal_parts(rows=8, length=128)  # 2 parts of 512 tokens
+    [slice(0, 4, None), slice(4, 8, None)]
+    """
+    n = next((n for n in range(2, rows) if rows % n == 0 and rows * length <= n * TOKENS_PER_FORWARD), rows)
+    return [slice(start, start + rows // n) for start in range(0, rows, rows // n)]
+
+
+def dropout(p: float, rng: np.random.Generator) -> Callable[[str, np.ndarray], np.ndarray]:
+    """y = x · mask / (1 − p), where each number of the mask is 0 with probability p, and otherwise 1.
+
+    Returns a hook for `forward`. It changes the arrays that GPT-2's training changed: the sum of the embeddings, the
+    attention pattern, and the output of both sub-blocks. Each name has one mask: the hook draws it at the first call
+    and uses it again for the gradient of the array. The probability is exact to within 2⁻¹⁶.
+    Srivastava et al. 2014, "Dropout".
+
+    With p = 1/2, the numbers that remain are doubled, so the mean stays about the same:
+
+    >>> hook = dropout(0.5, np.random.default_rng(0))
+    >>> dropped = hook("h.0.mlp_out", np.ones(1000))
+    >>> sorted(set(dropped.tolist())), bool(0.9 < dropped.mean() < 1.1)
+    ([0.0, 2.0], True)
+    >>> hook("h.0.mlp.hidden", np.ones(3)).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    masks: dict[str, np.ndarray] = {}
+
+    def hook(name: str, value: np.ndarray) -> np.ndarray:
+        if name != "h.0.resid_pre" and not name.endswith(("attn.pattern", "attn_out", "mlp_out")):
+            return value
+        if name not in masks:
+            masks[name] = rng.integers(1 << 16, size=value.shape, dtype=np.uint16) >= p * (1 << 16)
+        return value * masks[name] * (1 / (1 - p))
+
+    return hook if p else identity
+
+
+def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Executor) -> tuple[float, np.ndarray]:
+    """Return the loss of a batch and its flat gradient. Threads compute equal parts of the batch side by side.
+
+    The gradients of the parts are added in a fixed order, so the result does not depend on the number of threads.
+
+    With weights of 0, each of V = 3 tokens gets the probability 1/3, and the loss is ln 3 = 1.0986:
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> config = GPT2Config(vocab_size=3, n_positions=2, n_embd=2, n_layer=1, n_head=1)
+    >>> run = new_run(TrainConfig(), config, {name: np.zeros(s) for name, s in config.parameter_shapes().items()})
+    >>> with ThreadPoolExecutor() as pool:
+    ...     loss, gradient = mean_gradient(run, np.array([[0, 1], [1, 2]]), np.array([[1, 2], [2, 0]]), pool)
+    >>> round(loss, 4), gradient.shape == run.weights.shape
+    (1.0986, True)
+    """
+    parts, weights = equal_parts(*inputs.shape), as_weights(run.weights, run.config)
+
+    def compute(number: int, rows: slice) -> tuple[float, Weights]:
+        rng = np.random.default_rng([run.options.seed, run.step, number])
+        return loss_and_gradients(inputs[rows], targets[rows], weights, run.config, dropout(run.options.dropout, rng))
+
+    total_loss, total = 0.0, np.zeros_like(run.weights)
+    sums = as_weights(total, run.config)
+    # Parts are numbered from 1. NumPy ignores a 0 at the end of a seed: [seed, step, 0] would be an epoch's seed.
+    for loss, gradients in pool.map(compute, range(1, len(parts) + 1), parts):
+        total_loss += float(loss)
+        for name, gradient in gradients.items():
+            sums[name] += gradient
+    total /= len(parts)
+    return total_loss / len(parts), total
+
+
+def check_finite(run: Run, loss: float) -> None:
+    """Raise ValueError if a loss with the run's present weights, or the norm of its gradient, is not finite.
+
+    >>> config = GPT2Config(vocab_size=3, n_positions=4, n_embd=2, n_layer=1, n_head=1)
+    >>> run = new_run(TrainConfig(), config, {name: np.ones(s) for name, s in config.parameter_shapes().items()})
+    >>> check_finite(run, 1.5)
+    >>> check_finite(run, math.inf)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: the loss is inf at step 1, after 0 steps; it must be finite. ...
+    """
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss is {loss} at step {run.step + 1:,}, after {run.step:,} steps; it must be finite. The files saved"
+            f" before are unchanged. Start again with another --out and an --lr below {run.options.lr:g}"
+        )
+
+
+def clipping_factor(norm: float, grad_clip: float) -> float:
+    """min(1, grad_clip / norm): multiplied by this factor, a gradient is at most `grad_clip` long. 0 means no limit.
+
+    `norm` is the length of the gradient of all parameters, taken as one vector. Pascanu et al. 2013, "On the
+    difficulty of training recurrent neural networks", algorithm 1.
+
+    The vector (3, 4) has the length 5. Multiplied by 1/5, it has the length 1:
+
+    >>> round(clipping_factor(norm=5.0, grad_clip=1.0), 6), clipping_factor(norm=0.5, grad_clip=1.0)
+    (0.2, 1.0)
+    """
+    return min(1.0, grad_clip / (norm + 1e-6)) if grad_clip else 1.0
+
+
+def learning_rate(step: int, options: TrainConfig) -> float:
+    """Return the learning rate: a line up to `lr` in `warmup` steps, then half a cosine down to `min_lr`.
+
+    >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=4, max_steps=8)
+    >>> [round(learning_rate(step, options), 2) for step in range(8)]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 0.85, 0.5, 0.15]
+    """
+    if step < options.warmup:
+        return options.lr * (step + 1) / options.warmup
+    progress = (step - options.warmup) / max(1, options.max_steps - options.warmup)
+    return options.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (options.lr - options.min_lr)
+
+
+def adamw_blocks(config: GPT2Config, weight_decay: float) -> list[tuple[slice, float]]:
+    """Divide the flat array into blocks, each with its weight decay: only matrices decay, and they come first.
+
+    The 86 parameters of this model are 56 numbers in matrices and 30 in biases and layer norms:
+
+    >>> adamw_blocks(GPT2Config(vocab_size=3, n_positions=1, n_embd=2, n_layer=1, n_head=1), weight_decay=0.1)
+    [(slice(0, 56, None), 0.1), (slice(56, 86, None), 0.0)]
+    """
+    n = config.num_parameters()
+    n_matrices = sum(math.prod(shape) for shape in config.parameter_shapes().values() if len(shape) == 2)
+    return [
+        (slice(start, min(start + ADAMW_BLOCK, end)), decay)
+        for first, end, decay in ((0, n_matrices, weight_decay), (n_matrices, n, 0.0))
+        for start in range(first, end, ADAMW_BLOCK)
+    ]
+
+
+def adamw(
+    weights: np.ndarray,
+    gradient: np.ndarray,
+    m: np.ndarray,
+    v: np.ndarray,
+    *,
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    weight_decay: float,
+) -> None:
+    """w ← w − lr · (m̂ / (√v̂ + 1e-8) + weight_decay · w), in place.
+
+    m ← β₁ m + (1 − β₁) g       m̂ = m / (1 − β₁ᵗ)       running mean of the gradient g
+    v ← β₂ v + (1 − β₂) g²      v̂ = v / (1 − β₂ᵗ)       running mean of its square
+
+    t is `step`, which counts from 1. m and v start at 0, so they are too small in the first steps; the divisions
+    correct this. Weight decay does not depend on the gradient.
+    Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+
+    In the first step m̂ = g and v̂ = g². So each weight moves by lr against the sign of its gradient, whether the
+    gradient is small or large:
+
+    >>> weights, m, v = np.array([1.0, 1.0]), np.zeros(2), np.zeros(2)
+    >>> adamw(weights, np.array([0.5, -100.0]), m, v, step=1, lr=0.1, beta1=0.9, beta2=0.99, weight_decay=0.0)
+    >>> weights.round(6).tolist()
+    [0.9, 1.1]
+    >>> m.round(6).tolist(), v.round(6).tolist()  # 0.1 g and 0.01 g²
+    ([0.05, -10.0], [0.0025, 100.0])
+    """
+    m += (1 - beta1) * (gradient - m)
+    v += (1 - beta2) * (gradient * gradient - v)
+    weights *= 1 - lr * weight_decay
+    weights -= lr / (1 - beta1**step) * m / (np.sqrt(v / (1 - beta2**step)) + 1e-8)
+
+
+def update_mean(mean: np.ndarray, weights: np.ndarray, step: int) -> None:
+    """mean ← mean + min(1, 20 / step) · (weights − mean), in place.
+
+    This averages over about the last twentieth of all steps, and so removes the noise of single batches. Polyak &
+    Juditsky 1992, "Acceleration of stochastic approximation by averaging".
+
+    For 20 steps the mean equals the weights. At step 40 it moves half of the way:
+
+    >>> mean = np.array([1.0])
+    >>> update_mean(mean, np.array([3.0]), step=40)
+    >>> mean.tolist()
+    [2.0]
+    """
+    mean += min(1.0, 20 / step) * (weights - mean)
+
+
+def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
+    """Draw a batch from the text and update the run by one step of AdamW.
+
+    Raises ValueError if the loss or the gradient is not finite; the run is unchanged then.
+
+    After the first step, no weight has moved by more than the learning rate:
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from numpy_gpt2 import init_weights
+    >>> config = GPT2Config(vocab_size=3, n_positions=4, n_embd=2, n_layer=1, n_head=1)
+    >>> options = TrainConfig(batch_size=2, lr=0.01, warmup=0, weight_decay=0.0)
+    >>> run = new_run(options, config, init_weights(config, np.random.default_rng(0)))
+    >>> before = run.weights.copy()
+    >>> with ThreadPoolExecutor() as pool:
+    ...     take_step(run, np.arange(9) % 3, pool)
+    >>> run.step, round(float(np.abs(run.weights - before).max()), 4)
+    (1, 0.01)
+    """
+    start = time.perf_counter()
+    options = run.options
+    inputs, targets = batch(tokens, run.windows_per_step, run.config.n_positions, options.seed, run.step)
+    loss, gradient = mean_gradient(run, inputs, targets, pool)
+    norm = math.sqrt(np.vdot(gradient, gradient))
+    check_finite(run, loss + norm)
+    factor = clipping_factor(norm, options.grad_clip)
+    lr = learning_rate(run.step, options)
+    run.step += 1
+
+    def update(block: slice, weight_decay: float) -> None:
+        weights, m, v, mean = (array[block] for array in (run.weights, run.m, run.v, run.mean))
+        settings = {"lr": lr, "beta1": options.beta1, "beta2": options.beta2, "weight_decay": weight_decay}
+        adamw(weights, factor * gradient[block], m, v, step=run.step, **settings)
+        update_mean(mean, weights, run.step)
+
+    list(pool.map(update, *zip(*adamw_blocks(run.config, options.weight_decay), strict=True)))
+    run.losses.append(loss)
+    run.timings.append(time.perf_counter() - start)
+    run.seconds += run.timings[-1]

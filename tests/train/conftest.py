@@ -1,0 +1,190 @@
+"""What the tests of training share: a text, short runs, and what a run leaves."""
+
+import itertools
+import json
+import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import safetensors
+
+from numpy_gpt2 import load
+from numpy_gpt2.evaluate import evaluate
+from numpy_gpt2.train import __main__ as command
+from numpy_gpt2.train import run as run_module
+
+from .. import conftest
+from ..conftest import run_in_process, write_model
+
+SPEED = ("tokens_per_second", "seconds")  # columns of the log that differ between two equal runs
+MODEL_FILES = ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+FILES = sorted([*MODEL_FILES, "checkpoint.safetensors", "loss.svg", "train.jsonl"])
+SIZES = ["--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--n-positions", 16, "--batch-size", 4]
+TINY_RUN = [*SIZES, "--warmup", 5, "--lr", 0.01, "--sample-interval", 0]
+FULL_RUN = [*TINY_RUN, "--max-steps", 14, "--eval-interval", 4, "--checkpoint-interval", 3]
+FULL_RUN += ["--dropout", 0.2, "--seed", 7]
+
+WORDS = ["the", "you", "a", "thou", "And", "King,", "what", "is", "love?\n", "I", "am", "naïve", "→", "12", "o'clock"]
+TEXT = " ".join(np.random.default_rng(0).choice(WORDS, 700))
+END = int(len(TEXT) * 0.9)  # where the held-out text begins
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    """No hub, and only the models that a test makes. Ctrl-C raises even where the tests run in the background."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NUMPY_GPT2_WEIGHTS", str(tmp_path / "weights"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("corpus") / "corpus.txt", TEXT)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def cli(capsys):
+    """The command inside this process. Returns status, out and err."""
+
+    def run(*arguments):
+        result = run_in_process(command.main, capsys, *arguments)
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(corpus, tmp_path_factory):
+    """The folder of a complete run of 14 steps, FULL_RUN."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "out"
+    assert command.main([*map(str, [corpus, "--out", out, *FULL_RUN])]) == 0
+    return out
+
+
+@pytest.fixture
+def interrupted(corpus, out, cli):
+    """The same run, interrupted by Ctrl-C after 7 steps."""
+    with pytest.MonkeyPatch.context() as patched:
+        after_step(patched, 7, lambda run: signal.raise_signal(signal.SIGINT))
+        assert cli(corpus, "--out", out, *FULL_RUN).status == 130
+    return out
+
+
+@pytest.fixture
+def prepared(cli, monkeypatch):
+    """Start the command but do not train. Returns the run, training tokens, held-out tokens and tokenizer."""
+
+    def run(*arguments):
+        seen = []
+        with monkeypatch.context() as patched:
+            patched.setattr(command, "train", lambda *given: seen.extend(given))
+            result = cli(*arguments)
+        assert result.status == 0, result.err
+        return seen[:4]
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model folder for --init-from."""
+    return write_model(tmp_path / "model", n_positions=32)
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+def written(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def after_step(patched, n, do):
+    """Call `do(run)` after step n."""
+    take_step = run_module.take_step
+
+    def step(run, *arguments):
+        take_step(run, *arguments)
+        if run.step == n:
+            do(run)
+
+    patched.setattr(run_module, "take_step", step)
+
+
+def checkpoint(folder):
+    """The arrays of a checkpoint, and the rest of its state."""
+    with safetensors.safe_open(folder / "checkpoint.safetensors", framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+
+
+def log(folder):
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def result_of(folder):
+    """Everything that a run leaves, except its speed."""
+    arrays, state = checkpoint(folder)
+    files = {name: (folder / name).read_bytes() for name in MODEL_FILES}
+    rows = [{key: value for key, value in row.items() if key not in SPEED} for row in log(folder)]
+    assert set(arrays) >= {"weights", "m", "v"}
+    return {name: array.tobytes() for name, array in arrays.items()}, files, rows, state["step"], state["best_loss"]
+
+
+def everything_in(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def held_out_loss(folder, tokens):
+    weights, config, _ = load(folder)
+    return evaluate(tokens, weights, config)[0]
+
+
+def messages(err):
+    """The lines on standard error without the progress bar."""
+    return [line for line in re.split(r"[\r\n]+", err) if line.strip() and not re.match(r" *\d+%\|", line)]
+
+
+assert_one_error = partial(conftest.assert_one_error, before=r"[\d,]+ parameters; .*| *\d+%\|.*")
+
+
+def assert_speeds_fit(rows):
+    """Each row: speed times seconds is the number of tokens, with steps of 4 windows of 16 tokens."""
+    for before, row in itertools.pairwise([{"step": 0, "seconds": 0}, *rows]):
+        n_tokens = (row["step"] - before["step"]) * 4 * 16
+        assert row["tokens_per_second"] * (row["seconds"] - before["seconds"]) == pytest.approx(n_tokens, rel=1e-6)
+
+
+def break_by_ctrl_c(patched, step):
+    """Press Ctrl-C in a step. Returns the flags and the exit status of the run."""
+    after_step(patched, step, lambda run: signal.raise_signal(signal.SIGINT))
+    return [], 130
+
+
+def break_by_time_limit(patched, step):
+    """Let the time limit end in a step. Returns the flags and the exit status of the run."""
+    clock = SimpleNamespace(monotonic=lambda: 1000 + seconds[0])
+    seconds = [0.0]
+    patched.setattr(run_module, "time", clock)
+    take_step = run_module.take_step
+
+    def slow_step(*arguments):
+        take_step(*arguments)
+        seconds[0] += 90 / step + 1e-6
+
+    patched.setattr(run_module, "take_step", slow_step)
+    return ["--time-limit", 1.5], 0
