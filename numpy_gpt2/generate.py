@@ -21,7 +21,7 @@ Choose = Callable[[np.ndarray], np.ndarray]  # scores (B, V) -> tokens (B,)
 
 
 def generate_plainly(
-    tokens: ArrayLike, weights: Weights, config: GPT2Config, max_new_tokens: int, rng: np.random.Generator
+    tokens: ArrayLike, weights: Weights, config: GPT2Config, max_new_tokens: int, rng: "np.random.Generator"
 ) -> Iterator[int]:
     """The whole idea. `generate` gives the same tokens and adds stopping and speed."""
     for _ in range(max_new_tokens):
@@ -43,7 +43,7 @@ def generate(
     stop_tokens: Collection[int] = (),
     n_vocab: int | None = None,
     lookup: int = LONGEST_DRAFT,
-    rng: np.random.Generator | int | None = None,
+    rng: "np.random.Generator | int | None" = None,
 ) -> Iterator[Any]:
     """Continue `tokens`, one token at a time: (T,) gives an iterator of ints, (B, T) an iterator of (B,) int arrays.
 

@@ -64,7 +64,7 @@ def probabilities(
     return softmax(logits)
 
 
-def sample(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def sample(probabilities: np.ndarray, rng: "np.random.Generator") -> np.ndarray:
     """Draw a token from each row: the first with a cumulative probability of u, random in (0, 1]. (..., V) -> (...).
 
         cumulative = np.cumsum(row, dtype=np.float64)
