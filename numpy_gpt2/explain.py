@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Model, load
-from .cli import Parser, exit_status, positive_int, read_prompt, some_text
+from .cli import Parser, exit_status, nonempty_text, positive_int, read_prompt
 from .config import GPT2Config
 from .console import print_stderr, progress_bar, write
 from .files import staged_writes
@@ -513,7 +513,7 @@ def command(argv: list[str] | None) -> int:
     add = parser.add_argument
     add("-o", "--output", metavar="PAGE.html", help=f"where the page goes (default: {PAGE})")
     add("--open", action="store_true", help="open the page in the browser")
-    add("--target", metavar="TEXT", type=some_text, help=TARGET_HELP)
+    add("--target", metavar="TEXT", type=nonempty_text, help=TARGET_HELP)
     add("--ablate", action="store_true", help="remove each head and each MLP in turn, to see what mattered")
     add("--text", action="store_true", help="print the story here, and make no page")
     add(

@@ -3,11 +3,11 @@
 The tokens that followed are a draft. The model checks a whole draft in one forward pass, which costs much less than one
 pass per token, because most of a pass is spent reading the weights.
 
-Drafts change the speed, not the text. At each position a token is drawn from the model's own scores, with its own random
-number, and only then compared with the draft. If they are equal, the draft was right, so the scores after it are valid
-and the next token is drawn from them. At the first difference, the drawn token is kept and the rest of the draft is
-dropped. A draft therefore never influences which token is drawn, and sampling keeps its distribution. With the same
-seed, the tokens are the same too, up to floating-point rounding.
+Drafts change the speed, not the text. At each position, a token is drawn from the model's own scores, with its own
+random number, and only then compared with the draft. If they are equal, the scores after it are valid too, and the next
+token is drawn from those. At the first difference, the drawn token is kept and the rest of the draft is dropped.
+So a draft never influences which token is drawn, and sampling keeps its distribution. With the same seed, even the
+tokens are the same, except where rounding differs.
 
 Saxena 2023, "Prompt Lookup Decoding". Checking drafts: Leviathan et al. 2023, "Fast Inference from Transformers via
 Speculative Decoding", section 2.
@@ -60,9 +60,9 @@ def cost(n_drafted: int) -> float:
 class Lookup:
     """Drafts for the next tokens, at most `longest` at a time, within a budget.
 
-    The longer the match, the longer the draft. The budget is in forward passes of one token. A draft of n tokens that
-    yields m tokens changes it by m − cost(n). Drafts pause when the budget does not cover their cost. Each token without
-    a draft earns a little, and more when the lookup would have been right.
+    The longer the match, the longer the draft. The budget is in forward passes of one token. A pass with a draft of n
+    tokens that yields m tokens changes it by m − cost(n). A draft that costs more than the budget is not made. Each
+    token without a draft earns a little, and more when the lookup predicted it correctly.
 
     >>> lookup, text = Lookup(longest=31), np.array([5, 6, 7, 8, 9, 5, 6, 7])
     >>> draft = lookup.draft(text, room=2)
@@ -90,7 +90,7 @@ class Lookup:
         return self.guess[: max(n, 0)]
 
     def update(self, n_drafted: int, tokens: np.ndarray) -> None:
-        """Update the budget. `tokens` followed `text`: the correct part of the draft, then the model's own next token."""
+        """Update the budget. `tokens` follow `text`: the correct part of the draft, then a token of the model's own."""
         if n_drafted:
             gain = len(tokens) - cost(n_drafted)
         else:
