@@ -68,26 +68,26 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     parser.add_prompt("the text to continue")
     parser.add_model()
-    length = "generate at most N tokens (default: 100)"
-    add("-n", "--max-new-tokens", metavar="N", type=positive_int, default=100, help=length)
-    stop = "end before TEXT; can be given several times"
-    add("--stop", metavar="TEXT", type=nonempty_text, action="append", default=[], help=stop)
+    help = "generate at most N tokens (default: 100)"
+    add("-n", "--max-new-tokens", metavar="N", type=positive_int, default=100, help=help)
+    help = "end before TEXT; can be given several times"
+    add("--stop", metavar="TEXT", type=nonempty_text, action="append", default=[], help=help)
     add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
-    lookup = "draft tokens from earlier text: the same output, sooner where text repeats (default: on)"
-    add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=lookup)
+    help = "draft tokens from earlier text: the same output, sooner where text repeats (default: on)"
+    add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=help)
 
     add = parser.add_argument_group("sampling").add_argument
-    temperature_help = "lower values prefer probable tokens more strongly; 0 means --greedy (default: 0.8)"
-    add("-t", "--temperature", metavar="X", type=temperature, default=0.8, help=temperature_help)
-    top_k = "sample from the K most probable tokens; 0 turns this off (default: 40)"
-    add("-k", "--top-k", metavar="K", type=non_negative_int, default=40, help=top_k)
-    top_p = "sample from the fewest tokens with a total probability of P or more (default: off)"
-    add("-p", "--top-p", metavar="P", type=probability, help=top_p)
+    help = "lower values prefer probable tokens more strongly; 0 means --greedy (default: 0.8)"
+    add("-t", "--temperature", metavar="X", type=temperature, default=0.8, help=help)
+    help = "sample from the K most probable tokens; 0 turns this off (default: 40)"
+    add("-k", "--top-k", metavar="K", type=non_negative_int, default=40, help=help)
+    help = "sample from the fewest tokens with a total probability of P or more (default: off)"
+    add("-p", "--top-p", metavar="P", type=probability, help=help)
     add("--greedy", action="store_true", help="always take the most probable token")
-    seed = "random seed; the same seed gives the same text (default: random)"
-    add("-s", "--seed", metavar="N", type=non_negative_int, default=secrets.randbits(32), help=seed)
-    samples = "generate N continuations as one batch (default: 1)"
-    add("--num-samples", metavar="N", type=n_samples, default=1, help=samples)
+    help = "random seed; the same seed gives the same text (default: random)"
+    add("-s", "--seed", metavar="N", type=non_negative_int, default=secrets.randbits(32), help=help)
+    help = "generate N continuations as one batch (default: 1)"
+    add("--num-samples", metavar="N", type=n_samples, default=1, help=help)
 
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="print each sample as a JSON object in one line")

@@ -72,10 +72,12 @@ class TextStream:
 
     >>> from numpy_gpt2.tokenizer import byte_tokenizer
     >>> stream = TextStream(byte_tokenizer(), stop_strings=["END"])
+    >>> pieces = []
     >>> for byte in "né, END".encode():  # é is two bytes
     ...     stream.append(byte)
-    ...     print(repr(stream.new_text()), end=" ")
-    'n' '' 'é' ',' ' ' '' '' ''
+    ...     pieces.append(stream.new_text())
+    >>> pieces
+    ['n', '', 'é', ',', ' ', '', '', '']
     >>> stream.text, stream.finish_reason
     ('né, ', 'stop')
     """
