@@ -222,7 +222,7 @@ def load_int8(folder: str | Path) -> Weights:
                 save_tensors(staging / FILE, tensors, metadata)
             tensors = dict(map_tensors(folder / FILE, INT8))
         except OSError as error:
-            warnings.warn(f"the int8 weights are not saved and must be computed again next time: {error}", stacklevel=2)
+            warnings.warn(f"the int8 weights are not saved, so each start computes them again: {error}", stacklevel=2)
 
     n_threads = thread_count()
     weights: dict[str, Any] = {}
