@@ -26,8 +26,9 @@ from .cli import (
 )
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr, write
-from .generate import LOOKUP, generate
+from .generate import generate
 from .hub import DEFAULT_MODEL
+from .lookup import LONGEST_DRAFT
 from .stream import TextStream, end_of_text
 from .tokenizer import ENDOFTEXT, prompt_ids
 
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         top_p=arguments.top_p,
         stop_tokens=() if arguments.ignore_eos else end_of_text(model),
         n_vocab=model.tokenizer.n_vocab,
-        lookup=LOOKUP if arguments.lookup else 0,
+        lookup=LONGEST_DRAFT if arguments.lookup else 0,
         rng=arguments.seed,
     )
     samples = [TextStream(model.tokenizer, arguments.stop) for _ in range(n)]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+LONGEST_DRAFT = 31  # tokens: with the token before it, 32 rows in each product
 MIN_MATCH = 3  # tokens: the shortest match that leads to a draft
 MAX_MATCH = 32  # longer matches are not told apart
 BUDGET_PER_TOKEN = 0.02  # in forward passes of one token: rejected drafts cost at most about 2 % of the time

@@ -9,7 +9,8 @@ import numpy as np
 import tiktoken
 
 from .checkpoint import Model
-from .generate import LOOKUP, generate
+from .generate import generate
+from .lookup import LONGEST_DRAFT
 from .tokenizer import ENDOFTEXT, prompt_ids
 
 
@@ -22,7 +23,7 @@ def generate_text(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    lookup: int = LOOKUP,
+    lookup: int = LONGEST_DRAFT,
     rng: np.random.Generator | int | None = None,
 ) -> Iterator[str]:
     """Continue a prompt, and yield the text in pieces as it is generated.

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numpy_gpt2 import GPT2Config, KVCache, forward, generate, init_weights
-from numpy_gpt2.generate import LOOKUP
-from numpy_gpt2.lookup import BUDGET_PER_TOKEN, MAX_MATCH, MIN_MATCH, Lookup, continuation, cost
+from numpy_gpt2.lookup import BUDGET_PER_TOKEN, LONGEST_DRAFT, MAX_MATCH, MIN_MATCH, Lookup, continuation, cost
 from numpy_gpt2.sampling import probabilities
 
 from .reference.seeded import VARIATIONS, seeded_tokens, seeded_weights, variation
@@ -173,7 +172,7 @@ def test_no_lookup_turns_drafts_off(tiny, capsys, monkeypatch):
     )
     for flags in ([], ["--lookup"], ["--no-lookup"]):
         assert main(["-m", str(tiny), *flags, "x"]) == 0
-    assert seen == [LOOKUP, LOOKUP, 0]
+    assert seen == [LONGEST_DRAFT, LONGEST_DRAFT, 0]
 
 
 def test_a_paused_lookup_resumes_after_two_correct_predictions():
