@@ -19,16 +19,16 @@ import numpy as np
 
 LONGEST_DRAFT = 31  # tokens: with the token before it, 32 rows in each product
 MIN_MATCH = 3  # tokens: the shortest match that leads to a draft
-MAX_MATCH = 32  # longer matches are not told apart
-BUDGET_PER_TOKEN = 0.02  # in forward passes of one token: rejected drafts cost at most about 2 % of the time
-BUDGET_PER_HIT = 0.5  # earned, on top, when drafts are paused and the lookup predicts two tokens in a row correctly
+MAX_MATCH = 32  # longer matches count as this long
+BUDGET_PER_TOKEN = 0.02  # in forward passes of one token: it caps the cost of rejected drafts at 2 % of the time
+BUDGET_PER_HIT = 0.5  # in addition, if the lookup predicted this token and the one before it, but neither was drafted
 
 
 def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
-    """Find the longest earlier occurrence of the last tokens: its length, and the n tokens that followed it.
+    """Find the longest run of last tokens that occurred earlier: its length, and the n tokens that followed it there.
 
-    Of equally long matches the latest counts. If fewer than n tokens follow it, they are repeated, as in a text that
-    runs in a loop. In this example the last three tokens, 5 6 7, occurred earlier, and 8 9 followed them:
+    If several are equally long, the latest one counts. If fewer than n tokens follow it, they are repeated, because the
+    text may be in a loop. In this example the last three tokens, 5 6 7, occurred earlier, and 8 9 followed them:
 
     >>> continuation(np.array([5, 6, 7, 8, 9, 5, 6, 7]), 2)
     (3, array([8, 9]))
@@ -48,9 +48,10 @@ def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
 
 
 def cost(n_drafted: int) -> float:
-    """The approximate time to check a draft of n tokens, in forward passes of one token.
+    """The approximate time of a forward pass that checks a draft, in forward passes of one token.
 
-    The estimate is for n + 1 rows in the products, the draft and the token before it, with n + 1 a multiple of 8.
+    Products have n_drafted + 1 rows, one for each drafted token and one for the token before them. The estimate was
+    measured for multiples of 8 rows.
 
     >>> cost(7)  # 2 + 8 / 10
     2.8
@@ -61,31 +62,31 @@ def cost(n_drafted: int) -> float:
 class Lookup:
     """Drafts for the next tokens, at most `longest` at a time, within a budget.
 
-    The longer the match, the longer the draft. The budget is in forward passes of one token. A pass with a draft of n
-    tokens that yields m tokens changes it by m − cost(n). A draft that costs more than the budget is not made. Each
-    token without a draft earns a little, and more when the lookup predicted it correctly.
+    A longer match gives a longer draft. The budget is in forward passes of one token. Checking n drafted tokens costs
+    cost(n), and each token that the pass yields earns 1. A draft that costs more than the budget is not made. A token
+    without a draft earns a little, and more if the lookup predicted it correctly.
 
     >>> lookup, text = Lookup(longest=31), np.array([5, 6, 7, 8, 9, 5, 6, 7])
     >>> draft = lookup.draft(text, room=2)
     >>> draft
     array([8, 9])
     >>> lookup.update(len(draft), np.array([8, 4]))  # 8 was right; the model's own next token is 4, not 9
-    >>> round(lookup.budget, 2)  # cost(7) at the start, + 2 tokens, − cost(2)
+    >>> round(lookup.budget, 2)  # cost(7) at the start, plus 2 tokens, minus cost(2)
     2.5
     """
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
         self.budget = cost(7)
-        self.guess = np.empty(0, int)  # the tokens that the last lookup found, drafted or not
-        self.hit = False  # was the first token of the last guess right, although it was not drafted?
+        self.guess = np.empty(0, int)  # the prediction for the next tokens; the draft is the beginning of it
+        self.hit = False  # whether the last token without a draft was predicted correctly
 
     def draft(self, text: np.ndarray, room: int) -> np.ndarray:
         """The tokens to try after `text`, at most `room` of them; often none."""
         longest = min(self.longest, room)
         match, guess = continuation(text, longest) if longest > 0 else (0, text[:0])
         self.guess = guess if match >= MIN_MATCH else text[:0]
-        n = 8 * (match // 8) + 7  # products are fastest with a multiple of 8 rows: the draft and the token before it
+        n = 8 * (match // 8) + 7  # a multiple of 8 rows, with the token before the draft: products are fastest then
         while n > 0 and cost(n) > self.budget:
             n -= 8
         return self.guess[: max(n, 0)]

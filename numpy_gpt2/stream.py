@@ -1,4 +1,4 @@
-"""Tokens -> text, as soon as it is certain, with stop strings."""
+"""Tokens -> text as soon as it is certain; the text ends at a stop string."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def generate_text(
 
     The text ends before the first stop string, at the model's end of text, or after `max_new_tokens`. An empty prompt
     starts from `<|endoftext|>`. The other arguments are those of `generate`; the defaults sample from the model's own
-    distribution. Raises ValueError for arguments that are out of range.
+    distribution. Raises ValueError for impossible arguments.
     """
     stream = TextStream(model.tokenizer, [stop] if isinstance(stop, str) else stop)
     tokens = generate(
@@ -60,7 +60,7 @@ def stream_text(stream: TextStream, tokens: Iterator[int]) -> Iterator[str]:
             yield piece
         if stream.finish_reason:
             return
-    stream.finish("length")
+    stream.finish("length")  # or "stop": nobody asks for the reason here
     if piece := stream.new_text():
         yield piece
 
@@ -104,7 +104,7 @@ class TextStream:
             self.extend(self.decoder.decode(self.tokenizer.decode_single_token_bytes(token)))
 
     def extend(self, characters: str) -> None:
-        """Add characters. The text ends before a stop string; what may be the start of one is held back."""
+        """Add characters. The text ends before a stop string, and the possible start of one is held back."""
         candidate = self.held_back + characters
         found = [(start + len(stop), start) for stop in self.stop_strings if (start := candidate.find(stop)) >= 0]
         if found:
@@ -113,9 +113,9 @@ class TextStream:
             while self.tokens and self.tokenizer.decode(self.tokens[:-1]).startswith(self.text):
                 self.tokens.pop()  # this token holds only a part of the stop string
         else:
-            tails = (n for n in range(len(candidate)) if any(s.startswith(candidate[n:]) for s in self.stop_strings))
-            certain = next(tails, len(candidate))
-            self.text, self.held_back = self.text + candidate[:certain], candidate[certain:]
+            starts = (n for n in range(len(candidate)) if any(s.startswith(candidate[n:]) for s in self.stop_strings))
+            n_certain = next(starts, len(candidate))
+            self.text, self.held_back = self.text + candidate[:n_certain], candidate[n_certain:]
 
     def new_text(self) -> str:
         """The text that became certain since the previous call."""

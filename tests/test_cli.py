@@ -2,12 +2,14 @@
 
 import ctypes
 import platform
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from numpy_gpt2 import __version__
 from numpy_gpt2.cli import exit_status, keep_freed_memory
 
 
@@ -46,10 +48,38 @@ def test_ctrl_c_and_a_closed_pipe_are_silent(capsys, error, status):
     assert capsys.readouterr() == ("", "")
 
 
+COMMANDS = ["numpy_gpt2", "numpy_gpt2.train", "numpy_gpt2.evaluate", "numpy_gpt2.explain"]
+
+
+def help_of(command):
+    """The options of a command's --help: the part from the flags to the next option, by the flags."""
+    result = subprocess.run([sys.executable, "-m", command, "--help"], check=True, capture_output=True, text=True)
+    text = result.stdout.partition("\noptions:\n")[2]
+    return {
+        option.split("  ")[0]: " ".join(option.split()) for option in re.split(r"^  (?=-)", text, flags=re.M) if option
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_prints_the_version(command):
+    result = subprocess.run([sys.executable, "-m", command, "--version"], check=True, capture_output=True, text=True)
+    assert result.stdout == f"numpy_gpt2 {__version__}\n"
+
+
+def test_the_commands_that_run_a_model_have_the_same_options_for_it():
+    options = [help_of(command) for command in COMMANDS if command != "numpy_gpt2.train"]
+    for flag in ("-m NAME|FOLDER, --model NAME|FOLDER\n", "--int8", "--threads N"):
+        texts = {option.get(flag) for option in options}
+        assert len(texts) == 1
+        assert None not in texts
+    assert "--threads N" in help_of("numpy_gpt2.train")
+
+
 PAGE_FAULTS = """
 import resource
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
+from numpy_gpt2 import __version__
 from numpy_gpt2.cli import keep_freed_memory
 
 def step():
