@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
         rng=arguments.seed,
     )
     samples = [TextStream(model.tokenizer, arguments.stop) for _ in range(n)]
-    steps: list[tuple[float, int]] = []  # of each step: seconds since the start, and its number of tokens
+    steps: list[tuple[float, int]] = []  # for each step: seconds since the start, number of tokens
     interrupted = False
     if n > 1 and not arguments.json:
         print_stderr(f"--- sample 1 of {n}")

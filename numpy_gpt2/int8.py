@@ -45,9 +45,9 @@ BLOCK = 3 << 19  # weights that are converted to float32 together; measured: blo
 
 INT8 = {"I8": "i1", "F32": "<f4"}
 
-TABLES = ("wte.weight", "lm_head.weight")  # stored (V, C): a row for each output channel; other matrices have columns
+TABLES = ("wte.weight", "lm_head.weight")  # (V, C): a row for each output channel. Other matrices have a column.
 
-Blocks = list[tuple[slice, np.ndarray]]
+Blocks = list[tuple[slice, np.ndarray]]  # some rows' slice, and their values
 
 
 class Int8Matrix:
@@ -61,7 +61,7 @@ class Int8Matrix:
 
     def __init__(self, values: np.ndarray, scales: np.ndarray, n_threads: int = 1, block_size: int = BLOCK) -> None:
         self.values, self.scales, self.shape = values.view(), scales, values.shape
-        self.values.flags.writeable = False  # a converted block may be in a buffer, and would not change with it
+        self.values.flags.writeable = False  # a buffer may hold a converted block, which would not change too
         self.T = Int8Transpose(self, n_threads, block_size)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
@@ -103,7 +103,7 @@ class Int8Transpose:
 
 
 def row_blocks(values: np.ndarray, start: int, stop: int, block_size: int = BLOCK) -> Blocks:
-    """Split rows start … stop into blocks of about `block_size` weights: pairs of the rows' slice and their values.
+    """Split rows start … stop into blocks of about `block_size` weights: pairs of a slice and its rows.
 
     >>> [rows for rows, _ in row_blocks(np.zeros((9, 10), np.int8), 2, 9, block_size=30)]
     [slice(2, 5, None), slice(5, 8, None), slice(8, 9, None)]
@@ -141,7 +141,7 @@ def multiply_blocks(x: np.ndarray, blocks: Blocks, y: np.ndarray) -> None:
 
 
 class Worker(threading.Thread):
-    """A thread that multiplies its part of a matrix. While it waits, its buffer holds the next matrix's first block."""
+    """A thread that multiplies its part of a matrix, and then converts its first block of the next matrix."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -160,7 +160,7 @@ class Worker(threading.Thread):
         next_blocks: Blocks,
         done: queue.SimpleQueue[BaseException | None],
     ) -> None:
-        """Do one task. `done` gets None, or the error; the thread that waits for the task raises it."""
+        """Do one task. `done` receives None or the error, which `multiply` then raises."""
         try:
             multiply_blocks(x, blocks, y)
             done.put(None)

@@ -32,9 +32,9 @@ def folder(tiny, tmp_path):
     return shutil.copytree(tiny, tmp_path / "model")
 
 
-def random_matrix(N, C, *sizes):
+def random_matrix(N, C, **options):
     values = RNG.integers(-127, 128, (N, C), dtype=np.int8)
-    return Int8Matrix(values, RNG.random(N, dtype=np.float32), *sizes)
+    return Int8Matrix(values, RNG.random(N, dtype=np.float32), **options)
 
 
 def test_quantisation_is_symmetric_and_rounds():
@@ -65,7 +65,7 @@ def test_weights_that_are_not_finite_are_an_error(bad):
 def test_products_equal_those_of_the_converted_matrix(rows, n_threads):
     """With blocks of 100 weights, so that there are many, in one thread and in several."""
     for N, C in ((37, 20), (2, 9), (1, 1), (5, 300)):
-        m = random_matrix(N, C, n_threads, 100)
+        m = random_matrix(N, C, n_threads=n_threads, block_size=100)
         floats = m.values.astype(np.float64) * m.scales[:, None]
         np.testing.assert_allclose(np.asarray(m), floats, rtol=1e-6)
         np.testing.assert_array_equal(np.asarray(m.T), np.asarray(m).T)
@@ -96,7 +96,7 @@ def test_it_has_the_attributes_and_indexing_of_an_array():
 
 def test_several_threads_can_multiply_at_once():
     """The workers compute one product at a time; the other threads compute theirs alone."""
-    matrices = [random_matrix(400, 64, 2) for _ in range(4)]
+    matrices = [random_matrix(400, 64, n_threads=2) for _ in range(4)]
     for m, following in itertools.pairwise(matrices):
         m.T.next = following.T
     wrong = []
@@ -118,7 +118,7 @@ def test_several_threads_can_multiply_at_once():
 
 
 def test_an_error_in_a_worker_is_raised(monkeypatch):
-    m, main = random_matrix(40, 8, 2), threading.current_thread()
+    m, main = random_matrix(40, 8, n_threads=2), threading.current_thread()
     x = np.ones((1, 8), np.float32)
     expected = x @ m.T
     convert = int8.FloatBuffer.convert
@@ -139,7 +139,7 @@ def test_a_product_restores_the_number_of_threads():
     from numpy_gpt2.threads import thread_count
 
     before = thread_count()
-    m = random_matrix(40, 8, 2)
+    m = random_matrix(40, 8, n_threads=2)
     np.ones((5, 8), np.float32) @ m.T
     assert thread_count() == before
 
@@ -281,7 +281,7 @@ def test_a_changed_tie_word_embeddings_is_noticed(folder):
 
 def test_workers_keep_no_reference_to_finished_work():
     x = np.ones((1, 8), np.float32)
-    random_matrix(40, 8, 2).T.__rmatmul__(x)
+    random_matrix(40, 8, n_threads=2).T.__rmatmul__(x)
     released = weakref.ref(x)
     del x
     end = time.monotonic() + 10

@@ -176,7 +176,7 @@ def test_no_lookup_turns_drafts_off(tiny, capsys, monkeypatch):
 
 
 def test_a_paused_lookup_resumes_after_two_correct_predictions():
-    """Its budget is used up. Two tokens in a row that it predicts earn half a pass; ten of them pay for a draft."""
+    """Wrong drafts use up the budget. Correct predictions of single tokens earn it back."""
     lookup, text = Lookup(31), np.tile(np.arange(10), 20)
     while n := len(lookup.draft(text, 100)):
         lookup.update(n, np.array([99]))

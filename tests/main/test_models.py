@@ -106,7 +106,3 @@ def configure(**fields):
 def test_damaged_and_unsupported_models_are_errors(cli, tmp_path, damage, mentioned):
     damage(write_model(tmp_path / "model"))
     assert_one_error(cli("-m", tmp_path / "model", "a"), 1, mentioned)
-
-
-def test_too_many_samples_are_an_error(cli, tiny):
-    assert_one_error(cli("-m", tiny, "--num-samples", 10**9, "a"), 2, "from 1 to 10,000")

@@ -161,7 +161,18 @@ def test_help_shows_every_flag_and_examples_that_work(cli):
     result = cli("--help")
     assert (result.status, result.err) == (0, "")
     flags = "-m -n -t -k -p -s --model --max-new-tokens --temperature --top-k --top-p --greedy --seed --num-samples"
-    for flag in [*flags.split(), "--stop", "--ignore-eos", "--json", "--stats", "--threads", "--params"]:
+    for flag in [
+        *flags.split(),
+        "--stop",
+        "--ignore-eos",
+        "--lookup",
+        "--json",
+        "--stats",
+        "--threads",
+        "--int8",
+        "--params",
+        "--version",
+    ]:
         assert re.search(rf"^  .*{flag}\b", result.out, re.M), flag
     lines = re.findall(r"^  python -m numpy_gpt2 (.*?)(?:  .*)?$", result.out, re.M)
     assert len(lines) >= 5

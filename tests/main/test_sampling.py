@@ -6,7 +6,7 @@ import numpy as np
 
 from numpy_gpt2 import KVCache, generate, load
 
-from ..conftest import write_model
+from ..conftest import assert_one_error, write_model
 from .conftest import EOT, generated, json_samples
 
 
@@ -90,3 +90,7 @@ def test_samples_share_one_prefill(cli, tiny, monkeypatch):
     monkeypatch.setattr(KVCache, "update", recording_update)
     cli("-m", tiny, "-n", 3, "--ignore-eos", "--num-samples", 5, "abcd")
     assert shapes == [(1, 4), (5, 1), (5, 1)]
+
+
+def test_too_many_samples_are_an_error(cli, tiny):
+    assert_one_error(cli("-m", tiny, "--num-samples", 10**9, "a"), 2, "from 1 to 10,000")

@@ -145,11 +145,7 @@ def test_text_tokens_and_finish_reason(cli, tmp_path):
     assert sample("-n", 4, "--ignore-eos") == ("ab<|endoftext|>c", [97, 98, EOT, 99], "length")
     assert sample("--stop", "b") == ("a", [97], "stop")
     assert sample("--stop", "a") == ("", [], "stop")
-    assert sample("--stop", "bd", "-n", 2) == (
-        "ab",
-        [97, 98],
-        "length",
-    )  # the text held back is printed
+    assert sample("--stop", "bd", "-n", 2) == ("ab", [97, 98], "length")  # "b" was held back until the end
     assert sample("--stop", "bd") == ("ab", [97, 98], "stop")
 
 
