@@ -19,7 +19,7 @@ from .tokenizer import ENDOFTEXT
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that reports an error in one line and prints help with `console.write`."""
+    """An ArgumentParser that reports an error in one line and prints help as UTF-8."""
 
     unrecognized_hint = ""  # follows "unrecognized arguments: …"
 
@@ -58,9 +58,7 @@ class Parser(argparse.ArgumentParser):
             f" {hub.DEFAULT_MODEL}, downloaded once; if the hub cannot be reached, the bundled model {hub.BUNDLED})"
         )
         self.add_argument("-m", "--model", metavar="NAME|FOLDER", help=help)
-        self.add_argument(
-            "--int8", action="store_true", help="int8 weights: a quarter of the memory, slightly less exact"
-        )
+        self.add_argument("--int8", action="store_true", help="int8 weights: a quarter of the memory, less exact")
         self.add_threads()
 
     def add_threads(self) -> None:
@@ -70,7 +68,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def argument_type(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
-    """A `type` for add_argument: convert the argument, then check the value. `wanted` describes allowed values."""
+    """A `type` for add_argument: convert the argument, then check the value. `wanted` says what is allowed."""
 
     def parse(argument: str) -> Any:
         with suppress(ValueError):
