@@ -58,7 +58,8 @@ class Parser(argparse.ArgumentParser):
             f" {hub.DEFAULT_MODEL}, downloaded once; if the hub cannot be reached, the bundled model {hub.BUNDLED})"
         )
         self.add_argument("-m", "--model", metavar="NAME|FOLDER", help=help)
-        self.add_argument("--int8", action="store_true", help="int8 weights: a quarter of the memory, less exact")
+        help = "int8 weights: a quarter of the memory, slightly less exact"
+        self.add_argument("--int8", action="store_true", help=help)
         self.add_threads()
 
     def add_threads(self) -> None:
