@@ -87,7 +87,7 @@ def decode_argument(argument: str) -> str:
 
 
 utf8_text = argument_type(decode_argument, lambda text: True, "UTF-8")
-nonempty_text = argument_type(decode_argument, lambda text: text != "", "UTF-8 text with at least one character")
+nonempty_text = argument_type(decode_argument, lambda text: text != "", "UTF-8 text of one character or more")
 positive_int = argument_type(int, lambda n: n >= 1, "a whole number, 1 or more")
 non_negative_int = argument_type(int, lambda n: n >= 0, "a whole number, 0 or more")
 
