@@ -58,7 +58,8 @@ from .model import (
     relu,
     softmax,
 )
-from .tokenizer import load_tokenizer
+from .stream import generate_text
+from .tokenizer import load_tokenizer, merge_steps
 from .weights import init_weights, load_weights
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "gelu",
     "gelu_exact",
     "generate",
+    "generate_text",
     "hidden_states",
     "init_weights",
     "layer_norm",
@@ -82,6 +84,7 @@ __all__ = [
     "load_weights",
     "logits",
     "loss_and_gradients",
+    "merge_steps",
     "mlp",
     "record",
     "relu",

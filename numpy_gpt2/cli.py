@@ -1,4 +1,4 @@
-"""What the commands have in common: text out, errors in one line, exit statuses."""
+"""What the four commands share: their common options, the prompt, the model, one-line errors, exit statuses."""
 
 from __future__ import annotations
 
@@ -15,21 +15,14 @@ from typing import Any, NoReturn
 from . import __version__, hub
 from .checkpoint import Model, load
 from .console import print_stderr, write
+from .files import from_utf8
 from .tokenizer import ENDOFTEXT
 
 
-def from_utf8(data: bytes, source: object) -> str:
-    """Bytes -> the text that they are. Raises ValueError for another encoding."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 ({error}); convert it first") from None
-
-
 class Parser(argparse.ArgumentParser):
-    """argparse, but an error is one line, and help is written as all text is."""
+    """An ArgumentParser that reports an error in one line and prints help as UTF-8."""
 
-    hint = ""  # for arguments too many
+    unrecognized_hint = ""  # follows "unrecognized arguments: …"
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -41,43 +34,43 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments"):
-            message += self.hint
-        print_stderr(f"error: {message}; --help shows how")
+            message += self.unrecognized_hint
+        print_stderr(f"error: {message}; see --help")
         sys.exit(2)
 
     def print_help(self, file: object = None) -> None:
         write(self.format_help())
 
-    def add_prompt(self, what: str) -> None:
-        """The argument PROMPT; see `read_prompt`."""
-        self.hint = " (a prompt of several words needs quotes)"
-        help = f"{what}; - or a pipe: from standard input; empty: start anew, from {ENDOFTEXT}"
-        self.add_argument("prompt", metavar="PROMPT", nargs="?", type=text, help=help)
+    def add_prompt(self, description: str) -> None:
+        """Add the argument PROMPT; `read_prompt` reads it."""
+        self.unrecognized_hint = " (a prompt of several words needs quotes)"
+        help = f'{description}; without PROMPT, or with -, read standard input; "" starts from {ENDOFTEXT}'
+        self.add_argument("prompt", metavar="PROMPT", nargs="?", type=utf8_text, help=help)
 
-    def check_prompt(self, argument: str | None) -> None:
-        """End the command if there is no prompt."""
-        if argument in (None, "-") and (sys.stdin is None or (argument is None and sys.stdin.isatty())):
+    def check_prompt(self, prompt: str | None) -> None:
+        """Exit with an error if there is neither a prompt nor a pipe to read it from."""
+        if prompt in (None, "-") and (sys.stdin is None or (prompt is None and sys.stdin.isatty())):
             self.error("there is no prompt: give a text, or pipe one in")
 
     def add_model(self) -> None:
-        """The options of every command that runs a model: --model, --int8 and --threads; see `load_model`."""
+        """Add --model, --int8 and --threads, for a command that runs a model; `load_model` reads them."""
         help = (
             f"{', '.join(hub.NAMES)}, owner/name on the hub, a folder under weights/, or any folder (default:"
-            f" {hub.DEFAULT_MODEL}, downloaded once; where the hub cannot be reached, the bundled {hub.BUNDLED})"
+            f" {hub.DEFAULT_MODEL}, downloaded once; if the hub cannot be reached, the bundled model {hub.BUNDLED})"
         )
         self.add_argument("-m", "--model", metavar="NAME|FOLDER", help=help)
-        self.add_argument("--int8", action="store_true", help="weights in a quarter of the memory, slightly less exact")
+        help = "int8 weights: a quarter of the memory, slightly less exact"
+        self.add_argument("--int8", action="store_true", help=help)
         self.add_threads()
 
     def add_threads(self) -> None:
-        """The option --threads; see `limit_threads`."""
-        self.add_argument(
-            "--threads", metavar="N", type=positive_int, help="threads of the matrix products (default: all cores)"
-        )
+        """Add --threads; `limit_threads` applies it."""
+        help = "number of threads for matrix products (default: all cores)"
+        self.add_argument("--threads", metavar="N", type=positive_int, help=help)
 
 
 def argument_type(convert: Callable[[str], Any], accepts: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
-    """An argument type: `convert`, then a check."""
+    """A `type` for add_argument: convert the argument, then check the value. `wanted` says what is allowed."""
 
     def parse(argument: str) -> Any:
         with suppress(ValueError):
@@ -89,39 +82,26 @@ def argument_type(convert: Callable[[str], Any], accepts: Callable[[Any], bool],
     return parse
 
 
-def utf8(argument: str) -> str:
-    """An argument as the bytes that were typed, read as UTF-8, whatever locale Python has decoded it in."""
+def decode_argument(argument: str) -> str:
+    """Decode the bytes that were typed as UTF-8, whatever encoding Python assumed from the locale."""
     return os.fsencode(argument).decode("utf-8")
 
 
-def read_prompt(argument: str | None) -> str:
-    """The prompt: as typed, or all of standard input but the line end that editors and `echo` put last."""
-    if argument not in (None, "-"):
-        return argument
-    return from_utf8(sys.stdin.buffer.read(), "standard input").removesuffix("\n").removesuffix("\r")
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory of large arrays for the next ones.
-
-    It would give it back to the system each time, and each page that comes anew costs more than NumPy's pass over it: a
-    step of training took up to twice as long. The numbers are those of malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD,
-    M_ARENA_MAX. Other C libraries have no `mallopt`, and keep it by themselves.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        for parameter, value in ((-3, 1 << 25), (-1, (1 << 31) - 1), (-8, 1)):
-            libc.mallopt(parameter, value)
-
-
-text = argument_type(utf8, lambda text: True, "UTF-8")
-some_text = argument_type(utf8, lambda text: text != "", "UTF-8 text of one character or more")
+utf8_text = argument_type(decode_argument, lambda text: True, "UTF-8")
+nonempty_text = argument_type(decode_argument, lambda text: text != "", "UTF-8 text of one character or more")
 positive_int = argument_type(int, lambda n: n >= 1, "a whole number, 1 or more")
 non_negative_int = argument_type(int, lambda n: n >= 0, "a whole number, 0 or more")
 
 
+def read_prompt(prompt: str | None) -> str:
+    """The prompt itself, or standard input if it is None or "-". One line end is removed from the end of the input."""
+    if prompt not in (None, "-"):
+        return prompt
+    return from_utf8(sys.stdin.buffer.read(), "standard input").removesuffix("\n").removesuffix("\r")
+
+
 def limit_threads(n: int | None) -> None:
-    """Give matrix products n threads, at most one for each core; None leaves all."""
+    """Set the number of threads for matrix products to n, but at most the number of cores. None changes nothing."""
     if n:
         from threadpoolctl import threadpool_limits
 
@@ -129,13 +109,29 @@ def limit_threads(n: int | None) -> None:
 
 
 def load_model(arguments: argparse.Namespace) -> Model:
-    """The model that the options of `Parser.add_model` name, or the default one."""
+    """Load the model that the options of `Parser.add_model` name, or the default model."""
     limit_threads(arguments.threads)
     return load(hub.choose_model(arguments.model), "int8" if arguments.int8 else "float32")
 
 
+def keep_freed_memory() -> None:
+    """Make glibc keep the memory of freed arrays and reuse it for new ones.
+
+    By default glibc returns the memory of large arrays to the system. Each new page then costs more time than NumPy
+    needs to fill it: a training step took up to twice as long. The parameters, from malloc.h, are M_MMAP_THRESHOLD,
+    M_TRIM_THRESHOLD and M_ARENA_MAX. Other C libraries have no `mallopt`; nothing changes there.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        for parameter, value in ((-3, 1 << 25), (-1, (1 << 31) - 1), (-8, 1)):
+            libc.mallopt(parameter, value)
+
+
 def exit_status(command: Callable[[], int]) -> int:
-    """Run a command: its own exit status, 1 for what went wrong, 130 for Ctrl-C. argparse exits with 2."""
+    """Run a command and return its exit status: 1 if it fails, 130 after Ctrl-C. An error is one line on stderr.
+
+    A missing optional library is an error like the others. argparse exits with 2 for a wrong command line.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -145,8 +141,8 @@ def exit_status(command: Callable[[], int]) -> int:
             return command()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the program that reads the output has ended
         return 0
-    except (OSError, ValueError, MemoryError) as error:
+    except (OSError, ValueError, MemoryError, ImportError) as error:
         print_stderr(f"error: {str(error) or 'out of memory'}")
         return 1

@@ -1,4 +1,4 @@
-"""Text on standard output; lines and progress bars on standard error."""
+"""Text on standard output; messages and progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
 
 def write(text: str) -> None:
-    """Put text on standard output, at once."""
+    """Write text to standard output and flush it."""
     try:
         print(text, end="", flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries to write the rest again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes, and fails, again at exit
         error.filename = "standard output"
         raise
 
 
 def print_stderr(message: str) -> None:
-    """Put one line on standard error, if there is one."""
+    """Print one line on standard error. Does nothing if standard error is closed."""
     if sys.stderr:
         print(" ".join(message.split()), file=sys.stderr, flush=True)
 
 
-def progress_bar(**options: Any) -> tqdm:
-    """A progress bar on standard error: alive on a screen, now and then a line's worth in a file."""
+def progress_bar(**options: Any) -> tqdm[Any]:
+    """A tqdm progress bar on standard error. In a terminal it is redrawn often, in a log file every 10 seconds."""
     from tqdm import tqdm
 
     if sys.stderr is None:
         options["disable"] = True
-    screen = sys.stderr is not None and sys.stderr.isatty()
-    return tqdm(mininterval=0.1 if screen else 10, dynamic_ncols=screen, **options)
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return tqdm(mininterval=0.1 if terminal else 10, dynamic_ncols=terminal, **options)

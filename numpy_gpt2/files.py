@@ -1,4 +1,4 @@
-"""All-or-nothing writes: either all files of a folder change or none."""
+"""Files: all-or-nothing writes, and text in UTF-8."""
 
 from __future__ import annotations
 
@@ -23,3 +23,11 @@ def staged_writes(folder: Path) -> Iterator[Path]:
     except OSError as error:
         problem = error.strerror or str(error)
         raise OSError(f"cannot write into {folder}: {problem}; the files in it are unchanged") from None
+
+
+def from_utf8(data: bytes, source: object) -> str:
+    """Decode UTF-8. Raises ValueError, which mentions `source`, for bytes in another encoding."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 ({error}); convert it first") from None

@@ -1,12 +1,12 @@
 """int8 weights: a model in a quarter of the memory, behind the same `x @ weight`.
 
-Each output channel n of a matrix has a scale of its own, and its weights are whole multiples of it:
+Each output channel n of a matrix has its own scale. Its weights are stored as integers, in units of that scale:
 
-    W[:, n] ≈ scale[n] · q[n],    scale[n] = max |W[:, n]| / 127,    q[n] = W[:, n] / scale[n], rounded: −127 … 127
+    W[:, n] ≈ scale[n] · q[n],    scale[n] = max |W[:, n]| / 127,    q[n] = round(W[:, n] / scale[n]) in −127 … 127
 
-This is symmetric quantisation by vector, as in Dettmers et al. 2022, "LLM.int8()", section 2.1, of the weights alone:
-activations stay float32, and to be multiplied with, whole numbers are widened to float32, some at a time, into memory
-that stays in the processor's caches. A token reads a quarter of the bytes, and it is the widening that takes the time.
+This is symmetric vector-wise quantisation (Dettmers et al. 2022, "LLM.int8()", section 2.1). It is applied to the
+weights only: activations stay float32. For each product, blocks of int8 weights are converted to float32 in a
+cache-sized buffer. Decoding one token reads a quarter of the bytes, and the conversion takes most of the time.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import json
 import queue
 import threading
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
+from numpy.typing import DTypeLike
 
 from .config import GPT2Config
 from .console import progress_bar
 from .files import staged_writes
 from .model import output_head
-from .threads import limits, one_thread_a_product, thread_count
+from .threads import active_limits, single_threaded_products, thread_count
 from .weights import (
     Weights,
     as_dtype,
@@ -39,34 +39,35 @@ from .weights import (
 )
 
 FILE = "model.int8.safetensors"
-SCALES = ".scales"  # after a matrix's name: its scales
+SCALES = ".scales"  # the scales of the matrix "name" are the tensor "name.scales"
 
-BLOCK = 3 << 19  # weights that are widened at once: from memory, this goes faster than what fits a core's own cache
-PRODUCT = 1 << 18  # weights of one product with a vector: so few, BLAS does not share out among threads of its own
+BLOCK = 3 << 19  # weights that are converted to float32 together; measured: blocks of 1 << 17 are 5 to 20 % slower
 
 INT8 = {"I8": "i1", "F32": "<f4"}
 
-TABLES = ("wte.weight", "lm_head.weight")  # a row for each output channel; the other matrices have a column
+TABLES = ("wte.weight", "lm_head.weight")  # (V, C): a row for each output channel. Other matrices have a column.
+
+Blocks = list[tuple[slice, np.ndarray]]  # some rows' slice, and their values
 
 
 class Int8Matrix:
-    """An (N, C) matrix as int8, with a scale for each row. It looks up rows, and hands out its transpose.
+    """An (N, C) matrix in int8 with a scale for each row. Indexing looks up rows; `.T` is for products.
 
-    `np.asarray` widens all of it. `n_threads` share out the products.
+    `np.asarray` converts the whole matrix to float32. A product is divided among `n_threads` threads.
     """
 
-    __array_ufunc__ = None  # NumPy leaves `x @ matrix` to the matrix
+    __array_ufunc__ = None  # makes NumPy leave `x @ matrix` to `__rmatmul__`
     dtype, ndim = np.dtype(np.float32), 2
 
-    def __init__(self, values: np.ndarray, scales: np.ndarray, n_threads: int = 1) -> None:
+    def __init__(self, values: np.ndarray, scales: np.ndarray, n_threads: int = 1, block_size: int = BLOCK) -> None:
         self.values, self.scales, self.shape = values.view(), scales, values.shape
-        self.values.flags.writeable = False  # what is widened already would not change
-        self.T = Int8Transpose(self, n_threads)
+        self.values.flags.writeable = False  # a buffer may hold a converted block, which would not change too
+        self.T = Int8Transpose(self, n_threads, block_size)
 
-    def __getitem__(self, rows) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray:
         return self.values[rows] * self.scales[rows][..., None]
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
     def __rmatmul__(self, x: np.ndarray) -> np.ndarray:
@@ -74,22 +75,22 @@ class Int8Matrix:
 
 
 class Int8Transpose:
-    """The transpose of an `Int8Matrix`, (C, N): what activations are multiplied with, `x @ transpose`."""
+    """The transpose of an `Int8Matrix`, (C, N): activations are multiplied with it, `x @ transpose`."""
 
     __array_ufunc__ = None
     dtype, ndim = np.dtype(np.float32), 2
 
-    def __init__(self, matrix: Int8Matrix, n_threads: int) -> None:
+    def __init__(self, matrix: Int8Matrix, n_threads: int, block_size: int) -> None:
         self.T, self.shape = matrix, matrix.shape[::-1]
         N = len(matrix.values)
-        cuts = [N * i // n_threads for i in range(n_threads + 1)]
-        self.shares = [Share(matrix.values, *ends) for ends in itertools.pairwise(cuts)]
-        self.next = self  # in the order of the forward pass, when that is known
+        ends = [N * i // n_threads for i in range(n_threads + 1)]
+        self.parts = [row_blocks(matrix.values, *rows, block_size) for rows in itertools.pairwise(ends)]
+        self.next = self  # the matrix that the forward pass uses after this one; `load_int8` sets it
 
-    def __getitem__(self, rows) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray:
         return np.asarray(self)[rows]
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.T, dtype).T
 
     def __rmatmul__(self, x: np.ndarray) -> np.ndarray:
@@ -101,40 +102,26 @@ class Int8Transpose:
         return y.reshape(*x.shape[:-1], N)
 
 
-class Share:
-    """The part of a matrix that is one thread's, from row to row, in blocks that are widened at once."""
+def row_blocks(values: np.ndarray, start: int, stop: int, block_size: int = BLOCK) -> Blocks:
+    """Split rows start … stop into blocks of about `block_size` weights: pairs of a slice and its rows.
 
-    def __init__(self, values: np.ndarray, start: int, end: int) -> None:
-        n = max(1, BLOCK // values.shape[1])  # rows
-        places = [slice(i, min(i + n, end)) for i in range(start, end, n)]
-        self.blocks = [(place, values[place]) for place in places]
-
-    def multiply(self, x: np.ndarray, y: np.ndarray) -> None:
-        """x · rows, without their scales, into their place in y. `np.dot` lets other threads run, while `@` may not."""
-        for place, block in self.blocks:
-            floats = scratch.widen(block)
-            if len(x) == 1:
-                n, out = max(1, PRODUCT // floats.shape[1]), y[0, place]
-                for i in range(0, len(floats), n):
-                    np.dot(floats[i : i + n], x[0], out=out[i : i + n])
-            else:
-                y[:, place] = np.dot(x, floats.T)
-
-    def prepare(self) -> None:
-        """Widen the first block, so that it is there when x is."""
-        for _, block in self.blocks[:1]:
-            scratch.widen(block)
+    >>> [rows for rows, _ in row_blocks(np.zeros((9, 10), np.int8), 2, 9, block_size=30)]
+    [slice(2, 5, None), slice(5, 8, None), slice(8, 9, None)]
+    """
+    n = max(1, block_size // values.shape[1])
+    slices = [slice(i, min(i + n, stop)) for i in range(start, stop, n)]
+    return [(rows, values[rows]) for rows in slices]
 
 
-class Scratch(threading.local):
-    """Each thread's own float32 memory, and which block is in it."""
+class FloatBuffer(threading.local):
+    """A float32 buffer for each thread, and the block of int8 weights that was converted into it last."""
 
     def __init__(self) -> None:
         self.floats = np.empty(BLOCK, np.float32)
         self.block: np.ndarray | None = None
 
-    def widen(self, block: np.ndarray) -> np.ndarray:
-        """The block in float32, until the next one."""
+    def convert(self, block: np.ndarray) -> np.ndarray:
+        """Return the block in float32. The array is valid until the next call in this thread."""
         if block is not self.block:
             self.block = None
             if block.size > self.floats.size:
@@ -144,83 +131,98 @@ class Scratch(threading.local):
         return self.floats[: block.size].reshape(block.shape)
 
 
-scratch = Scratch()
+buffer = FloatBuffer()
 
 
-class Helper(threading.Thread):
-    """A thread that multiplies its share when it is told to, and then prepares for what comes next."""
+def multiply_blocks(x: np.ndarray, blocks: Blocks, y: np.ndarray) -> None:
+    """y[:, rows] = x · blockᵀ for each block, without the scales."""
+    for rows, block in blocks:
+        y[:, rows] = np.dot(x, buffer.convert(block).T)  # `np.dot` always releases the GIL; `@` may not
+
+
+class Worker(threading.Thread):
+    """A thread that multiplies its part of a matrix, and then converts its first block of the next matrix."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.tasks: queue.SimpleQueue = queue.SimpleQueue()
+        self.tasks: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.start()
 
     def run(self) -> None:
         while True:
-            self.serve(*self.tasks.get())
+            self.work(*self.tasks.get())
 
-    def serve(self, share: Share, following: Share, x: np.ndarray, y: np.ndarray, done: queue.SimpleQueue) -> None:
-        """One task. What goes wrong is raised by who waits for it."""
+    def work(
+        self,
+        x: np.ndarray,
+        blocks: Blocks,
+        y: np.ndarray,
+        next_blocks: Blocks,
+        done: queue.SimpleQueue[BaseException | None],
+    ) -> None:
+        """Do one task. `done` receives None or the error, which `multiply` then raises."""
         try:
-            share.multiply(x, y)
+            multiply_blocks(x, blocks, y)
             done.put(None)
-            following.prepare()
+            for _, block in next_blocks[:1]:  # measured: a token takes 13 % longer without this
+                buffer.convert(block)
         except BaseException as error:
             done.put(error)
 
 
-helpers: list[Helper] = []
-helpers_are_free = threading.Lock()
+workers: list[Worker] = []
+workers_lock = threading.Lock()
 
 
 def multiply(x: np.ndarray, matrix: Int8Transpose, y: np.ndarray) -> None:
-    """y = x times the matrix, without its scales: one share in this thread, the others in helpers if they are free.
+    """y = x @ matrix without its scales. This thread computes one part of the matrix and the workers the others.
 
-    Where products are limited to one thread, the threads have been given other work.
+    This thread computes all parts if the workers are busy. It also does so inside `single_threaded_products`, because
+    there the cores already have other work.
     """
-    mine, *theirs = matrix.shares
-    free = bool(theirs) and not limits and helpers_are_free.acquire(blocking=False)
+    first, *others = matrix.parts
+    use_workers = bool(others) and not active_limits and workers_lock.acquire(blocking=False)
     try:
-        if not free:
-            for share in matrix.shares:
-                share.multiply(x, y)
+        if not use_workers:
+            for blocks in matrix.parts:
+                multiply_blocks(x, blocks, y)
             return
-        if helpers and not helpers[0].is_alive():  # left behind when the process was forked
-            helpers.clear()
-        helpers.extend(Helper() for _ in theirs[len(helpers) :])
-        done: queue.SimpleQueue = queue.SimpleQueue()
-        with one_thread_a_product() if len(x) > 1 else nullcontext():
-            for helper, share, following in zip(helpers, theirs, matrix.next.shares[1:], strict=False):
-                helper.tasks.put((share, following, x, y, done))
-            mine.multiply(x, y)
-            for _ in theirs:
+        if workers and not workers[0].is_alive():  # this process was forked: it has the objects but not the threads
+            workers.clear()
+        workers.extend(Worker() for _ in others[len(workers) :])
+        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        with single_threaded_products():
+            for worker, blocks, next_blocks in zip(workers, others, matrix.next.parts[1:], strict=False):
+                worker.tasks.put((x, blocks, y, next_blocks, done))
+            multiply_blocks(x, first, y)
+            for _ in others:
                 if error := done.get():
                     raise error
     finally:
-        if free:
-            helpers_are_free.release()
+        if use_workers:
+            workers_lock.release()
 
 
 def load_int8(folder: str | Path) -> Weights:
-    """The weights of a model folder with its matrices in int8, wpe apart: each is an `Int8Matrix` or its transpose.
+    """The weights of a model folder. Each matrix except wpe is an `Int8Matrix` or its transpose; the rest is float32.
 
-    They are quantised once and kept in `model.int8.safetensors` beside the model, which is made again when the model's
-    files have changed. Raises what `load_weights` does.
+    The first call quantises the matrices and saves them as `model.int8.safetensors` in the folder. The file is made
+    again when the model's own files have changed. Raises the same errors as `load_weights`.
     """
     folder = Path(folder)
     config = GPT2Config.from_json(folder / "config.json")
     paths = [folder / "config.json", *weight_files(folder)]
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     metadata = {"int8, first format, of": json.dumps(files)}
-    tensors = dict(map_tensors(folder / FILE, INT8)) if metadata_of(folder / FILE) == metadata else None
+    tensors = dict(map_tensors(folder / FILE, INT8)) if read_metadata(folder / FILE) == metadata else None
     if tensors is None:
         tensors = quantize_all(read_tensors(folder))
         try:
-            with staged_writes(folder) as aside:
-                save_tensors(aside / FILE, tensors, metadata)
+            with staged_writes(folder) as staging:
+                save_tensors(staging / FILE, tensors, metadata)
             tensors = dict(map_tensors(folder / FILE, INT8))
         except OSError as error:
-            warnings.warn(f"the int8 weights are made anew each time: {error}", stacklevel=2)
+            warnings.warn(f"the int8 weights are not saved, so each start computes them again: {error}", stacklevel=2)
 
     n_threads = thread_count()
     weights: dict[str, Any] = {}
@@ -233,13 +235,13 @@ def load_int8(folder: str | Path) -> Weights:
     check_names_and_shapes(weights, config, folder)
     head = output_head(weights).T
     matrices = [weights[name] for name in config.parameter_shapes() if isinstance(weights[name], Int8Transpose)]
-    for matrix, following in itertools.pairwise([head, *matrices, head]):  # the order in which a token needs them
-        matrix.next = following
+    for matrix, next_matrix in itertools.pairwise([head, *matrices, head]):  # the order of the forward pass
+        matrix.next = next_matrix
     return weights
 
 
-def metadata_of(path: Path) -> dict[str, str] | None:
-    """What a safetensors file says about itself; None where there is none, or none that is whole."""
+def read_metadata(path: Path) -> dict[str, str] | None:
+    """The metadata of a safetensors file, or None if the file is missing or damaged."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return file.metadata()
@@ -248,7 +250,7 @@ def metadata_of(path: Path) -> dict[str, str] | None:
 
 
 def quantize_all(tensors: Weights) -> Weights:
-    """Every matrix but wpe as int8, (N, C), and its scales; the rest in float32."""
+    """Quantise every matrix except wpe: int8 values (N, C) and their scales. The other tensors become float32."""
     quantized: Weights = {}
     for name in progress_bar(iterable=tensors, desc="int8", unit="tensor", delay=1, leave=False):
         tensor = as_dtype(tensors[name], np.dtype(np.float32))
@@ -260,13 +262,23 @@ def quantize_all(tensors: Weights) -> Weights:
 
 
 def quantize(matrix: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix (N, C) as int8, and the scale of each row. Raises ValueError for numbers that are none."""
+    """An (N, C) matrix -> its values in int8 and the scale of each row. A row of zeros gets the scale 1.
+
+    Raises ValueError for NaN and infinity; the message contains `name`.
+
+    >>> values, scales = quantize(np.array([[254, -130.6, 4], [0, 0, 0]], np.float32), "wte.weight")
+    >>> scales  # 254 / 127 = 2
+    array([2., 1.], dtype=float32)
+    >>> values  # -130.6 / 2 = -65.3
+    array([[127, -65,   2],
+           [  0,   0,   0]], dtype=int8)
+    """
     largest = np.maximum(matrix.max(axis=1), -matrix.min(axis=1))
     if not np.isfinite(largest).all():
         raise ValueError(f"{name} holds numbers that are not finite; the weights are damaged")
     scales = largest / 127
     scales[scales == 0] = 1
     values = np.empty(matrix.shape, np.int8)
-    for place, block in Share(matrix, 0, len(matrix)).blocks:
-        values[place] = np.rint(block / scales[place, None])
+    for rows, block in row_blocks(matrix, 0, len(matrix)):
+        values[rows] = np.rint(block / scales[rows, None])
     return values, scales

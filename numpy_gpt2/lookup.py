@@ -1,32 +1,44 @@
-"""Prompt-lookup decoding: when the last words have been written before, what came after them may come again.
+"""Prompt-lookup decoding: when the last tokens occurred earlier in the text, what followed them may follow again.
 
-The model checks a whole draft of such guesses in one pass, which costs much less than a pass for each token, as most of
-the time goes into reading the weights. What it would not have written itself is thrown away, so that a text stays what
-it is and only comes sooner. Saxena 2023, "Prompt Lookup Decoding"; checking drafts: Leviathan et al. 2023, "Fast
-Inference from Transformers via Speculative Decoding", section 2.
+The tokens that followed are a draft. The model checks a whole draft in one forward pass, which costs much less than one
+pass per token, because most of a pass is spent reading the weights.
+
+Drafts change the speed, not the text. At each position, a token is drawn from the model's own scores, with its own
+random number, and only then compared with the draft. If they are equal, the scores after it are valid too, and the next
+token is drawn from those. At the first difference, the drawn token is kept and the rest of the draft is dropped.
+So a draft never influences which token is drawn, and sampling keeps its distribution. With the same seed, even the
+tokens are the same, except where rounding differs.
+
+Saxena 2023, "Prompt Lookup Decoding". Checking drafts: Leviathan et al. 2023, "Fast Inference from Transformers via
+Speculative Decoding", section 2.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-MATCH = 3  # tokens that must have been written before, in a row, to guess that they go on as they did then
-LONGEST_MATCH = 32
-LONGEST_DRAFT = 31
-INCOME = 0.02  # what may be lost a token where the text keeps misleading, in passes over one token
-PROOF = 0.5  # what a guess is worth that would have been right, as the one before it
+LONGEST_DRAFT = 31  # tokens: with the token before it, 32 rows in each product
+MIN_MATCH = 3  # tokens: the shortest match that leads to a draft
+MAX_MATCH = 32  # longer matches count as this long
+BUDGET_PER_TOKEN = 0.02  # in forward passes of one token: it caps the cost of rejected drafts at 2 % of the time
+BUDGET_PER_HIT = 0.5  # in addition, if the lookup predicted this token and the one before it, but neither was drafted
 
 
 def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
-    """How many of the last tokens stand somewhere before, together; and what followed them there, n tokens of it.
+    """Find the longest run of last tokens that occurred earlier: its length, and the n tokens that followed it there.
 
-    It is the longest such match, and the latest of those. Where fewer than n tokens lie between it and the end, they
-    repeat: so would a text that goes in a circle.
+    If several are equally long, the latest one counts. If fewer than n tokens follow it, they are repeated, because the
+    text may be in a loop. In this example the last three tokens, 5 6 7, occurred earlier, and 8 9 followed them:
+
+    >>> continuation(np.array([5, 6, 7, 8, 9, 5, 6, 7]), 2)
+    (3, array([8, 9]))
+    >>> continuation(np.array([5, 6, 7, 8, 9, 5, 6, 7]), 7)
+    (3, array([8, 9, 5, 6, 7, 8, 9]))
     """
-    ends = np.flatnonzero(text[:-1] == text[-1])  # where the last token has stood
+    ends = np.flatnonzero(text[:-1] == text[-1])  # where the last token occurred earlier
     if not ends.size:
         return 0, text[:0]
-    for length in range(1, min(LONGEST_MATCH, len(text) - 1) + 1):
+    for length in range(1, min(MAX_MATCH, len(text) - 1) + 1):
         longer = ends[ends >= length]
         longer = longer[text[longer - length] == text[-1 - length]]
         if not longer.size:
@@ -35,39 +47,55 @@ def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
     return length, np.resize(text[ends[-1] + 1 :], n)
 
 
-def price(n: int) -> float:
-    """About what a pass over a draft of n tokens costs, in passes over one token, with whole eights of n + 1."""
-    return 2 + (n + 1) / 10
+def cost(n_drafted: int) -> float:
+    """The approximate time of a forward pass that checks a draft, in forward passes of one token.
+
+    Products have n_drafted + 1 rows, one for each drafted token and one for the token before them. The estimate was
+    measured for multiples of 8 rows.
+
+    >>> cost(7)  # 2 + 8 / 10
+    2.8
+    """
+    return 2 + (n_drafted + 1) / 10
 
 
 class Lookup:
-    """Drafts of what may come next, as long as they are worth a pass of the model.
+    """Drafts for the next tokens, at most `longest` at a time, within a budget.
 
-    A draft reaches about as far ahead as the text has matched an earlier place, up to `longest` tokens. What drafts
-    have cost and saved is kept account of: where they lose, they pause, until guesses come true again.
+    A longer match gives a longer draft. The budget is in forward passes of one token. Checking n drafted tokens costs
+    cost(n), and each token that the pass yields earns 1. A draft that costs more than the budget is not made. A token
+    without a draft earns a little, and more if the lookup predicted it correctly.
+
+    >>> lookup, text = Lookup(longest=31), np.array([5, 6, 7, 8, 9, 5, 6, 7])
+    >>> draft = lookup.draft(text, room=2)
+    >>> draft
+    array([8, 9])
+    >>> lookup.update(len(draft), np.array([8, 4]))  # 8 was right; the model's own next token is 4, not 9
+    >>> round(lookup.budget, 2)  # cost(7) at the start, plus 2 tokens, minus cost(2)
+    2.5
     """
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
-        self.credit = price(7)
-        self.guess = np.empty(0, int)
-        self.right = False  # was the last guess, though it was no draft?
+        self.budget = cost(7)
+        self.guess = np.empty(0, int)  # the prediction for the next tokens; the draft is the beginning of it
+        self.hit = False  # whether the last token without a draft was predicted correctly
 
     def draft(self, text: np.ndarray, room: int) -> np.ndarray:
         """The tokens to try after `text`, at most `room` of them; often none."""
         longest = min(self.longest, room)
         match, guess = continuation(text, longest) if longest > 0 else (0, text[:0])
-        self.guess = guess if match >= MATCH else text[:0]
-        n = 8 * (match // 8) + 7  # with the token before it whole eights: products of so many rows are the fastest
-        while n > 0 and price(n) > self.credit:
+        self.guess = guess if match >= MIN_MATCH else text[:0]
+        n = 8 * (match // 8) + 7  # a multiple of 8 rows, with the token before the draft: products are fastest then
+        while n > 0 and cost(n) > self.budget:
             n -= 8
         return self.guess[: max(n, 0)]
 
     def update(self, n_drafted: int, tokens: np.ndarray) -> None:
-        """What came after `text`: the tokens of the draft that were right, and the model's own next one."""
+        """Update the budget. `tokens` follow `text`: the correct part of the draft, then a token of the model's own."""
         if n_drafted:
-            gain = len(tokens) - price(n_drafted)
+            gain = len(tokens) - cost(n_drafted)
         else:
-            before, self.right = self.right, self.guess.size > 0 and self.guess[0] == tokens[0]
-            gain = INCOME + (PROOF if before and self.right else 0)
-        self.credit = min(self.credit + gain, 4 * price(self.longest))
+            hit_before, self.hit = self.hit, self.guess.size > 0 and self.guess[0] == tokens[0]
+            gain = BUDGET_PER_TOKEN + (BUDGET_PER_HIT if hit_before and self.hit else 0)
+        self.budget = min(self.budget + gain, 4 * cost(self.longest))

@@ -13,7 +13,7 @@ import numpy as np
 from .cache import KVCache
 from .config import GPT2Config
 from .model import hidden_states
-from .threads import one_thread_a_product, thread_count, thread_pool
+from .threads import single_threaded_products, thread_count, thread_pool
 from .weights import Weights
 
 CHUNK = 128  # tokens per chunk: few enough that a chunk's intermediate results stay in the processor's cache
@@ -29,7 +29,7 @@ def prefill(
     """
     T = tokens.shape[1]
     if T > 1 and T * config.n_embd**2 < SERIAL_MULTIPLY_ADDS:
-        with one_thread_a_product():
+        with single_threaded_products():
             return hidden_states(tokens, weights, config, cache)
     size = min(chunk_size, max(chunk_size // 2, math.ceil(T / 2)))
     chunks = np.split(tokens, range(size, T, size), axis=1)

@@ -1,30 +1,102 @@
-"""Tokens -> text as it becomes certain, and where it stops."""
+"""Tokens -> text as soon as it is certain; the text ends at a stop string."""
 
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import tiktoken
 
 from .checkpoint import Model
-from .tokenizer import ENDOFTEXT
+from .generate import generate
+from .lookup import LONGEST_DRAFT
+from .tokenizer import ENDOFTEXT, prompt_ids
 
 
-class Continuation:
-    """One sample while it grows: its tokens, its text as far as that is certain, and why it ended."""
+def generate_text(
+    prompt: str,
+    model: Model,
+    *,
+    max_new_tokens: int = 100,
+    stop: str | Sequence[str] = (),
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    lookup: int = LONGEST_DRAFT,
+    rng: np.random.Generator | int | None = None,
+) -> Iterator[str]:
+    """Continue a prompt, and yield the text in pieces as it is generated.
 
-    def __init__(self, tokenizer: tiktoken.Encoding, stops: list[str]) -> None:
+        for piece in generate_text("ROMEO:", load("shakespeare")):
+            print(piece, end="", flush=True)
+
+    The text ends before the first stop string, at the model's end of text, or after `max_new_tokens`. An empty prompt
+    starts from `<|endoftext|>`. The other arguments are those of `generate`; the defaults sample from the model's own
+    distribution. Raises ValueError for impossible arguments.
+    """
+    stream = TextStream(model.tokenizer, [stop] if isinstance(stop, str) else stop)
+    tokens = generate(
+        prompt_ids(prompt, model.tokenizer),
+        model.weights,
+        model.config,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        stop_tokens=end_of_text(model),
+        n_vocab=model.tokenizer.n_vocab,
+        lookup=lookup,
+        rng=rng,
+    )
+    return stream_text(stream, tokens)
+
+
+def stream_text(stream: TextStream, tokens: Iterator[int]) -> Iterator[str]:
+    """Append tokens to the stream until it ends, and yield the text that they add."""
+    for token in tokens:
+        stream.append(token)
+        if piece := stream.new_text():
+            yield piece
+        if stream.finish_reason:
+            return
+    stream.finish("length")  # or "stop": nobody asks for the reason here
+    if piece := stream.new_text():
+        yield piece
+
+
+class TextStream:
+    """The text of one sample while its tokens arrive.
+
+    `text` holds the characters that are certain. Bytes of an incomplete character, and characters that may be the start
+    of a stop string, are held back until more tokens arrive.
+
+    >>> from numpy_gpt2.tokenizer import byte_tokenizer
+    >>> stream = TextStream(byte_tokenizer(), stop_strings=["END"])
+    >>> pieces = []
+    >>> for byte in "né, END".encode():  # é is two bytes
+    ...     stream.append(byte)
+    ...     pieces.append(stream.new_text())
+    >>> pieces
+    ['n', '', 'é', ',', ' ', '', '', '']
+    >>> stream.text, stream.finish_reason
+    ('né, ', 'stop')
+    """
+
+    def __init__(self, tokenizer: tiktoken.Encoding, stop_strings: Sequence[str]) -> None:
+        if "" in stop_strings:
+            raise ValueError("a stop string is empty; it must have at least one character")
         self.tokens: list[int] = []
         self.text = ""
-        self.finish_reason: str | None = None
+        self.finish_reason: str | None = None  # "length", "stop" or "interrupted"
         self.tokenizer = tokenizer
-        self.stops = stops
+        self.stop_strings = stop_strings
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")  # holds back the bytes of half a character
-        self.held = ""  # and this, what may be the beginning of a stop text
-        self.n_written = 0
+        self.held_back = ""  # this may be the start of a stop string
+        self.n_read = 0  # characters that `new_text` has returned
 
     def append(self, token: int) -> None:
-        """Take one more token, unless the sample has ended; −1 ends it, as `generate` means it."""
+        """Add a token. −1 ends the stream, as in `generate`. A stream that has ended ignores tokens."""
         if token < 0:
             self.finish("stop")
         elif not self.finish_reason:
@@ -32,34 +104,37 @@ class Continuation:
             self.extend(self.decoder.decode(self.tokenizer.decode_single_token_bytes(token)))
 
     def extend(self, characters: str) -> None:
-        """Add characters to the text; end before the first stop text, and hold back what may become one."""
-        held = self.held + characters
-        found = [(start + len(stop), start) for stop in self.stops if (start := held.find(stop)) >= 0]
+        """Add characters. The text ends before a stop string, and the possible start of one is held back."""
+        candidate = self.held_back + characters
+        found = [(start + len(stop), start) for stop in self.stop_strings if (start := candidate.find(stop)) >= 0]
         if found:
-            _, start = min(found)  # the one that was complete first, however tokens cut the text
-            self.text, self.held, self.finish_reason = self.text + held[:start], "", "stop"
+            _, start = min(found)  # the stop string that is complete first, wherever the tokens' boundaries are
+            self.text, self.held_back, self.finish_reason = self.text + candidate[:start], "", "stop"
             while self.tokens and self.tokenizer.decode(self.tokens[:-1]).startswith(self.text):
-                self.tokens.pop()  # those that spell only the stop text
+                self.tokens.pop()  # this token holds only a part of the stop string
         else:
-            starts = (n for n in range(len(held)) if any(stop.startswith(held[n:]) for stop in self.stops))
-            certain = next(starts, len(held))
-            self.text, self.held = self.text + held[:certain], held[certain:]
+            starts = (n for n in range(len(candidate)) if any(s.startswith(candidate[n:]) for s in self.stop_strings))
+            n_certain = next(starts, len(candidate))
+            self.text, self.held_back = self.text + candidate[:n_certain], candidate[n_certain:]
 
-    def unwritten(self) -> str:
-        """The part of the text that no call has returned before."""
-        new, self.n_written = self.text[self.n_written :], len(self.text)
+    def new_text(self) -> str:
+        """The text that became certain since the previous call."""
+        new, self.n_read = self.text[self.n_read :], len(self.text)
         return new
 
     def finish(self, reason: str) -> None:
-        """The sample ends here, if it has not yet: nothing is held back but, after Ctrl-C, half a character."""
+        """End the stream, unless it has ended already. What was held back becomes text.
+
+        If the reason is "interrupted", half a character is left out; otherwise it becomes U+FFFD.
+        """
         if not self.finish_reason and reason != "interrupted":
             self.extend(self.decoder.decode(b"", final=True))
         if not self.finish_reason:
-            self.text, self.held, self.finish_reason = self.text + self.held, "", reason
+            self.text, self.held_back, self.finish_reason = self.text + self.held_back, "", reason
 
 
 def end_of_text(model: Model) -> set[int]:
-    """The tokens after which there is nothing to say: the config's and the tokenizer's own."""
+    """The tokens that end a text: `eos_token_id` of the model's config, and the tokenizer's `<|endoftext|>`."""
     eos = model.config.eos_token_id
     tokens = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if ENDOFTEXT in model.tokenizer.special_tokens_set:

@@ -1,4 +1,4 @@
-"""All cores for what NumPy does on one: a pool of threads, each of which computes a part from end to end."""
+"""Threads: a pool that uses all cores for elementwise work, and single-threaded matrix products inside it."""
 
 from __future__ import annotations
 
@@ -12,59 +12,63 @@ from typing import Any
 import numpy as np
 
 lock = threading.Lock()
-limits: set[object] = set()  # an entry for each `one_thread_a_product` that lasts
-unlimited: list[int] = []  # the threads of each library before the first of them
+active_limits: set[object] = set()  # one entry for each `single_threaded_products` block that is running
+original_counts: list[int] = []  # each BLAS library's number of threads before the first of these blocks
 
 
 @functools.cache
 def blas() -> list[Any]:
-    """The libraries that multiply matrices for NumPy."""
+    """The BLAS libraries that multiply matrices for NumPy."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 def thread_count() -> int:
-    """The threads of a matrix product, as long as `one_thread_a_product` does not limit it to one."""
-    return max(unlimited or [library.num_threads for library in blas()], default=1)
+    """The number of threads of a matrix product outside `single_threaded_products`."""
+    return max(original_counts or [library.num_threads for library in blas()], default=1)
 
 
 @contextmanager
-def one_thread_a_product() -> Iterator[None]:
-    """Matrix products use one thread each while this, or another of its kind in any thread, lasts."""
+def single_threaded_products() -> Iterator[None]:
+    """Inside this block, each matrix product uses one thread.
+
+    The limit holds for the whole process. Blocks may overlap, in the same thread or in different threads. The limit
+    ends with the last of them.
+    """
     entry = object()
     try:
-        limits.add(entry)
+        active_limits.add(entry)
         apply_limits()
         yield
     finally:
-        limits.discard(entry)
+        active_limits.discard(entry)
         apply_limits()
 
 
 def apply_limits() -> None:
-    """Limit the libraries if anyone wants it, or give them back the threads that they had."""
+    """Set every BLAS library to one thread if any limit is active; otherwise restore its number of threads."""
     with lock:
-        if limits and not unlimited:
-            unlimited[:] = [library.num_threads for library in blas()]
+        if active_limits and not original_counts:
+            original_counts[:] = [library.num_threads for library in blas()]
             for library in blas():
                 library.set_num_threads(1)
-        elif unlimited and not limits:
-            for library, n in zip(blas(), unlimited, strict=True):
+        elif original_counts and not active_limits:
+            for library, n in zip(blas(), original_counts, strict=True):
                 library.set_num_threads(n)
-            unlimited.clear()
+            original_counts.clear()
 
 
 @contextmanager
 def thread_pool() -> Iterator[Executor]:
-    """As many threads as the matrix products use, which in turn use one each while this lasts.
+    """A pool with as many threads as a matrix product has. Inside this block, each product uses one thread.
 
-    NumPy's elementwise functions know one thread only. With a part of the batch in each, all of the work is shared out.
-    What overflows in them shows in the result, and is not warned of.
+    NumPy's elementwise functions are single-threaded. When each thread of the pool computes a part of the batch, all
+    cores share the elementwise work too. NumPy's floating-point warnings, such as overflow, are off inside this block.
     """
     pool = ThreadPoolExecutor(thread_count(), "", np.seterr, ("ignore",))
-    with one_thread_a_product(), np.errstate(all="ignore"), pool:
+    with single_threaded_products(), np.errstate(all="ignore"), pool:
         try:
             yield pool
         finally:
-            pool.shutdown(cancel_futures=True)  # nothing that is queued holds up Ctrl-C
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not wait for queued tasks

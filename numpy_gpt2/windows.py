@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
-from .cli import from_utf8
 from .config import GPT2Config
+from .files import from_utf8
 from .model import cross_entropy, forward
 from .tokenizer import ENDOFTEXT
 from .weights import Weights

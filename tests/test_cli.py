@@ -1,55 +1,85 @@
-"""What the commands share, as far as the tests of the commands do not show it."""
+"""What the commands share: exit statuses, and reuse of freed memory. The tests of the commands cover the rest."""
 
 import ctypes
-import io
 import platform
+import re
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
 
-from numpy_gpt2.cli import keep_freed_memory, progress_bar
+from numpy_gpt2 import __version__
+from numpy_gpt2.cli import exit_status, keep_freed_memory
 
 
-class Screen(io.StringIO):
-    def isatty(self):
-        return True
+def failing(error):
+    def command():
+        raise error
+
+    return command
 
 
-def seen(stream, monkeypatch, seconds, **options):
-    """What a bar puts on standard error: one entry each time that it is drawn."""
-    monkeypatch.setattr(sys, "stderr", stream)
-    with progress_bar(total=20, unit="step", **options) as bar:
-        for i in range(20):
-            time.sleep(seconds / 20)
-            bar.set_postfix_str(f"loss {i}", refresh=False)
-            bar.update()
-    return stream.getvalue().split("\r")[1:]
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ImportError("this needs the tokenizers library: pip install tokenizers"), "this needs the tokenizers library"),
+        (ValueError("two\nlines"), "two lines"),
+        (OSError("no such file"), "no such file"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_an_error_is_one_line_and_status_1(capsys, error, message):
+    assert exit_status(failing(error)) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
 
 
-def test_a_progress_bar_moves_on_a_screen_and_hardly_in_a_file(monkeypatch, capsys):
-    on_screen = seen(Screen(), monkeypatch, 0.4)
-    assert len(on_screen) >= 3
-    in_a_file = seen(io.StringIO(), monkeypatch, 0.2)
-    assert len(in_a_file) == 2
-    for lines in (on_screen, in_a_file):
-        assert "| 0/20 [" in lines[0]
-        assert "| 20/20 [" in lines[-1]
-        assert "step/s, loss 19]" in lines[-1]
-        assert lines[-1].endswith("\n")
-    assert capsys.readouterr().out == ""
+def test_a_programming_error_has_a_traceback():
+    with pytest.raises(ZeroDivisionError):
+        exit_status(failing(ZeroDivisionError()))
 
 
-def test_a_progress_bar_can_be_left_out(monkeypatch):
-    assert seen(Screen(), monkeypatch, 0, disable=True) == []
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 0)])
+def test_ctrl_c_and_a_closed_pipe_are_silent(capsys, error, status):
+    assert exit_status(failing(error)) == status
+    assert capsys.readouterr() == ("", "")
+
+
+COMMANDS = ["numpy_gpt2", "numpy_gpt2.train", "numpy_gpt2.evaluate", "numpy_gpt2.explain"]
+
+
+def help_of(command):
+    """The options of a command's --help: the part from the flags to the next option, by the flags."""
+    result = subprocess.run([sys.executable, "-m", command, "--help"], check=True, capture_output=True, text=True)
+    text = result.stdout.partition("\noptions:\n")[2]
+    return {
+        option.split("  ")[0]: " ".join(option.split()) for option in re.split(r"^  (?=-)", text, flags=re.M) if option
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_prints_the_version(command):
+    result = subprocess.run([sys.executable, "-m", command, "--version"], check=True, capture_output=True, text=True)
+    assert result.stdout == f"numpy_gpt2 {__version__}\n"
+
+
+def test_the_commands_that_run_a_model_have_the_same_options_for_it():
+    options = [help_of(command) for command in COMMANDS if command != "numpy_gpt2.train"]
+    for flag in ("-m NAME|FOLDER, --model NAME|FOLDER\n", "--int8", "--threads N"):
+        texts = {option.get(flag) for option in options}
+        assert len(texts) == 1
+        assert None not in texts
+    assert "--threads N" in help_of("numpy_gpt2.train")
 
 
 PAGE_FAULTS = """
 import resource
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
+from numpy_gpt2 import __version__
 from numpy_gpt2.cli import keep_freed_memory
 
 def step():
@@ -64,20 +94,20 @@ with ThreadPoolExecutor(1) as pool:
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc")
-def test_freed_memory_is_used_again():
-    """By threads too; without it, each step has as many page faults as the first."""
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_reused():
+    """In other threads too. Without `keep_freed_memory`, each step has as many page faults as the first."""
     out = subprocess.run([sys.executable, "-c", PAGE_FAULTS], check=True, capture_output=True, text=True).stdout
     first, *later = map(int, out.split())
     assert max(later) < first / 10
 
 
 @pytest.mark.parametrize("error", [OSError, TypeError, None])
-def test_other_c_libraries_are_left_alone(monkeypatch, error):
+def test_a_c_library_without_mallopt_is_no_error(monkeypatch, error):
     def library(name):
         if error:
             raise error
-        return SimpleNamespace()  # without mallopt
+        return SimpleNamespace()  # has no mallopt
 
     monkeypatch.setattr(ctypes, "CDLL", library)
     keep_freed_memory()

@@ -1,4 +1,4 @@
-"""int8 weights: exact against the matrices that they stand for, and close to those that they were made from."""
+"""int8 weights: products equal those of the converted matrices, and the matrices are close to the original ones."""
 
 import gc
 import itertools
@@ -28,13 +28,13 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def folder(tiny, tmp_path):
-    """A tiny model of one's own."""
+    """A copy of the tiny model that a test may change."""
     return shutil.copytree(tiny, tmp_path / "model")
 
 
-def matrix(N, C, n_threads=1):
+def random_matrix(N, C, **options):
     values = RNG.integers(-127, 128, (N, C), dtype=np.int8)
-    return Int8Matrix(values, RNG.random(N, dtype=np.float32), n_threads)
+    return Int8Matrix(values, RNG.random(N, dtype=np.float32), **options)
 
 
 def test_quantisation_is_symmetric_and_rounds():
@@ -53,7 +53,7 @@ def test_quantisation_is_symmetric_and_rounds():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_refused(bad):
+def test_weights_that_are_not_finite_are_an_error(bad):
     floats = np.ones((3, 4), np.float32)
     floats[1, 2] = bad
     with pytest.raises(ValueError, match="holds numbers that are not finite"):
@@ -62,12 +62,10 @@ def test_what_is_no_number_is_refused(bad):
 
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 @pytest.mark.parametrize("rows", [0, 1, 2, 9, 130])
-def test_products_are_those_of_the_matrix_that_it_stands_for(rows, n_threads, monkeypatch):
-    """With blocks and products small enough to be many, in one thread and in several."""
-    monkeypatch.setattr(int8, "BLOCK", 100)
-    monkeypatch.setattr(int8, "PRODUCT", 50)
+def test_products_equal_those_of_the_converted_matrix(rows, n_threads):
+    """With blocks of 100 weights, so that there are many, in one thread and in several."""
     for N, C in ((37, 20), (2, 9), (1, 1), (5, 300)):
-        m = matrix(N, C, n_threads)
+        m = random_matrix(N, C, n_threads=n_threads, block_size=100)
         floats = m.values.astype(np.float64) * m.scales[:, None]
         np.testing.assert_allclose(np.asarray(m), floats, rtol=1e-6)
         np.testing.assert_array_equal(np.asarray(m.T), np.asarray(m).T)
@@ -80,8 +78,8 @@ def test_products_are_those_of_the_matrix_that_it_stands_for(rows, n_threads, mo
         np.testing.assert_allclose(np.ones((3, N)) @ m, np.ones((3, N)) @ np.asarray(m), rtol=1e-6)
 
 
-def test_it_looks_like_a_matrix():
-    m = matrix(37, 20)
+def test_it_has_the_attributes_and_indexing_of_an_array():
+    m = random_matrix(37, 20)
     assert (m.shape, m.T.shape, m.ndim, m.dtype) == ((37, 20), (20, 37), 2, np.float32)
     assert m.T.T is m
     floats = np.asarray(m)
@@ -96,9 +94,9 @@ def test_it_looks_like_a_matrix():
         m[37]
 
 
-def test_several_threads_multiply_at_once():
-    """The helpers serve one product at a time; the others do without."""
-    matrices = [matrix(400, 64, 2) for _ in range(4)]
+def test_several_threads_can_multiply_at_once():
+    """The workers compute one product at a time; the other threads compute theirs alone."""
+    matrices = [random_matrix(400, 64, n_threads=2) for _ in range(4)]
     for m, following in itertools.pairwise(matrices):
         m.T.next = following.T
     wrong = []
@@ -119,35 +117,35 @@ def test_several_threads_multiply_at_once():
     assert not wrong
 
 
-def test_what_goes_wrong_in_a_helper_is_raised(monkeypatch):
-    m, main = matrix(40, 8, 2), threading.current_thread()
+def test_an_error_in_a_worker_is_raised(monkeypatch):
+    m, main = random_matrix(40, 8, n_threads=2), threading.current_thread()
     x = np.ones((1, 8), np.float32)
     expected = x @ m.T
-    widen = int8.Scratch.widen
+    convert = int8.FloatBuffer.convert
 
-    def fail(scratch, block):
+    def fail(buffer, block):
         if threading.current_thread() is not main:
             raise MemoryError("no room")
-        return widen(scratch, block)
+        return convert(buffer, block)
 
     with monkeypatch.context() as patched:
-        patched.setattr(int8.Scratch, "widen", fail)
+        patched.setattr(int8.FloatBuffer, "convert", fail)
         with pytest.raises(MemoryError, match="no room"):
             x @ m.T
     np.testing.assert_array_equal(x @ m.T, expected)
 
 
-def test_matrix_products_keep_their_threads():
+def test_a_product_restores_the_number_of_threads():
     from numpy_gpt2.threads import thread_count
 
     before = thread_count()
-    m = matrix(40, 8, 2)
+    m = random_matrix(40, 8, n_threads=2)
     np.ones((5, 8), np.float32) @ m.T
     assert thread_count() == before
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
-def test_a_forked_process_has_helpers_of_its_own():
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_starts_its_own_workers():
     script = """
 import os, numpy as np
 from numpy_gpt2 import int8
@@ -164,7 +162,7 @@ assert (x @ m.T == 8).all()
 
 
 @pytest.mark.parametrize("fields", [{}, {"tie_word_embeddings": False}, {"n_inner": 10, "activation_function": "gelu"}])
-def test_the_model_computes_with_what_they_stand_for(fields, tmp_path):
+def test_the_model_computes_the_same_with_the_converted_matrices(fields, tmp_path):
     write_model(tmp_path, **fields)
     weights, config, _ = gpt2.load(tmp_path, dtype="int8")
     floats = {name: np.asarray(array) for name, array in weights.items()}
@@ -183,7 +181,7 @@ def test_the_model_computes_with_what_they_stand_for(fields, tmp_path):
         np.testing.assert_allclose(floats[name], array, atol=0 if whole else (largest * 0.501 / 127).max())
 
 
-def test_the_bundled_models_loss_hardly_changes(tmp_path):
+def test_int8_changes_the_loss_of_the_bundled_model_by_less_than_half_a_percent(tmp_path):
     folder = shutil.copytree(bundled_folder(), tmp_path / "model", ignore=shutil.ignore_patterns(FILE))
     weights, config, tokenizer = gpt2.load(folder)
     text = "ROMEO:\nAy, but my lord, the king is in the field,\nAnd all his men are gone to bring him home.\n" * 2
@@ -194,7 +192,7 @@ def test_the_bundled_models_loss_hardly_changes(tmp_path):
     assert changed == pytest.approx(loss, rel=0.005)
 
 
-def test_they_are_made_once(folder, monkeypatch):
+def test_int8_weights_are_saved_and_reused(folder, monkeypatch):
     load_int8(folder)
     before = (folder / FILE).stat()
     assert before.st_size < 0.45 * (folder / "model.safetensors").stat().st_size
@@ -204,7 +202,7 @@ def test_they_are_made_once(folder, monkeypatch):
     assert not weights["wte.weight"].values.flags.writeable  # a view of the file
 
 
-def test_they_are_made_again_when_the_model_changes(folder):
+def test_int8_weights_are_computed_again_when_the_model_changes(folder):
     first = load_int8(folder)
     weights, config, _ = gpt2.load(folder)
     changed = {name: array * 2 for name, array in weights.items()}
@@ -224,18 +222,18 @@ def test_a_damaged_file_is_replaced(folder, damage):
     assert (folder / FILE).read_bytes() == data
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_is_read_only_is_served_and_said(folder):
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write to any folder")
+def test_a_read_only_folder_gives_a_warning(folder):
     folder.chmod(0o555)
     try:
-        with pytest.warns(UserWarning, match="made anew each time"):
+        with pytest.warns(UserWarning, match="each start computes them again"):
             weights = load_int8(folder)
     finally:
         folder.chmod(0o755)
     assert weights["wte.weight"].shape[1] == 32
 
 
-def test_where_the_file_cannot_be_kept_it_is_said(folder, monkeypatch):
+def test_a_failed_save_gives_a_warning(folder, monkeypatch):
     expected = np.asarray(load_int8(folder)["wte.weight"])
     (folder / FILE).unlink()
 
@@ -243,13 +241,13 @@ def test_where_the_file_cannot_be_kept_it_is_said(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(int8, "save_tensors", full)
-    with pytest.warns(UserWarning, match="made anew each time: .*No space left"):
+    with pytest.warns(UserWarning, match="not saved.*: .*No space left"):
         weights = load_int8(folder)
     np.testing.assert_array_equal(np.asarray(weights["wte.weight"]), expected)
     assert not (folder / FILE).exists()
 
 
-def test_a_model_that_does_not_load_does_not_load_in_int8(folder):
+def test_errors_are_those_of_a_float32_model(folder):
     with pytest.raises(ValueError, match="float32 or float64"):
         gpt2.load(folder, dtype="int16")
     config = json.loads((folder / "config.json").read_text())
@@ -261,7 +259,7 @@ def test_a_model_that_does_not_load_does_not_load_in_int8(folder):
         load_int8(folder)
 
 
-def test_a_config_that_changes_later_is_noticed(folder):
+def test_a_changed_config_is_checked_again(folder):
     load_int8(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
@@ -269,8 +267,8 @@ def test_a_config_that_changes_later_is_noticed(folder):
         load_int8(folder)
 
 
-def test_a_head_that_is_tied_or_not_is_noticed(folder):
-    """A copy of the embedding is dropped as long as the config ties it, and is a head of its own afterwards."""
+def test_a_changed_tie_word_embeddings_is_noticed(folder):
+    """A stored head is dropped while the config ties it to the embedding, and is used afterwards."""
     weights, config, _ = gpt2.load(folder)
     tensors = {name: array.copy() for name, array in weights.items()}
     del weights
@@ -281,9 +279,9 @@ def test_a_head_that_is_tied_or_not_is_noticed(folder):
     assert load_int8(folder)["lm_head.weight"].shape == (config.vocab_size, config.n_embd)
 
 
-def test_helpers_let_go_of_what_they_have_done():
+def test_workers_keep_no_reference_to_finished_work():
     x = np.ones((1, 8), np.float32)
-    matrix(40, 8, 2).T.__rmatmul__(x)
+    random_matrix(40, 8, n_threads=2).T.__rmatmul__(x)
     released = weakref.ref(x)
     del x
     end = time.monotonic() + 10
@@ -293,13 +291,13 @@ def test_helpers_let_go_of_what_they_have_done():
     assert released() is None
 
 
-def test_values_cannot_be_changed_behind_its_back():
-    m = matrix(4, 8)
+def test_values_are_read_only():
+    m = random_matrix(4, 8)
     with pytest.raises(ValueError, match="read-only"):
         m.values[0] = 3
 
 
-def test_it_can_be_saved_as_what_it_stands_for(folder, tmp_path):
+def test_saving_an_int8_model_writes_the_converted_matrices(folder, tmp_path):
     weights, config, tokenizer = gpt2.load(folder, dtype="int8")
     gpt2.save_model(tmp_path / "saved", weights, config, tokenizer)
     saved = gpt2.load(tmp_path / "saved").weights
@@ -307,7 +305,7 @@ def test_it_can_be_saved_as_what_it_stands_for(folder, tmp_path):
         np.testing.assert_array_equal(saved[name], np.asarray(array))
 
 
-def test_the_commands_have_the_flag(folder, tmp_path, capsys):
+def test_int8_flag_of_the_commands(folder, tmp_path, capsys):
     from numpy_gpt2.__main__ import main
     from numpy_gpt2.evaluate import main as evaluate_main
 

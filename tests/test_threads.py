@@ -1,4 +1,4 @@
-"""The limit of one thread a product, and the pool that takes the others' place."""
+"""Single-threaded products, and the thread pool."""
 
 import sys
 import threading
@@ -9,11 +9,11 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from numpy_gpt2 import GPT2Config, generate
-from numpy_gpt2.threads import one_thread_a_product, thread_count, thread_pool
+from numpy_gpt2.threads import single_threaded_products, thread_count, thread_pool
 
 from .reference.seeded import seeded_tokens, seeded_weights
 
-pytestmark = pytest.mark.skipif(not threadpool_info(), reason="NumPy's products cannot be limited here")
+pytestmark = pytest.mark.skipif(not threadpool_info(), reason="NumPy's BLAS has no thread limit here")
 
 
 def threads_now():
@@ -22,14 +22,14 @@ def threads_now():
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    """On a machine of one core, too."""
+    """Two BLAS threads, even on a machine with one core."""
     with threadpool_limits(2):
         yield
         assert threads_now() == 2
 
 
-def test_the_limit_lasts_as_long_as_anyone_wants_it():
-    first, second = one_thread_a_product(), one_thread_a_product()
+def test_overlapping_limits_end_with_the_last():
+    first, second = single_threaded_products(), single_threaded_products()
     assert (threads_now(), thread_count()) == (2, 2)
     first.__enter__()
     second.__enter__()
@@ -40,13 +40,13 @@ def test_the_limit_lasts_as_long_as_anyone_wants_it():
     assert (threads_now(), thread_count()) == (2, 2)
 
 
-def test_it_ends_with_an_error_too():
-    with pytest.raises(KeyError), one_thread_a_product():
+def test_an_error_ends_the_limit():
+    with pytest.raises(KeyError), single_threaded_products():
         raise KeyError
     assert threads_now() == 2
 
 
-def test_a_pool_has_all_threads_and_each_product_one():
+def test_a_pool_has_all_threads_and_products_have_one():
     with thread_pool() as pool:
         assert threads_now() == 1
         barrier = threading.Barrier(2, timeout=10)
@@ -55,15 +55,15 @@ def test_a_pool_has_all_threads_and_each_product_one():
             assert list(inner.map(abs, [-1])) == [1]
 
 
-def test_overflow_in_a_pool_is_not_warned_of():
+def test_overflow_in_a_pool_gives_no_warning():
     large = np.full(10, 1e38, np.float32)
     with warnings.catch_warnings(action="error"), thread_pool() as pool:
         assert np.isinf(pool.submit(lambda: large * large).result()).all()
         assert np.isinf(large * large).all()
 
 
-def test_calls_that_overlap_leave_the_threads_as_they_were():
-    """Prompts long enough to be read by several threads, in several threads."""
+def test_overlapping_calls_of_generate_restore_the_number_of_threads():
+    """Four threads generate at once, each from a prompt that is long enough to be processed by several threads."""
     config = GPT2Config(vocab_size=50, n_positions=300, n_embd=16, n_layer=2, n_head=2)
     weights = seeded_weights(config, 1, scale=0.4)
     prompt = seeded_tokens(config, 1, (280,))

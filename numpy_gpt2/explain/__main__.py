@@ -8,7 +8,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from ..cli import Parser, exit_status, load_model, positive_int, read_prompt, some_text
+from ..cli import Parser, exit_status, load_model, nonempty_text, positive_int, read_prompt
 from ..console import print_stderr, write
 from ..files import staged_writes
 from . import explain
@@ -40,7 +40,7 @@ def make_parser() -> Parser:
     add(
         "--target",
         metavar="TEXT",
-        type=some_text,
+        type=nonempty_text,
         help="explain the probability of TEXT; it usually starts with a space (default: the most probable next token)",
     )
     add("--ablate", action="store_true", help="remove each head and each MLP in turn, and measure the effect")
