@@ -303,8 +303,7 @@ def loss_and_gradients(tokens, targets, weights, config, dropout=identity):
     """loss = cross_entropy(forward(tokens), targets), and the gradient of each weight: a number, {name: gradient}.
 
     Tokens and targets are (B, T) or (T,) ints, the loss is in nats per token, and gradients have the names, shapes and
-    dtype of `weights`. Raises what `forward` and `cross_entropy` raise. Rumelhart et al. 1986, "Learning
-    representations by back-propagating errors".
+    dtype of `weights`. Raises what `forward` and `cross_entropy` raise. Rumelhart et al. 1986.
 
     >>> from numpy_gpt2 import GPT2Config
     >>> config = GPT2Config(vocab_size=2, n_embd=2, n_layer=1, n_head=1)

@@ -65,9 +65,8 @@ def generate(
         f"lookup is {lookup}; it must be the longest draft, or 0 for none": operator.index(lookup) >= 0,
         f"n_vocab is {n_vocab}; it must be from 1 to the vocabulary's {V}": n_vocab is None or 1 <= n_vocab <= V,
     }
-    for message, holds in must_hold.items():
-        if not holds:
-            raise ValueError(message)
+    if broken := [message for message, holds in must_hold.items() if not holds]:
+        raise ValueError(broken[0])
     if (T := prompt.shape[-1]) > P:
         warnings.warn(f"the prompt has {T:,} tokens; only the last {P:,} fit the window and are read", stacklevel=2)
         prompt = prompt[..., -P:]

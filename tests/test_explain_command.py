@@ -14,7 +14,7 @@ from numpy_gpt2.explain import __main__ as command
 from numpy_gpt2.explain import analysis, explain
 
 from .browser import data_of
-from .conftest import run_in_process
+from .conftest import run_in_process, write_model
 
 
 @pytest.fixture
@@ -165,15 +165,16 @@ def test_bundled_model_answers_when_the_hub_is_offline(tmp_path):
     result = subprocess.run(arguments, capture_output=True, env=environment, timeout=60)
     assert result.returncode == 0
     assert result.stdout.startswith(b"shakespeare: ")
-    assert result.stderr.startswith(b"note: the bundled model shakespeare answers")
+    assert result.stderr.startswith(b"note: using the bundled model shakespeare")
 
 
-def test_int8_option_uses_int8_weights(cli, tiny, monkeypatch):
+def test_int8_option_uses_int8_weights(cli, tmp_path, monkeypatch):
+    folder = write_model(tmp_path / "model")  # int8 writes a file into it
     monkeypatch.setenv("COLUMNS", "100")
-    result = cli("-m", tiny, "--int8", "--text", "--ablate", "the you")
+    result = cli("-m", folder, "--int8", "--text", "--ablate", "the you")
     assert result.status == 0
-    assert result.out == explain("the you", load(tiny, "int8"), ablate=True).text(100)
-    assert result.out != explain("the you", load(tiny), ablate=True).text(100)
+    assert result.out == explain("the you", load(folder, "int8"), ablate=True).text(100)
+    assert result.out != explain("the you", load(folder), ablate=True).text(100)
 
 
 def test_threads_option_limits_the_threads(cli, tiny, monkeypatch):
