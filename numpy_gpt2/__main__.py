@@ -71,7 +71,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_model()
     help = "generate at most N tokens (default: 100)"
     add("-n", "--max-new-tokens", metavar="N", type=positive_int, default=100, help=help)
-    help = "end before TEXT; can be given several times"
+    help = "end before TEXT; can be given several times; TEXT is literal: in bash, two line ends are $'\\n\\n'"
     add("--stop", metavar="TEXT", type=nonempty_text, action="append", default=[], help=help)
     add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
     help = "draft tokens from earlier text: the same output, sooner where text repeats (default: on)"
@@ -79,15 +79,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     add = parser.add_argument_group("sampling").add_argument
     help = "lower values prefer probable tokens more strongly; 0 means --greedy (default: 0.8)"
-    add("-t", "--temperature", metavar="X", type=temperature, default=0.8, help=help)
+    add("-t", "--temperature", metavar="X", type=temperature, help=help)
     help = "sample from the K most probable tokens; 0 turns this off (default: 40)"
-    add("-k", "--top-k", metavar="K", type=non_negative_int, default=40, help=help)
+    add("-k", "--top-k", metavar="K", type=non_negative_int, help=help)
     help = "sample from the fewest tokens with a total probability of P or more (default: off)"
     add("-p", "--top-p", metavar="P", type=probability, help=help)
-    add("--greedy", action="store_true", help="always take the most probable token")
+    add("--greedy", action="store_true", help="always take the most probable token; contradicts -t, -k and -p")
     help = "random seed; the same seed gives the same text (default: random)"
     add("-s", "--seed", metavar="N", type=non_negative_int, default=secrets.randbits(32), help=help)
-    help = "generate N continuations as one batch (default: 1)"
+    help = "generate N continuations as one batch, with a line before each (default: 1)"
     add("--num-samples", metavar="N", type=n_samples, default=1, help=help)
 
     add = parser.add_argument_group("output").add_argument
@@ -99,7 +99,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if not arguments.params:
         parser.check_prompt(arguments.prompt)
     if arguments.greedy:
+        samples = {"-t": arguments.temperature, "-k": (arguments.top_k or 1) > 1, "-p": (arguments.top_p or 1) < 1}
+        if flags := [flag for flag, given in samples.items() if given]:
+            parser.error(f"--greedy does not sample, so it contradicts {', '.join(flags)}; leave out one or the other")
         arguments.temperature = 0.0
+    if arguments.temperature is None:
+        arguments.temperature = 0.8
+    if arguments.top_k is None:
+        arguments.top_k = 40
     return arguments
 
 
@@ -128,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
     steps: list[tuple[float, int]] = []  # for each step: seconds since the start, number of tokens
     interrupted = False
     if n > 1 and not arguments.json:
-        print_stderr(f"--- sample 1 of {n}")
+        write(f"--- sample 1 of {n}\n")
     try:
         for row in rows:
             steps.append((time.perf_counter() - start, int((row >= 0).sum())))
@@ -151,7 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
             write(json.dumps(result, ensure_ascii=False) + "\n")
         else:
             if i > 0:
-                print_stderr(f"--- sample {i + 1} of {n}")
+                write(f"--- sample {i + 1} of {n}\n")
             write(sample.new_text() + "\n")
     if arguments.stats:
         print_stats(timings, arguments.seed)

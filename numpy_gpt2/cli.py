@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from .tokenizer import ENDOFTEXT
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that reports an error in one line and prints help as UTF-8."""
 
-    unrecognized_hint = ""  # follows "unrecognized arguments: …"
+    has_prompt = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -33,8 +34,13 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"numpy_gpt2 {__version__}")
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments"):
-            message += self.unrecognized_hint
+        _, _, unrecognized = message.partition("unrecognized arguments: ")
+        if option := re.search(r"(?<!\S)-[^\s=]+", unrecognized):
+            message = f"{option[0]} is not an option"
+            if self.has_prompt and re.match("-f|--file", option[0]):
+                message += "; to read the prompt from a file, write - < FILE"
+        elif unrecognized and self.has_prompt:
+            message += " (a prompt of several words needs quotes)"
         print_stderr(f"error: {message}; see --help")
         sys.exit(2)
 
@@ -43,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_prompt(self, description: str) -> None:
         """Add the argument PROMPT; `read_prompt` reads it."""
-        self.unrecognized_hint = " (a prompt of several words needs quotes)"
+        self.has_prompt = True
         help = f'{description}; without PROMPT, or with -, read standard input; "" starts from {ENDOFTEXT}'
         self.add_argument("prompt", metavar="PROMPT", nargs="?", type=utf8_text, help=help)
 

@@ -211,3 +211,21 @@ def test_values_out_of_range_are_errors(cli, tiny, arguments):
 )
 def test_wrong_command_lines_are_errors(cli, tiny, arguments):
     assert_one_error(cli("-m", tiny, *arguments), 2, "--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-f", "x.txt"], "-f is not an option; to read the prompt from a file, write - < FILE"),
+        (["a", "--file=x.txt"], "--file is not an option; to read the prompt from a file, write - < FILE"),
+        (["a", "--warmth", "1"], "--warmth is not an option; see"),
+        (["Once", "--warmth=1", "upon"], "--warmth is not an option; see"),
+        (["Once", "upon", "a-time"], "upon a-time (a prompt of several words needs quotes)"),
+    ],
+)
+def test_the_error_names_the_option_that_is_unknown(cli, arguments, message):
+    assert_one_error(cli(*arguments), 2, message)
+
+
+def test_help_says_how_to_type_a_line_end_after_stop(cli):
+    assert "$'\\n\\n'" in cli("--help").out
