@@ -8,6 +8,7 @@ import math
 import secrets
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,15 @@ examples:
   python -m numpy_gpt2 --num-samples 3 --stop . "I think"  up to a full stop
   python -m numpy_gpt2 --json --stats - < prompt.txt       the prompt is a file
   python -m numpy_gpt2 --params                            GPT-2's parameters
+
+other programs, each with its own --help:
+  python -m numpy_gpt2 train …     train a model on a text
+  python -m numpy_gpt2 evaluate …  measure how well a model predicts a text
+  python -m numpy_gpt2 explain …   show a prompt inside the model
+A prompt that is one of these three words follows --, as in: -- train
 """
+
+PROGRAMS = {"train": ".train.__main__", "evaluate": ".evaluate", "explain": ".explain.__main__"}
 
 # The components of --params, and the part of a parameter's name that shows which one it belongs to.
 COMPONENTS = {
@@ -230,8 +239,11 @@ def command(argv: list[str] | None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and turn errors into one line on standard error. Returns the exit status; see `exit_status`."""
-    return exit_status(lambda: command(argv))
+    """Run the command, or the program that its first word names. Returns the exit status; see `exit_status`."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in PROGRAMS:
+        return import_module(PROGRAMS[words[0]], __package__).main(words[1:])
+    return exit_status(lambda: command(words))
 
 
 if __name__ == "__main__":

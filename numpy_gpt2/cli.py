@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from . import __version__, hub
 from .checkpoint import Model, load
 from .console import print_stderr, write
-from .files import from_utf8
+from .files import read_utf8
 from .tokenizer import ENDOFTEXT
 
 
@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
     def check_prompt(self, prompt: str | None) -> None:
         """Exit with an error if there is neither a prompt nor a pipe to read it from."""
         if prompt in (None, "-") and (sys.stdin is None or (prompt is None and sys.stdin.isatty())):
-            self.error("there is no prompt: give a text, or pipe one in")
+            self.error(f'there is no prompt: give a text, as in {self.prog} "Once upon a time", or pipe one in')
 
     def add_model(self) -> None:
         """Add --model, --int8 and --threads, for a command that runs a model; `load_model` reads them."""
@@ -103,7 +103,7 @@ def read_prompt(prompt: str | None) -> str:
     """The prompt itself, or standard input if it is None or "-". One line end is removed from the end of the input."""
     if prompt not in (None, "-"):
         return prompt
-    return from_utf8(sys.stdin.buffer.read(), "standard input").removesuffix("\n").removesuffix("\r")
+    return read_utf8("-").removesuffix("\n").removesuffix("\r")
 
 
 def limit_threads(n: int | None) -> None:

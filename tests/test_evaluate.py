@@ -1,5 +1,6 @@
 """Evaluation: losses and HellaSwag against transformers, and the command."""
 
+import io
 import json
 import math
 import os
@@ -312,6 +313,13 @@ def test_unusable_texts_are_errors(cli, folder, tmp_path, content, mentioned, fl
     if content is not None:
         (tmp_path / "text.txt").write_bytes(content)
     assert_one_error(cli(tmp_path / "text.txt", "-m", folder, *flags), 1, mentioned)
+
+
+def test_a_dash_is_standard_input(cli, folder, text, monkeypatch):
+    from_file = cli(text, "-m", folder, "--json").out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.read_bytes())))
+    assert cli("-", "-m", folder, "--json").out == from_file
+    assert_one_error(cli("-", "-m", folder), 1, "standard input is empty")  # it was read to its end
 
 
 def test_folder_instead_of_a_text_is_an_error(cli, folder):

@@ -49,7 +49,9 @@ def test_no_prompt_on_a_terminal_is_an_error(tiny):
     os.close(terminal)
     os.close(stdin)
     assert (result.returncode, result.stdout) == (2, b"")
-    assert re.fullmatch(rb"error: there is no prompt[^\n]+\n", result.stderr)
+    assert re.fullmatch(
+        rb'error: there is no prompt[^\n]+ python -m numpy_gpt2 "Once upon a time"[^\n]+\n', result.stderr
+    )
 
 
 @pytest.mark.parametrize(

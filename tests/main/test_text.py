@@ -33,7 +33,9 @@ def test_greedy_and_temperature_0_take_the_most_probable_token(cli, tiny, flags)
 
 @pytest.mark.parametrize("flags", ["-t 2", "--temperature 0.8", "-k 40", "--top-k 2", "-p 0.9", "-t 1 -p 0.9"])
 def test_greedy_with_an_option_that_samples_is_an_error(cli, tiny, flags):
-    assert_one_error(cli("-m", tiny, "--greedy", *flags.split(), "a"), 2, "--greedy does not sample, so it contradicts -")
+    assert_one_error(
+        cli("-m", tiny, "--greedy", *flags.split(), "a"), 2, "--greedy does not sample, so it contradicts -"
+    )
 
 
 def test_an_empty_prompt_starts_from_endoftext(cli, tiny):
