@@ -247,7 +247,7 @@ def test_attention_map_describes_the_cell_under_the_pointer(shown, example):
     assert f"position 6 ·be looks most at {strongest} ({pattern[6].argmax()})" in text_of(page, "#map-output")
     assert f"of length {example['heads.norm'][2, 1, 6]:.3f}" in text_of(page, "#map-output")
     by = token_text(example.tokens[pattern[:, 6].argmax()], example.model)
-    assert f"is looked at most by {by} ({pattern[:, 6].argmax()}) " in text_of(page, "#map-output")
+    assert f"it gets the largest weights from {by} ({pattern[:, 6].argmax()}) " in text_of(page, "#map-output")
     whole_cross = text_of(page, "#map-output")
     page.point(*cell_at(page, -1, 6))
     assert text_of(page, "#map-output") == whole_cross

@@ -37,7 +37,7 @@ def random_matrix(N, C, **options):
     return Int8Matrix(values, RNG.random(N, dtype=np.float32), **options)
 
 
-def test_quantisation_is_symmetric_and_rounds():
+def test_quantization_is_symmetric_and_rounds():
     floats = RNG.standard_normal((7, 50), np.float32)
     floats[3] = 0
     floats[4, 5] = 1000
