@@ -10,7 +10,7 @@
     scores (B, T, V)                                softmax of row t: the distribution of token t + 1
 
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3. It is the decoder of Vaswani et
-al. 2017, "Attention Is All You Need", its encoder left out. Layer norm is before each attention and MLP, and at the end.
+al. 2017, "Attention Is All You Need", without the encoder. Layer norm comes before attention, the MLP and the logits.
 
 Each function is one equation. Small ones come first, and `forward` puts them together. `weights` is a dict from Hugging
 Face's names to arrays. `__init__.py` explains the letters B, T, S, C, H, D, V and L. Named intermediate results pass
@@ -179,9 +179,9 @@ def merge_heads(z):
 
 
 def mlp(x, w, activation, hook=identity):
-    """f(x W₁ + b₁) W₂ + b₂: each position by itself, through a hidden layer that is usually 4C wide.
+    """f(x W₁ + b₁) W₂ + b₂: each position by itself, through a hidden layer, usually 4C wide. (..., C) -> (..., C).
 
-    (..., C) -> (..., C). W₁ and b₁ are `mlp.c_fc`, W₂ and b₂ are `mlp.c_proj`, f is `activation`. Vaswani et al. 3.3.
+    W₁ and b₁ are `mlp.c_fc`, W₂ and b₂ are `mlp.c_proj`, and f is `activation`. Vaswani et al. 2017, section 3.3.
 
     >>> w = {"mlp.c_fc.weight": np.array([[1, -1]]), "mlp.c_fc.bias": np.zeros(2),
     ...      "mlp.c_proj.weight": np.array([[1.0], [1.0]]), "mlp.c_proj.bias": np.zeros(1)}
