@@ -176,7 +176,7 @@ def block_backward(dy, w, config, layer, trace, dropout=identity):
     """x ← x + attention(layer_norm(x)), then x ← x + mlp(layer_norm(x))  ->  dx, {name: gradient}.
 
     This is `block`, from its last line to its first. At both sums, dy reaches x unchanged, and the gradient through the
-    attention or the MLP is added to it. This direct path from the loss to every layer makes deep models easier to train.
+    attention or the MLP is added to it. This direct path from the loss to every layer makes deep models trainable.
 
     >>> from numpy_gpt2 import GPT2Config
     >>> from numpy_gpt2.model import block, record
