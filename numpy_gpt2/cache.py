@@ -13,7 +13,7 @@ class KVCache:
     """Keys and values of every layer for the first `length` positions, 2 · L · C numbers per position.
 
     A position's key and value depend on its own and earlier tokens. So later tokens never change them, and a forward
-    pass computes only new positions. Its last step adds T to `length`, after `update` of all layers.
+    pass computes only new positions. After the last layer, `hidden_states` adds T to `length`.
 
     >>> cache = KVCache(GPT2Config(n_embd=4, n_layer=1, n_head=2))
     >>> k, v = cache.update(0, np.ones((1, 2, 3, 2), np.float32), np.zeros((1, 2, 3, 2), np.float32))  # 3 new tokens
