@@ -125,7 +125,7 @@ def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -
     """Raise one ValueError that lists all missing, unexpected and misshaped tensors."""
     if config.n_layer > len(tensors):  # do not list thousands of names
         raise ValueError(
-            f"{folder}: n_layer is {config.n_layer}; it must be less than the number of tensors, {len(tensors)}"
+            f"{folder}: n_layer is {config.n_layer}; it must be at most the number of tensors, {len(tensors)}"
         )
     expected = config.parameter_shapes()
     if "lm_head.weight" in tensors:
