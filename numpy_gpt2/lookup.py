@@ -25,10 +25,10 @@ MIN_HITS = 2  # correct predictions in a row that lead to the next draft
 
 
 def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
-    """Find the longest run of last tokens that occurred earlier: its length, and the n tokens that followed it there.
+    """Find the longest suffix of the text that occurs earlier: its length, and the n tokens that followed it there.
 
-    If several are equally long, the latest one counts. If fewer than n tokens follow it, they are repeated, because the
-    text may be in a loop. In this example the last three tokens, 5 6 7, occurred earlier, and 8 9 followed them:
+    If it occurs several times, the latest occurrence counts. If fewer than n tokens follow it, they are repeated,
+    because the text may be in a loop. In this example the suffix 5 6 7 occurs earlier, and 8 9 followed it:
 
     >>> continuation(np.array([5, 6, 7, 8, 9, 5, 6, 7]), 2)
     (3, array([8, 9]))
@@ -50,8 +50,8 @@ def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
 def cost(n_drafted: int) -> float:
     """The approximate time of a forward pass that checks a draft, in forward passes of one token.
 
-    Products have n_drafted + 1 rows, one for each drafted token and one for the token before them. The estimate was
-    measured for multiples of 8 rows.
+    Products have n_drafted + 1 rows, one for each drafted token and one for the token before them. The estimate fits
+    measurements at multiples of 8 rows.
 
     >>> cost(7)  # 2 + 8 / 10
     2.8
@@ -66,9 +66,9 @@ class Lookup:
     """Drafts for the next tokens, at most `longest` at a time, within a budget.
 
     A longer match gives a longer draft. The budget is in forward passes of one token. Checking n drafted tokens costs
-    cost(n), and each token that the pass yields earns 1. A token without a draft earns BUDGET_PER_TOKEN. A draft that
-    costs more than the budget is not made. So whatever the text and the model are, the passes for n tokens cost at most
-    (1 + BUDGET_PER_TOKEN) · n + INITIAL_BUDGET: 2 % more than n passes of one token, and 5.6 passes once.
+    cost(n), and each token that the pass yields earns 1. A token without a draft earns BUDGET_PER_TOKEN. If the budget
+    does not allow a draft, the draft is shortened or left out. So whatever the text and the model are, the passes for
+    n tokens cost at most (1 + BUDGET_PER_TOKEN) · n + INITIAL_BUDGET: 2 % more than without drafts, and 5.6 passes.
 
     To spend the budget well, a draft is made only after MIN_HITS correct predictions. Tokens without a draft are
     predicted, too.
@@ -101,7 +101,7 @@ class Lookup:
         return self.guess[: max(n, 0) if self.hits >= MIN_HITS else 0]
 
     def update(self, n_drafted: int, tokens: np.ndarray) -> None:
-        """Update the budget. `tokens` follow `text`: the correct part of the draft, then a token of the model's own."""
+        """Update the budget. `tokens` are the new ones: the correct part of the draft, then one that the model drew."""
         if n_drafted:
             self.hits = len(tokens) - 1
         elif self.guess.size:

@@ -1,4 +1,4 @@
-"""The cache alone. test_model.py tests that it changes no result."""
+"""The methods of KVCache. test_model.py tests that a cache changes no result."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_another_batch_size_or_dtype_is_refused(cache, message):
         forward(np.zeros((2, 3), int), WEIGHTS, CONFIG, cache)
 
 
-def test_memory_is_taken_for_the_positions_that_are_filled():
+def test_memory_is_allocated_only_for_filled_positions():
     """A cache of gpt2-xl's size for all 1,024 positions would take 630 MB. With four positions it takes 2.5 MB."""
     cache = KVCache(GPT2Config.preset("gpt2-xl"))
     k = np.ones((1, 25, 4, 64), np.float32)
@@ -70,7 +70,7 @@ def test_memory_is_taken_for_the_positions_that_are_filled():
     assert cache.repeat(2).keys.nbytes == 2 * cache.keys.nbytes
 
 
-def test_room_grows_by_doubling():
+def test_the_capacity_doubles_when_it_is_full():
     cache, sizes = KVCache(CONFIG, dtype=np.float64), []
     for token in range(16):
         forward([token], WEIGHTS, CONFIG, cache)
