@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 
+from numpy_gpt2.__main__ import main
 from numpy_gpt2.hub import bundled_folder
 
 from .conftest import ROOT
@@ -60,6 +61,16 @@ def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     for _, block in python_blocks(page):
         exec(textwrap.dedent(block), names)
     assert names
+
+
+def test_the_model_card_shows_what_the_model_prints(capsys):
+    card = PAGES[-1].read_text(encoding="utf-8")
+    command = re.search(r'`python -m numpy_gpt2 (.*) "ROMEO:"`', card)[1]
+    samples = re.findall(r"```text\n(.*?)```", card, re.DOTALL)
+    assert len(samples) == 3
+    for seed, sample in enumerate(samples, start=1):
+        assert main([*command.replace("N", str(seed)).split(), "ROMEO:"]) == 0
+        assert "ROMEO:" + capsys.readouterr().out == sample
 
 
 def test_links_of_the_readmes_exist():
