@@ -26,7 +26,7 @@ class KVCache:
     def __init__(self, config: GPT2Config, batch_size: int = 1, dtype: DTypeLike = np.float32) -> None:
         L, H, D = config.n_layer, config.n_head, config.n_embd // config.n_head
         self.keys, self.values = np.empty((2, L, batch_size, H, 0, D), dtype)
-        self.length = 0
+        self.length, self.n_positions = 0, config.n_positions
 
     def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Store a layer's k and v of the new tokens, (B, H, T, D). Return views of all k and v so far, (B, H, S, D)."""
@@ -34,7 +34,7 @@ class KVCache:
         if len(k) != B or k.dtype != self.keys.dtype:
             raise ValueError(f"a batch of {len(k)} in {k.dtype} does not fit the cache, for {B} in {self.keys.dtype}")
         if self.keys.shape[3] < S:
-            self.reserve(max(S, 2 * self.length))
+            self.reserve(max(S, min(2 * self.length, self.n_positions)))  # doubling: memory grows with the text
         self.keys[layer, :, :, self.length : S] = k
         self.values[layer, :, :, self.length : S] = v
         return self.keys[layer, :, :, :S], self.values[layer, :, :, :S]
@@ -56,5 +56,5 @@ class KVCache:
     def repeat(self, n: int) -> Self:
         """A new cache that has every row of the batch n times, in the order of `np.repeat`."""
         repeated = copy.copy(self)
-        repeated.reserve(self.keys.shape[3], repeats=n)
+        repeated.reserve(min(2 * self.length, self.n_positions), repeats=n)
         return repeated

@@ -159,6 +159,7 @@ def command(argv: list[str] | None) -> int:
     """Do what the command line says. Returns the exit status."""
     parser = Parser(
         prog="python -m numpy_gpt2.evaluate",
+        usage="%(prog)s [options] TEXT.txt",
         description="Measure how well a model predicts a text, or its accuracy on HellaSwag.",
         epilog=EXAMPLES,
     )

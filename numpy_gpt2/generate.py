@@ -103,7 +103,6 @@ def decode(
     B, end = len(text), text.shape[1] + n_new
     unread = text[:1] if (text == text[0]).all() else text  # equal prompts are read once
     cache = KVCache(config, len(unread), weights["wte.weight"].dtype)
-    cache.reserve(min(end, config.n_positions))
     while (T := text.shape[1]) < end:
         room = config.n_positions - cache.length - unread.shape[1]
         if room < 0:  # the window is full: read the last half of it again

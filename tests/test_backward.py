@@ -386,18 +386,18 @@ def test_the_backward_pass_repeats_no_forward_computation():
     config, weights, tokens, targets, _ = inputs("untied", np.float32)
     differentiable = {name.removesuffix("_backward") for name in vars(backward) if name.endswith("_backward")}
 
-    def count(run):
+    def calls_in(run):
         calls = collections.Counter()
         with calls_of(model, "call", lambda frame: calls.update([frame.f_code.co_name])):
             run()
         return {name: n for name, n in calls.items() if name in differentiable}
 
-    once = count(lambda: cross_entropy(forward(tokens, weights, config), targets))
+    once = calls_in(lambda: cross_entropy(forward(tokens, weights, config), targets))
     assert once["forward"] == 1
     assert once["block"] == config.n_layer
     once["softmax"] += 1
     once["merge_heads"] += config.n_layer
-    assert count(lambda: loss_and_gradients(tokens, targets, weights, config)) == once
+    assert calls_in(lambda: loss_and_gradients(tokens, targets, weights, config)) == once
 
 
 def test_the_arrays_of_a_block_are_freed_after_its_backward_pass():

@@ -114,6 +114,7 @@ def test_page_shows_every_source_with_its_sizes(shown, example):
     assert found["# (B, H, T, S)"] == f"(1, 4, {T}, {T})"
     assert found["# (B, T, 3C)"] == f"(1, {T}, 768)"
     assert found["# (..., 4C), or n_inner"] == "(..., 1024)"
+    assert found["# (V, C)"] == "(1024, 256)"
     assert found["# (B, T, C)"] == f"(1, {T}, 256)"
     assert f"(T, V) = ({T}, 1024)" in text_of(page, "#lens p")
     assert not any("NaN" in number or "undefined" in number for number in found.values())
