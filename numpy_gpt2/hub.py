@@ -175,15 +175,15 @@ def fetch_tokenizer(repository: str, folder: Path) -> None:
 
 def fetch_weights(repository: str, folder: Path) -> None:
     """Download the first of `WEIGHT_FILES` that the repository has. If it is an index, download the shards, too."""
-    missing = None
+    missing: list[FileNotFoundError] = []
     for file in WEIGHT_FILES:
         if any((folder / name).exists() for name in WEIGHT_FILES):
             break
         try:
             fetch(repository, file, folder, shard_names if file.endswith(".json") else None)
         except FileNotFoundError as error:
-            missing = missing or error
-    else:
-        raise missing
+            missing.append(error)
+    if len(missing) == len(WEIGHT_FILES):
+        raise missing[0]
     for path in weight_files(folder):
         fetch(repository, path.name, folder)

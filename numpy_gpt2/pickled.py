@@ -5,8 +5,8 @@ lets this program import and call anything, so a file from a stranger can run an
 splits the program into operations, and `unpickle` carries out the few that a dict of tensors needs. The names in a
 pickle are looked up in the table `ALLOWED`. Any other name or operation is an error.
 
-The pickle describes tensors: which storage, which offset, shape and strides. The numbers are beside it, one run of bytes
-per storage. The arrays are views of the memory-mapped file. Each view is checked against the size of its storage.
+The pickle describes tensors: which storage, which offset, shape and strides. The numbers are beside it, one run of
+bytes per storage. The arrays are views of the memory-mapped file. Each view is checked against the size of its storage.
 
 Source: torch/serialization.py and torch/_utils.py of PyTorch 2.13.
 """
@@ -31,6 +31,7 @@ LEGACY_HEADER = (0x1950A86A20F9469CFC6C, 1001)  # the first two pickles of files
 MAX_PICKLE = 1 << 20  # bytes; GPT-2 XL needs 90 kB. An operation of one byte can allocate about 100 bytes
 
 
+NOT_NEEDED = "weights do not need; nothing in the file was run"
 MAX_DIMENSIONS = 64  # NumPy's limit
 
 
@@ -83,6 +84,7 @@ def rebuild_tensor(
         raise ValueError(f"a tensor has {len(shape)} dimensions and {len(strides)} strides")
     if not (is_size(offset) and all(map(is_size, shape + strides))):
         raise ValueError("a tensor has an offset, a shape or strides that are not 64-bit integers from 0 on")
+    strides = tuple(stride if n > 1 and 0 not in shape else 0 for n, stride in zip(shape, strides, strict=True))
     end = offset + (0 if 0 in shape else 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)))
     if end > storage.size:
         raise ValueError(f"a tensor ends at number {end} of its storage, which has {storage.size}")
@@ -121,24 +123,28 @@ def read_pickled(path: Path, dtypes: Mapping[str, str], skip: Callable[[str], bo
             tensors = tensors["state_dict"]
         if not isinstance(tensors, dict):
             raise ValueError(f"it holds a {type(tensors).__name__}; it must hold a dict of tensors")
-        return {name: view(name, tensor, contents, dtypes) for name, tensor in tensors.items() if not skip(name)}
+        names = [name for name in tensors if not skip(name)]
+        return {name: view(name, tensors[name], contents, dtypes, len(data)) for name in names}
     except ValueError as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{path} cannot be read as weights of PyTorch: {reason}") from None
 
 
-def view(name: str, tensor: object, contents: dict[str, np.ndarray], dtypes: Mapping[str, str]) -> np.ndarray:
-    """The array that a `Tensor` describes, as a view of the contents of its storage."""
+def view(
+    name: str, tensor: object, contents: dict[str, np.ndarray], dtypes: Mapping[str, str], limit: int
+) -> np.ndarray:
+    """The array that a `Tensor` describes, as a view of the content of its storage. It has at most `limit` numbers."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name!r:.100} is a {type(tensor).__name__}; it must be a tensor")
     kind = tensor.storage.type
     if kind.dtype not in dtypes:
         raise ValueError(f"{name!r:.100} is stored as {kind.dtype}; it must be one of {', '.join(dtypes)}")
-    content = contents[tensor.storage.key]
-    if math.prod(tensor.shape) > content.size:  # with strides of 0, a small file could describe a huge tensor
-        raise ValueError(f"{name!r:.100} has more numbers than its storage has bytes, {content.size}")
+    if math.prod(tensor.shape) > limit:  # strides of 0 make this possible
+        raise ValueError(f"{name!r:.100} has more numbers than the file has bytes, {limit:,}")
     strides = [kind.itemsize * stride for stride in tensor.strides]
-    return np.ndarray(tensor.shape, dtypes[kind.dtype], content, kind.itemsize * tensor.offset, strides)
+    return np.ndarray(
+        tensor.shape, dtypes[kind.dtype], contents[tensor.storage.key], kind.itemsize * tensor.offset, strides
+    )
 
 
 def read_zip(path: Path, data: np.ndarray) -> tuple[object, dict[str, np.ndarray]]:
@@ -235,7 +241,7 @@ def look_up(module: object, name: object) -> Any:
     if type(module) is not str or type(name) is not str:
         raise TypeError
     if (full_name := f"{module}.{name}") not in ALLOWED:
-        raise ValueError(f"it refers to {full_name!r:.100}, which weights do not need; nothing in the file was run")
+        raise ValueError(f"it refers to {full_name!r:.100}, which {NOT_NEEDED}")
     return ALLOWED[full_name]
 
 
@@ -268,12 +274,12 @@ def unpickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     a method that a pickle could call. Raises ValueError for everything else.
     """
     storages: dict[str, Storage] = {}
-    position = None
     try:
         stack: list[Any] = []
         below: list[list[Any]] = []  # a mark sets the stack aside and starts a new one
         memo: dict[int, Any] = {}
-        for opcode, argument, position in pickletools.genops(stream):
+        argument: Any
+        for opcode, argument, _ in pickletools.genops(stream):
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass
@@ -330,7 +336,7 @@ def unpickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
                         raise ValueError(f"the storage {storage.key!r:.100} has two lengths or dtypes")
                     stack.append(storage)
                 case _:
-                    raise ValueError(f"its pickle has the operation {opcode.name}, which weights do not need; nothing in the file was run")
+                    raise ValueError(f"its pickle has the operation {opcode.name}, which {NOT_NEEDED}")
     except (IndexError, KeyError, TypeError):
-        raise ValueError(f"its pickle is damaged at byte {position}") from None
+        raise ValueError(f"its pickle is damaged before byte {stream.tell()}") from None
     raise AssertionError("genops ends with STOP or an error")

@@ -76,10 +76,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 def shard_names(index: Path) -> list[str]:
     """The file names in a shard index. Raises ValueError if it is damaged or names a file outside its folder."""
-    suffix = ".bin" if index.name.startswith("pytorch_model.bin") else ".safetensors"
+    suffix = "bin" if index.name.startswith("pytorch_model.bin") else "safetensors"
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not names or any(Path(name).name != name or not name.endswith(suffix) for name in names):
+        if not names or any(Path(name).name != name or not name.endswith(f".{suffix}") for name in names):
             raise ValueError(f"it lists the files {names}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{index} is not an index of {suffix} shards ({error}); download it again") from None
