@@ -11,7 +11,8 @@ Read these to understand GPT-2, in this order:
 
 Then the machinery around it:
 
-    config.py, weights.py, tokenizer.py, special.py    what a checkpoint holds, and how it is read
+    config.py, weights.py, pickled.py                  what a checkpoint holds, and how it is read
+    tokenizer.py, special.py                           text -> tokens; erf
     hub.py, download.py, checkpoint.py, files.py       a model's name -> a folder -> a model, and back
     prefill.py, lookup.py, int8.py, threads.py         the same results faster, or in less memory
     stream.py, cli.py, console.py, __main__.py         text as it becomes certain; the command line

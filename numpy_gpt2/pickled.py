@@ -29,8 +29,6 @@ ZIP_SIGNATURE = b"PK\3\4"  # of an entry's header; files of torch.save since PyT
 LEGACY_HEADER = (0x1950A86A20F9469CFC6C, 1001)  # the first two pickles of files before PyTorch 1.6
 
 MAX_PICKLE = 1 << 20  # bytes; GPT-2 XL needs 90 kB. An operation of one byte can allocate about 100 bytes
-
-
 NOT_NEEDED = "weights do not need; nothing in the file was run"
 MAX_DIMENSIONS = 64  # NumPy's limit
 
@@ -122,7 +120,7 @@ def read_pickled(path: Path, dtypes: Mapping[str, str], skip: Callable[[str], bo
         if isinstance(tensors, dict) and "state_dict" in tensors:
             tensors = tensors["state_dict"]
         if not isinstance(tensors, dict):
-            raise ValueError(f"it holds a {type(tensors).__name__}; it must hold a dict of tensors")
+            raise ValueError(f"it holds an object of type {type(tensors).__name__}; it must hold a dict of tensors")
         names = [name for name in tensors if not skip(name)]
         return {name: view(name, tensors[name], contents, dtypes, len(data)) for name in names}
     except ValueError as error:
@@ -135,7 +133,7 @@ def view(
 ) -> np.ndarray:
     """The array that a `Tensor` describes, as a view of the content of its storage. It has at most `limit` numbers."""
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name!r:.100} is a {type(tensor).__name__}; it must be a tensor")
+        raise ValueError(f"{name!r:.100} is of type {type(tensor).__name__}; it must be a tensor")
     kind = tensor.storage.type
     if kind.dtype not in dtypes:
         raise ValueError(f"{name!r:.100} is stored as {kind.dtype}; it must be one of {', '.join(dtypes)}")
@@ -149,7 +147,7 @@ def view(
 
 def read_zip(path: Path, data: np.ndarray) -> tuple[object, dict[str, np.ndarray]]:
     """The object in a zip archive, and the contents of its storages. The archive's folder may have any name."""
-    entries = zip_entries(path, data)
+    entries = zip_entries(path)
     roots = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
         raise ValueError(f"its zip archive has {len(roots)} files data.pkl; it must have one")
@@ -161,10 +159,10 @@ def read_zip(path: Path, data: np.ndarray) -> tuple[object, dict[str, np.ndarray
 
     if f"{roots[0]}/byteorder" in entries and content("byteorder")[:7].tobytes() != b"little":
         raise ValueError("its byte order is not little-endian")
-    pickle = content("data.pkl")
-    if pickle.size > MAX_PICKLE:
-        raise ValueError(f"its pickle is {pickle.size:,} bytes long; it must be at most {MAX_PICKLE:,}")
-    value, storages = unpickle(io.BytesIO(pickle.tobytes()))
+    program = content("data.pkl")
+    if program.size > MAX_PICKLE:
+        raise ValueError(f"its pickle is {program.size:,} bytes long; it must be at most {MAX_PICKLE:,}")
+    value, storages = unpickle(io.BytesIO(program.tobytes()))
     return value, {key: checked(content(f"data/{key}"), storage) for key, storage in storages.items()}
 
 
@@ -177,7 +175,7 @@ class ZipDirectory(io.FileIO):
         return super().read(-1 if size is None else size)
 
 
-def zip_entries(path: Path, data: np.ndarray) -> dict[str, zipfile.ZipInfo]:
+def zip_entries(path: Path) -> dict[str, zipfile.ZipInfo]:
     """The entries of a zip archive by name."""
     try:
         with ZipDirectory(path) as file, zipfile.ZipFile(file) as archive:
@@ -219,7 +217,7 @@ def read_legacy(data: np.ndarray) -> tuple[object, dict[str, np.ndarray]]:
     for key in keys:
         end = start + 8 + storages[key].size * storages[key].type.itemsize
         if int.from_bytes(data[start : start + 8].tobytes(), "little") != storages[key].size:
-            raise ValueError(f"the storage {key!r:.100} has not the length that its tensors need")
+            raise ValueError(f"the storage {key!r:.100} does not have the length that its tensors need")
         contents[key], start = checked(data[start + 8 : end], storages[key]), end
     if missing := storages.keys() - contents.keys():
         raise ValueError(f"the storage {min(missing)!r:.100} is missing")
@@ -255,13 +253,14 @@ def pop(stack: list[Any], n: int) -> list[Any]:
 
 
 def extend(target: object, items: list[Any]) -> None:
-    """Append items to a list, or put keys and values, which alternate, into a dict. Only strings can be keys.
+    """Append items to a list, or put keys and values, which alternate, into a dict.
 
-    Other keys are dropped: no tensor has such a name, and hashing a deeply nested tuple could end the process.
+    Keys are strings. Integers, which optimizers use, are dropped. Any other key is an error: to hash a deeply nested
+    tuple can overflow the stack or take forever.
     """
     if type(target) is list:
         target += items
-    elif type(target) is dict and len(items) % 2 == 0:
+    elif type(target) is dict and len(items) % 2 == 0 and all(type(key) in (str, int) for key in items[::2]):
         target.update((key, value) for key, value in zip(items[::2], items[1::2], strict=True) if type(key) is str)
     else:
         raise TypeError

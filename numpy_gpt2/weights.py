@@ -53,6 +53,8 @@ def read_tensors(folder: Path) -> Weights:
     for path in weight_files(folder):
         for name, tensor in map_pickled(path) if path.suffix == ".bin" else map_tensors(path):
             name = name.removeprefix("transformer.")
+            if not name.isprintable():
+                raise ValueError(f"{path} has a tensor with the name {name!r:.100}; it must be printable")
             if name in tensors:
                 raise ValueError(f"{folder} has {name} twice; it must be there once")
             tensors[name] = tensor

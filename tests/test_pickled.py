@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import tracemalloc
+import zipfile
 from contextlib import contextmanager, suppress
 
 import hypothesis
@@ -146,6 +147,15 @@ def test_the_folder_of_an_archive_may_have_any_name(root, tmp_path):
     assert read(path)["x"].sum() == 15
 
 
+def test_an_archive_may_have_64_bit_lengths_and_offsets(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 1)
+    content = archive(state(tensor()))
+    assert b"PK\6\6" in content
+    path = tmp_path / "x.bin"
+    path.write_bytes(content)
+    assert read(path)["x"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 # Hostile files
 
 
@@ -195,7 +205,7 @@ def path(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_runs_nothing_and_is_an_error(name, path):
     path.write_bytes(HOSTILE[name])
-    with harmless(path, 100 << 20 if "a million" in name else 10 << 20), pytest.raises(ValueError) as error:  # noqa: PT011
+    with harmless(path, 10 << 20), pytest.raises(ValueError) as error:  # noqa: PT011
         read(path)
     message = str(error.value)
     assert message.startswith(f"{path} cannot be read as weights of PyTorch: ")
@@ -222,10 +232,10 @@ def test_the_error_names_what_is_not_allowed(call, path):
     ("name", "message"),
     [
         ("a new object", "its pickle has the operation NEWOBJ, which weights do not need"),
-        ("a million dicts", "it holds a tuple; it must hold a dict of tensors"),
+        ("wide tuples", "it holds an object of type tuple; it must hold a dict of tensors"),
         ("a pickle that is too long", "its pickle is 2,097,155 bytes long; it must be at most 1,048,576"),
         ("integers", "'x' is stored as U8; it must be one of F64, F32, F16, BF16"),
-        ("a number among tensors", "'x' is a int; it must be a tensor"),
+        ("a number among tensors", "'x' is of type int; it must be a tensor"),
         ("a storage of two lengths", "the storage '0' has two lengths or dtypes"),
     ],
 )
@@ -233,6 +243,13 @@ def test_the_error_says_what_is_wrong(name, message, path):
     path.write_bytes(archive(PICKLES[name]))
     with pytest.raises(ValueError, match=message):
         read(path)
+
+
+def test_a_name_with_a_line_break_is_an_error(tmp_path):
+    folder = write_folder(tmp_path, "zip-f32")
+    (folder / "pytorch_model.bin").write_bytes(archive(state(tensor(), "x\nerror: y")))
+    with pytest.raises(ValueError, match=r"has a tensor with the name 'x\\nerror: y'"):
+        load_weights(folder)
 
 
 def test_everything_that_is_allowed_is_inert():
@@ -257,7 +274,7 @@ SEEDS = [GOOD, legacy(state(tensor())), reference_file("zip-state_dict"), refere
     st.sampled_from(SEEDS),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), min_size=1, max_size=5),
 )
-@hypothesis.settings(max_examples=300, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.settings(max_examples=200, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_damaged_bytes_raise_no_other_error(path, seed, changes):
     for place, value in changes:
         seed = over(int(place * len(seed)), value, seed)
