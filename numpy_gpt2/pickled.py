@@ -1,9 +1,9 @@
 """pytorch_model.bin -> arrays, without PyTorch and without executing its contents.
 
 `torch.save` writes a pickle: a program for a small stack machine that builds objects again. Python's own `pickle.load`
-lets this program import and call anything, so a file from a stranger can run any command. Here, `pickletools` only
-splits the program into operations, and `unpickle` carries out the few that a dict of tensors needs. The names in a
-pickle are looked up in the table `ALLOWED`. Any other name or operation is an error.
+lets this program import and call anything, so a file from a stranger can run any command. Here, `unpickle` carries out
+the few operations that a dict of tensors needs. The names in a pickle are looked up in the table `ALLOWED`. Any other
+name or operation is an error.
 
 The pickle describes tensors: which storage, which offset, shape and strides. The numbers are beside it, one run of
 bytes per storage. The arrays are views of the memory-mapped file. Each view is checked against the size of its storage.
@@ -15,22 +15,30 @@ from __future__ import annotations
 
 import io
 import math
-import pickletools
+import pickle
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 ZIP_SIGNATURE = b"PK\3\4"  # of an entry's header; files of torch.save since PyTorch 1.6 begin with it
 LEGACY_HEADER = (0x1950A86A20F9469CFC6C, 1001)  # the first two pickles of files before PyTorch 1.6
 
-MAX_PICKLE = 1 << 20  # bytes; GPT-2 XL needs 90 kB. An operation of one byte can allocate about 100 bytes
+MAX_PICKLE = 1 << 20  # bytes; GPT-2 XL needs 97 kB. An operation of one byte can allocate about 100 bytes
 NOT_NEEDED = "weights do not need; nothing in the file was run"
 MAX_DIMENSIONS = 64  # NumPy's limit
+
+OPERATIONS = {getattr(pickle, name): name for name in pickle.__all__ if name.isupper()}
+NUMBERS = {  # the number behind an operation; a length for LONG1 and strings
+    **dict.fromkeys((pickle.PROTO, pickle.BININT1, pickle.BINPUT, pickle.BINGET), "<B"),
+    **dict.fromkeys((pickle.LONG1, pickle.SHORT_BINUNICODE), "<B"),
+    **dict.fromkeys((pickle.LONG_BINPUT, pickle.LONG_BINGET, pickle.BINUNICODE), "<I"),
+    **{pickle.BININT: "<i", pickle.BININT2: "<H", pickle.BINFLOAT: ">d", pickle.FRAME: "<Q"},
+}
 
 
 @dataclass(frozen=True)
@@ -266,7 +274,24 @@ def extend(target: object, items: list[Any]) -> None:
         raise TypeError
 
 
-def unpickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+def read(stream: io.BytesIO, n: int) -> bytes:
+    """The next n bytes of a pickle."""
+    if len(data := stream.read(n)) < n:
+        raise ValueError("its pickle has no end")
+    return data
+
+
+def read_number(stream: io.BytesIO, operation: bytes) -> Any:
+    """The number behind an operation."""
+    return struct.unpack(NUMBERS[operation], read(stream, struct.calcsize(NUMBERS[operation])))[0]
+
+
+def read_line(stream: io.BytesIO) -> str:
+    """The next line of a pickle."""
+    return stream.readline().removesuffix(b"\n").decode()
+
+
+def unpickle(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
     """The object that the next pickle in a stream describes, and all storages that it mentions, by key.
 
     The object can only consist of None, numbers, strings, tuples, lists, dicts and the classes above. None of them has
@@ -277,65 +302,66 @@ def unpickle(stream: BinaryIO) -> tuple[Any, dict[str, Storage]]:
         stack: list[Any] = []
         below: list[list[Any]] = []  # a mark sets the stack aside and starts a new one
         memo: dict[int, Any] = {}
-        argument: Any
-        for opcode, argument, _ in pickletools.genops(stream):
-            match opcode.name:
-                case "PROTO" | "FRAME":
-                    pass
-                case "STOP":
+        while True:
+            operation = read(stream, 1)
+            match operation:
+                case pickle.PROTO | pickle.FRAME:
+                    read_number(stream, operation)
+                case pickle.STOP:
                     return stack.pop(), storages
-                case "MARK":
+                case pickle.MARK:
                     below.append(stack)
                     stack = []
-                case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "BINFLOAT":
-                    stack.append(argument)
-                case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8":
-                    stack.append(argument)
-                case "NONE" | "NEWTRUE" | "NEWFALSE":
-                    stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
-                case "EMPTY_TUPLE":
+                case pickle.BININT | pickle.BININT1 | pickle.BININT2 | pickle.BINFLOAT:
+                    stack.append(read_number(stream, operation))
+                case pickle.LONG1:
+                    stack.append(int.from_bytes(read(stream, read_number(stream, operation)), "little", signed=True))
+                case pickle.BINUNICODE | pickle.SHORT_BINUNICODE:
+                    stack.append(read(stream, read_number(stream, operation)).decode())
+                case pickle.NONE | pickle.NEWTRUE | pickle.NEWFALSE:
+                    stack.append({pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False}[operation])
+                case pickle.EMPTY_TUPLE:
                     stack.append(())
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    stack.append(tuple(pop(stack, int(opcode.name[-1]))))
-                case "TUPLE":
+                case pickle.TUPLE1 | pickle.TUPLE2 | pickle.TUPLE3:
+                    stack.append(tuple(pop(stack, int(OPERATIONS[operation][-1]))))
+                case pickle.TUPLE:
                     items, stack = stack, below.pop()
                     stack.append(tuple(items))
-                case "EMPTY_LIST":
+                case pickle.EMPTY_LIST:
                     stack.append([])
-                case "EMPTY_DICT":
+                case pickle.EMPTY_DICT:
                     stack.append({})
-                case "APPEND" | "SETITEM":
-                    items = pop(stack, 1 if opcode.name == "APPEND" else 2)
+                case pickle.APPEND | pickle.SETITEM:
+                    items = pop(stack, 1 if operation == pickle.APPEND else 2)
                     extend(stack[-1], items)
-                case "APPENDS" | "SETITEMS":
+                case pickle.APPENDS | pickle.SETITEMS:
                     items, stack = stack, below.pop()
                     extend(stack[-1], items)
-                case "BINPUT" | "LONG_BINPUT":
-                    memo[argument] = stack[-1]
-                case "MEMOIZE":
+                case pickle.BINPUT | pickle.LONG_BINPUT:
+                    memo[read_number(stream, operation)] = stack[-1]
+                case pickle.MEMOIZE:
                     memo[len(memo)] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(memo[argument])
-                case "GLOBAL":
-                    stack.append(look_up(*argument.split(" ", 1)))
-                case "STACK_GLOBAL":
+                case pickle.BINGET | pickle.LONG_BINGET:
+                    stack.append(memo[read_number(stream, operation)])
+                case pickle.GLOBAL:
+                    stack.append(look_up(read_line(stream), read_line(stream)))
+                case pickle.STACK_GLOBAL:
                     stack.append(look_up(*pop(stack, 2)))
-                case "REDUCE":
+                case pickle.REDUCE:
                     function, arguments = pop(stack, 2)
                     if type(arguments) is not tuple or not callable(function):
                         raise TypeError
                     stack.append(function(*arguments))
-                case "BUILD":  # sets attributes: a state dict has `_metadata`, which is not needed
+                case pickle.BUILD:  # sets attributes: a state dict has `_metadata`, which is not needed
                     stack.pop()
                     if type(stack[-1]) is not dict:
                         raise TypeError
-                case "BINPERSID":
+                case pickle.BINPERSID:
                     storage = as_storage(*stack.pop())
                     if storages.setdefault(storage.key, storage) != storage:
                         raise ValueError(f"the storage {storage.key!r:.100} has two lengths or dtypes")
                     stack.append(storage)
                 case _:
-                    raise ValueError(f"its pickle has the operation {opcode.name}, which {NOT_NEEDED}")
+                    raise ValueError(f"its pickle has the operation {OPERATIONS[operation]}, which {NOT_NEEDED}")
     except (IndexError, KeyError, TypeError):
         raise ValueError(f"its pickle is damaged before byte {stream.tell()}") from None
-    raise AssertionError("genops ends with STOP or an error")
