@@ -10,7 +10,7 @@ from pathlib import Path
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr
 from .tokenizer import load_tokenizer
-from .weights import FILE, INDEX, shard_names
+from .weights import FILE, WEIGHT_FILES, shard_names, weight_files
 
 NAMES = (*RELEASED_SIZES, "distilgpt2")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -104,9 +104,11 @@ def is_on_hub(name: str) -> bool:
 
 def is_complete(folder: Path) -> bool:
     """Whether a folder holds all files of a model. An unfinished download has another name, so it does not count."""
-    sharded = (folder / INDEX).exists() and not (folder / FILE).exists()
-    weights = shard_names(folder / INDEX) if sharded else [FILE]
-    return all((folder / name).exists() for name in (*MODEL_FILES, *weights))
+    try:
+        paths = [*(folder / name for name in MODEL_FILES), *weight_files(folder)]
+    except FileNotFoundError:
+        return False
+    return all(path.exists() for path in paths)
 
 
 def endpoint() -> str:
@@ -177,14 +179,16 @@ def fetch_tokenizer(repository: str, folder: Path) -> None:
 
 
 def fetch_weights(repository: str, folder: Path) -> None:
-    """Download `model.safetensors`. If the repository has a shard index instead, download the index and the shards."""
-    if not (folder / INDEX).exists():
+    """Download the first of `WEIGHT_FILES` that the repository has. If it is an index, download the shards, too."""
+    missing: list[FileNotFoundError] = []
+    for file in WEIGHT_FILES:
+        if any((folder / name).exists() for name in WEIGHT_FILES):
+            break
         try:
-            return fetch(repository, FILE, folder)
-        except FileNotFoundError as missing:
-            try:
-                fetch(repository, INDEX, folder, shard_names)
-            except FileNotFoundError:
-                raise missing from None
-    for shard in shard_names(folder / INDEX):
-        fetch(repository, shard, folder)
+            fetch(repository, file, folder, shard_names if file.endswith(".json") else None)
+        except FileNotFoundError as error:
+            missing.append(error)
+    if len(missing) == len(WEIGHT_FILES):
+        raise missing[0]
+    for path in weight_files(folder):
+        fetch(repository, path.name, folder)

@@ -107,6 +107,42 @@ def test_a_repository_without_safetensors_is_an_error(server):
     assert f"there is no {server.address()}/{MODEL}/resolve/main/{FILE};" in failure()
 
 
+def with_pickles(server: Hub, *shards: bytes) -> list[str]:
+    """Replace the server's weights by one or several files of torch.save. Returns the names of all of them."""
+    del server.files[FILE]
+    if len(shards) == 1:
+        names = ["pytorch_model.bin"]
+    else:
+        names = [f"pytorch_model-{i}.bin" for i in range(len(shards))]
+        weight_map = json.dumps({"weight_map": {f"h.{i}": name for i, name in enumerate(names)}})
+        server.files["pytorch_model.bin.index.json"] = weight_map.encode()
+    server.files |= dict(zip(names, shards, strict=True))
+    return names
+
+
+@pytest.mark.parametrize("shards", [[b"whole"], [b"first", b"second", b"third"]])
+def test_a_repository_without_safetensors_has_its_pickles_downloaded(server, folder, shards):
+    names = with_pickles(server, *shards)
+    assert hub.model_folder(MODEL) == folder
+    assert stored(folder) == server.files
+    assert hub.is_complete(folder)
+    (folder / names[-1]).unlink()
+    assert not hub.is_complete(folder)
+    server.requests.clear()
+    hub.model_folder(MODEL)
+    assert server.requests[-1].file == names[-1]
+    assert not {*names[:-1]} & {request.file for request in server.requests}
+    assert stored(folder) == server.files
+
+
+def test_safetensors_are_preferred_to_pickles(server, folder):
+    whole = server.files[FILE]
+    with_pickles(server, b"whole")
+    server.files[FILE] = whole
+    hub.model_folder(MODEL)
+    assert set(stored(folder)) == {*MODEL_FILES, FILE}
+
+
 @pytest.mark.parametrize("value", ["1", "ON", "yes", "true"])
 def test_offline_means_no_requests(server, folder, monkeypatch, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
