@@ -1,11 +1,13 @@
-"""Files: all-or-nothing writes, and text in UTF-8."""
+"""Files: all-or-nothing writes, text in UTF-8, and JSON."""
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -31,3 +33,11 @@ def from_utf8(data: bytes, source: object) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not UTF-8 ({error}); convert it first") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Raises FileNotFoundError for a missing file, and ValueError if it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); download it again") from None

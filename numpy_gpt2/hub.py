@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr
-from .tokenizer import load_tokenizer
+from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, has_tokenizer, load_tokenizer
 from .weights import FILE, INDEX, shard_names
 
 NAMES = (*RELEASED_SIZES, "distilgpt2")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DEFAULT_MODEL = "gpt2"
 BUNDLED = "shakespeare"
-TOKENIZER_FILES = ("vocab.json", "merges.txt")
-MODEL_FILES = ("config.json", *TOKENIZER_FILES)  # of a model folder, beside the weights
+GENERATION_CONFIG = "generation_config.json"
+MODEL_FILES = ("config.json", *VOCAB_AND_MERGES)  # of a model folder, beside the weights
 
 
 def weights_folder() -> Path:
@@ -88,7 +89,7 @@ def tokenizer_folder(name: str | Path) -> Path:
     if Path(name).is_dir() or not is_on_hub(name):
         return model_folder(name)
     folder = weights_folder() / name
-    if not all((folder / file).exists() for file in TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         download_model(name, folder, with_weights=False)
     return folder
 
@@ -102,7 +103,7 @@ def is_complete(folder: Path) -> bool:
     """Whether a folder holds all files of a model. An unfinished download has another name, so it does not count."""
     sharded = (folder / INDEX).exists() and not (folder / FILE).exists()
     weights = shard_names(folder / INDEX) if sharded else [FILE]
-    return all((folder / name).exists() for name in (*MODEL_FILES, *weights))
+    return has_tokenizer(folder) and all((folder / name).exists() for name in ("config.json", *weights))
 
 
 def endpoint() -> str:
@@ -144,6 +145,8 @@ def download_model(repository: str, folder: Path, with_weights: bool = True) -> 
 
         with locked(weights_folder()):
             fetch(repository, "config.json", folder, GPT2Config.from_json)  # first: it shows whether this is a GPT-2
+            with suppress(FileNotFoundError):  # not every repository has one
+                fetch(repository, GENERATION_CONFIG, folder)
             fetch_tokenizer(repository, folder)
             if with_weights:
                 fetch_weights(repository, folder)
@@ -160,14 +163,23 @@ def fetch(repository: str, file: str, folder: Path, check: Callable[[Path], obje
 
 
 def fetch_tokenizer(repository: str, folder: Path) -> None:
-    """Download the tokenizer's two files. If they are not a valid tokenizer, both are deleted."""
-    for file in TOKENIZER_FILES:
-        fetch(repository, file, folder)
+    """Download vocab.json, merges.txt and added_tokens.json, or else tokenizer.json. A damaged tokenizer is deleted."""
+    if not has_tokenizer(folder):
+        try:
+            for file in VOCAB_AND_MERGES:
+                fetch(repository, file, folder)
+            with suppress(FileNotFoundError):  # only a model that was fine-tuned with more tokens has it
+                fetch(repository, ADDED_TOKENS, folder)
+        except FileNotFoundError as missing:
+            try:
+                fetch(repository, TOKENIZER_JSON, folder)
+            except FileNotFoundError:
+                raise missing from None
     try:
         load_tokenizer(folder)
     except ValueError:
-        for file in TOKENIZER_FILES:
-            (folder / file).unlink()
+        for file in (*VOCAB_AND_MERGES, ADDED_TOKENS, TOKENIZER_JSON):
+            (folder / file).unlink(missing_ok=True)
         raise
 
 

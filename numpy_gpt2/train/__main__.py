@@ -19,7 +19,7 @@ from ..config import GPT2Config
 from ..console import print_stderr
 from ..files import staged_writes
 from ..hub import MODEL_FILES, tokenizer_folder
-from ..tokenizer import ENDOFTEXT, byte_tokenizer, load_tokenizer, train_tokenizer
+from ..tokenizer import ENDOFTEXT, TOKENIZER_JSON, byte_tokenizer, load_tokenizer, train_tokenizer
 from ..weights import FILE, INDEX, init_weights
 from ..windows import encode, read_text
 from .config import CHANGEABLE, FLAGS, TrainConfig
@@ -139,7 +139,7 @@ def begin(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken
     """Return a new run with these settings. Raises ValueError if the folder already has a run or a model."""
     if (folder / CHECKPOINT).exists():
         raise ValueError(f"{folder} already has a run; continue it with --resume, or start a run in another --out")
-    if found := [name for name in (FILE, INDEX, *MODEL_FILES) if (folder / name).exists()]:
+    if found := [name for name in (FILE, INDEX, *MODEL_FILES, TOKENIZER_JSON) if (folder / name).exists()]:
         raise ValueError(
             f"{folder} already has a {found[0]}; use another --out, and --init-from {folder} to start with this model"
         )
