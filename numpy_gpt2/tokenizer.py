@@ -148,8 +148,8 @@ def read_tokenizer_json(path: Path) -> Any:
     for token in document.get("added_tokens") or []:
         for field in ("single_word", "lstrip", "rstrip"):
             if isinstance(token, dict) and token.get(field):
-                name = token.get("content")
-                raise ValueError(f"{path}: {field} of the added token {name!r} is true; it must be false")
+                content = token.get("content")
+                raise ValueError(f"{path}: {field} of the added token {content!r} is true; it must be false")
     return document
 
 
