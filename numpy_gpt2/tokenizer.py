@@ -107,9 +107,9 @@ def parts_of_pair(folder: Path) -> Parts:
 
 def parts_of_tokenizer_json(document: dict[str, Any]) -> Parts:
     """The same of tokenizer.json. A merge is "a b", or ["a", "b"] in files since 2024."""
-    model = document["model"]
+    model, added = document["model"], document.get("added_tokens") or []
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    return model["vocab"], merges, {token["content"]: token["id"] for token in document.get("added_tokens") or []}
+    return model["vocab"], merges, {token["content"]: token["id"] for token in added}
 
 
 def ranks_and_special_tokens(
@@ -145,7 +145,8 @@ def read_tokenizer_json(path: Path) -> Any:
     post_processor = json.dumps(document.get("post_processor"))
     if any(f'"{kind}"' in post_processor for kind in ("SpecialToken", "BertProcessing", "RobertaProcessing")):
         raise ValueError(f"{path}: post_processor adds tokens to each text; it must be null, or add none, as in GPT-2")
-    for token in document.get("added_tokens") or []:
+    added = document.get("added_tokens")
+    for token in added if isinstance(added, list) else []:
         for field in ("single_word", "lstrip", "rstrip"):
             if isinstance(token, dict) and token.get(field):
                 content = token.get("content")
