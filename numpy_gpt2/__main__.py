@@ -74,7 +74,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     help = "end before TEXT; can be given several times"
     add("--stop", metavar="TEXT", type=nonempty_text, action="append", default=[], help=help)
     add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
-    help = "draft tokens from earlier text: the same output, sooner where text repeats (default: on)"
+    help = "draft tokens from earlier text; same output, faster where the text repeats (default: on)"
     add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=help)
 
     add = parser.add_argument_group("sampling").add_argument
@@ -82,7 +82,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("-t", "--temperature", metavar="X", type=temperature, default=0.8, help=help)
     help = "sample from the K most probable tokens; 0 turns this off (default: 40)"
     add("-k", "--top-k", metavar="K", type=non_negative_int, default=40, help=help)
-    help = "sample from the fewest tokens with a total probability of P or more (default: off)"
+    help = "sample from the smallest set of most probable tokens whose total is P or more (default: off)"
     add("-p", "--top-p", metavar="P", type=probability, help=help)
     add("--greedy", action="store_true", help="always take the most probable token")
     help = "random seed; the same seed gives the same text (default: random)"
@@ -158,12 +158,17 @@ def run(arguments: argparse.Namespace) -> int:
         print_stats(timings, arguments.seed)
         window = model.config.n_positions
         if min(len(ids), window) + len(steps) - 1 > window:
-            print_stderr(f"note: the text outgrew the window of {window:,} tokens; its last half was read again")
+            print_stderr(
+                f"note: the text outgrew the window of {window:,} tokens; the last half of the window was read again"
+            )
     return 130 if interrupted else 0
 
 
 def summarize(loaded: float, steps: list[tuple[float, int]]) -> dict[str, float | None]:
-    """Seconds since the start, and the decoding speed: tokens per second of all samples, without each one's first."""
+    """Seconds since the start, and the decoding speed in tokens per second.
+
+    The speed counts the tokens of all samples, except the first token of each.
+    """
     first, last = (steps[0][0], steps[-1][0]) if steps else (loaded, loaded)
     return {
         "loaded": loaded,

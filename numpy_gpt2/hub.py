@@ -41,7 +41,8 @@ def bundled_folder() -> Path:
 def model_folder(name: str | Path) -> Path:
     """The folder of a model: any folder, a folder under `weights/`, one of `NAMES`, or `owner/name` on the hub.
 
-    They are tried in this order. Files that are only on the hub are downloaded.
+    They are tried in this order. `shakespeare`, the bundled model, comes last. Files that are only on the hub are
+    downloaded.
 
     Raises OSError if the download fails or no model has this name. Raises ValueError if a downloaded config, tokenizer
     or shard index is not valid.
@@ -65,7 +66,10 @@ def model_folder(name: str | Path) -> Path:
 
 
 def choose_model(name: str | None) -> str:
-    """The model to run: `name`; without a name, GPT-2; if that cannot be downloaded, the bundled model and a note."""
+    """The model to run: `name`, or GPT-2 if there is no name.
+
+    If GPT-2 cannot be downloaded, this is the bundled model, and a note on stderr says so.
+    """
     if name is not None:
         return name
     folder = weights_folder() / DEFAULT_MODEL
@@ -79,7 +83,7 @@ def choose_model(name: str | None) -> str:
         f"note: using the bundled model {BUNDLED}: {DEFAULT_MODEL} is not in {folder}, and the hub cannot be reached"
         f" ({problem})"
     )
-    print_stderr(f"note: {DEFAULT_MODEL} is downloaded once the hub can be reached; {by_hand(DEFAULT_MODEL, folder)}")
+    print_stderr(f"note: {DEFAULT_MODEL} is downloaded when the hub can be reached; {by_hand(DEFAULT_MODEL, folder)}")
     return str(bundled_folder())
 
 

@@ -1,10 +1,10 @@
-"""int8 weights: a model in a quarter of the memory, behind the same `x @ weight`.
+"""int8 weights: a model takes a quarter of the memory, and `x @ weight` works as before.
 
 Each output channel n of a matrix has its own scale. Its weights are stored as integers, in units of that scale:
 
     W[:, n] ≈ scale[n] · q[n],    scale[n] = max |W[:, n]| / 127,    q[n] = round(W[:, n] / scale[n]) in −127 … 127
 
-This is symmetric vector-wise quantisation (Dettmers et al. 2022, "LLM.int8()", section 2.1). It is applied to the
+This is symmetric vector-wise quantization (Dettmers et al. 2022, "LLM.int8()", section 2.1). It is applied to the
 weights only: activations stay float32. For each product, blocks of int8 weights are converted to float32 in a
 cache-sized buffer. Decoding one token reads a quarter of the bytes, and the conversion takes most of the time.
 """
@@ -47,7 +47,7 @@ INT8 = {"I8": "i1", "F32": "<f4"}
 
 TABLES = ("wte.weight", "lm_head.weight")  # (V, C): a row for each output channel. Other matrices have a column.
 
-Blocks = list[tuple[slice, np.ndarray]]  # some rows' slice, and their values
+Blocks = list[tuple[slice, np.ndarray]]  # each block of rows: its slice, and its values
 
 
 class Int8Matrix:
@@ -61,7 +61,7 @@ class Int8Matrix:
 
     def __init__(self, values: np.ndarray, scales: np.ndarray, n_threads: int = 1, block_size: int = BLOCK) -> None:
         self.values, self.scales, self.shape = values.view(), scales, values.shape
-        self.values.flags.writeable = False  # a buffer may hold a converted block, which would not change too
+        self.values.flags.writeable = False  # else a block that a buffer holds could become out of date
         self.T = Int8Transpose(self, n_threads, block_size)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
@@ -206,7 +206,7 @@ def multiply(x: np.ndarray, matrix: Int8Transpose, y: np.ndarray) -> None:
 def load_int8(folder: str | Path) -> Weights:
     """The weights of a model folder. Each matrix except wpe is an `Int8Matrix` or its transpose; the rest is float32.
 
-    The first call quantises the matrices and saves them as `model.int8.safetensors` in the folder. The file is made
+    The first call quantizes the matrices and saves them as `model.int8.safetensors` in the folder. The file is made
     again when the model's own files have changed. Raises the same errors as `load_weights`.
     """
     folder = Path(folder)
@@ -250,7 +250,7 @@ def read_metadata(path: Path) -> dict[str, str] | None:
 
 
 def quantize_all(tensors: Weights) -> Weights:
-    """Quantise every matrix except wpe: int8 values (N, C) and their scales. The other tensors become float32."""
+    """Quantize every matrix except wpe: int8 values (N, C) and their scales. The other tensors become float32."""
     quantized: Weights = {}
     for name in progress_bar(iterable=tensors, desc="int8", unit="tensor", delay=1, leave=False):
         tensor = as_dtype(tensors[name], np.dtype(np.float32))

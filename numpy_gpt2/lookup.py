@@ -21,14 +21,14 @@ LONGEST_DRAFT = 31  # tokens: with the token before it, 32 rows in each product
 MIN_MATCH = 3  # tokens: the shortest match that leads to a draft
 MAX_MATCH = 32  # longer matches count as this long
 BUDGET_PER_TOKEN = 0.02  # in forward passes of one token: it caps the cost of rejected drafts at 2 % of the time
-BUDGET_PER_HIT = 0.5  # in addition, if the lookup predicted this token and the one before it, but neither was drafted
+BUDGET_PER_HIT = 0.5  # in addition, if the lookup predicted two undrafted tokens in a row
 
 
 def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
-    """Find the longest run of last tokens that occurred earlier: its length, and the n tokens that followed it there.
+    """Find the longest suffix of the text that occurs earlier: its length, and the n tokens that followed it there.
 
-    If several are equally long, the latest one counts. If fewer than n tokens follow it, they are repeated, because the
-    text may be in a loop. In this example the last three tokens, 5 6 7, occurred earlier, and 8 9 followed them:
+    If it occurs several times, the latest occurrence counts. If fewer than n tokens follow it, they are repeated,
+    because the text may be in a loop. In this example the suffix 5 6 7 occurs earlier, and 8 9 followed it:
 
     >>> continuation(np.array([5, 6, 7, 8, 9, 5, 6, 7]), 2)
     (3, array([8, 9]))
@@ -50,8 +50,8 @@ def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
 def cost(n_drafted: int) -> float:
     """The approximate time of a forward pass that checks a draft, in forward passes of one token.
 
-    Products have n_drafted + 1 rows, one for each drafted token and one for the token before them. The estimate was
-    measured for multiples of 8 rows.
+    Products have n_drafted + 1 rows, one for each drafted token and one for the token before them. The estimate fits
+    measurements at multiples of 8 rows.
 
     >>> cost(7)  # 2 + 8 / 10
     2.8
@@ -63,8 +63,8 @@ class Lookup:
     """Drafts for the next tokens, at most `longest` at a time, within a budget.
 
     A longer match gives a longer draft. The budget is in forward passes of one token. Checking n drafted tokens costs
-    cost(n), and each token that the pass yields earns 1. A draft that costs more than the budget is not made. A token
-    without a draft earns a little, and more if the lookup predicted it correctly.
+    cost(n), and each token that the pass yields earns 1. If the budget does not allow a draft, the draft is
+    shortened or left out. A token without a draft earns a little. It earns more if the lookup predicted it correctly.
 
     >>> lookup, text = Lookup(longest=31), np.array([5, 6, 7, 8, 9, 5, 6, 7])
     >>> draft = lookup.draft(text, room=2)
@@ -92,7 +92,7 @@ class Lookup:
         return self.guess[: max(n, 0)]
 
     def update(self, n_drafted: int, tokens: np.ndarray) -> None:
-        """Update the budget. `tokens` follow `text`: the correct part of the draft, then a token of the model's own."""
+        """Update the budget. `tokens` are the new ones: the correct part of the draft, then one that the model drew."""
         if n_drafted:
             gain = len(tokens) - cost(n_drafted)
         else:

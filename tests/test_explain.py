@@ -131,7 +131,7 @@ def test_folder_name_need_not_be_utf8(tmp_path):
     try:
         e = explain("the", write_model(Path(folder)))
     except OSError:
-        pytest.skip("this file system takes no such name")
+        pytest.skip("this file system does not allow such a name")
     assert data_of(e.page())["facts"].startswith("w\ufffdb: ")
 
 

@@ -70,8 +70,8 @@ def test_open_option_opens_the_page(cli, tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--text", "-o", "x.html", "a"], "--text makes no page"),
-        (["--text", "--open", "a"], "--text makes no page"),
+        (["--text", "-o", "x.html", "a"], "--text prints a report and makes no page"),
+        (["--text", "--open", "a"], "--text prints a report and makes no page"),
         (["--target", "", "a"], "--target: '' is not UTF-8 text of one character or more"),
         (["--max-tokens", "0", "a"], "--max-tokens: '0' is not a whole number"),
         (["a", "b"], "a prompt of several words needs quotes"),

@@ -37,7 +37,7 @@ def random_matrix(N, C, **options):
     return Int8Matrix(values, RNG.random(N, dtype=np.float32), **options)
 
 
-def test_quantisation_is_symmetric_and_rounds():
+def test_quantization_is_symmetric_and_rounds():
     floats = RNG.standard_normal((7, 50), np.float32)
     floats[3] = 0
     floats[4, 5] = 1000
@@ -63,7 +63,7 @@ def test_weights_that_are_not_finite_are_an_error(bad):
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 @pytest.mark.parametrize("rows", [0, 1, 2, 9, 130])
 def test_products_equal_those_of_the_converted_matrix(rows, n_threads):
-    """With blocks of 100 weights, so that there are many, in one thread and in several."""
+    """Blocks of 100 weights give many blocks, in one thread and in several."""
     for N, C in ((37, 20), (2, 9), (1, 1), (5, 300)):
         m = random_matrix(N, C, n_threads=n_threads, block_size=100)
         floats = m.values.astype(np.float64) * m.scales[:, None]
@@ -78,7 +78,7 @@ def test_products_equal_those_of_the_converted_matrix(rows, n_threads):
         np.testing.assert_allclose(np.ones((3, N)) @ m, np.ones((3, N)) @ np.asarray(m), rtol=1e-6)
 
 
-def test_it_has_the_attributes_and_indexing_of_an_array():
+def test_an_int8_matrix_has_the_attributes_and_indexing_of_an_array():
     m = random_matrix(37, 20)
     assert (m.shape, m.T.shape, m.ndim, m.dtype) == ((37, 20), (20, 37), 2, np.float32)
     assert m.T.T is m
@@ -268,7 +268,7 @@ def test_a_changed_config_is_checked_again(folder):
 
 
 def test_a_changed_tie_word_embeddings_is_noticed(folder):
-    """A stored head is dropped while the config ties it to the embedding, and is used afterwards."""
+    """While the config ties the head to the embedding, a stored head is ignored. Afterwards, it is used."""
     weights, config, _ = gpt2.load(folder)
     tensors = {name: array.copy() for name, array in weights.items()}
     del weights

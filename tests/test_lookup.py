@@ -1,4 +1,4 @@
-"""Drafts from the text so far: what is drafted, that drafts change no token, and that they never cost much."""
+"""Drafts from the text so far: they are the expected ones, change no token, and cost little."""
 
 import sys
 
@@ -30,12 +30,12 @@ def slow_continuation(text, n):
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=60), st.integers(0, 40))
-def test_the_longest_match_is_found_and_of_those_the_latest(text, n):
+def test_the_latest_of_the_longest_matches_is_found(text, n):
     match, guess = continuation(np.array(text), n)
     assert (match, guess.tolist()) == slow_continuation(text, n)
 
 
-def test_continuations_of_short_texts():
+def test_a_continuation_starts_after_the_match_and_repeats_if_the_text_ends():
     assert continuation(np.array([1, 2, 3, 9, 1, 2, 3]), 4)[1].tolist() == [9, 1, 2, 3]
     assert continuation(np.array([5, 5, 5]), 6)[1].tolist() == [5] * 6
     assert continuation(np.array([1, 2, 1, 2, 1]), 5)[1].tolist() == [2, 1, 2, 1, 2]
@@ -163,7 +163,7 @@ def test_a_negative_or_fractional_draft_length_is_an_error():
         generate([1], WEIGHTS, CONFIG, max_new_tokens=1, lookup=1.5)
 
 
-def test_no_lookup_turns_drafts_off(tiny, capsys, monkeypatch):
+def test_the_flag_no_lookup_turns_drafts_off(tiny, capsys, monkeypatch):
     from numpy_gpt2.__main__ import main
 
     seen = []

@@ -48,7 +48,7 @@ def test_links_of_the_readmes_exist():
 
 @pytest.mark.parametrize("distance", [0, 1, 7])
 def test_rotary_scores_depend_on_the_distance_only(distance):
-    """The `rotate` of the way to Llama: q at position t and k at t − distance give the same score for every t."""
+    """With the page's `rotate`, q at position t and k at t − distance give the same score for every t."""
     names = {"np": np}
     code = re.search(r" *```python\n(.*?)```", READING, re.DOTALL)[1]
     exec(re.sub(r"^   ", "", code, flags=re.MULTILINE), names)

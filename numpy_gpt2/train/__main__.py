@@ -204,7 +204,7 @@ def command(argv: list[str] | None) -> int:
     except BrokenPipeError:  # from the progress bar, between two steps
         if run.options.checkpoint_interval:
             save_checkpoint(run, tokens, tokenizer, folder)
-        raise OSError("standard error was closed; the run is saved") from None
+        raise OSError("standard error was closed; the run has stopped") from None
     if run.step < run.options.max_steps:
         again = "; --resume continues" if run.options.checkpoint_interval else ""
         print_stderr(f"stopped after {run.step:,} of {run.options.max_steps:,} steps{again}")

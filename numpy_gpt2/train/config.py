@@ -93,7 +93,7 @@ class TrainConfig:
         None, POSITIVE._replace(metavar="MINUTES"), "save and stop after this time; --resume continues"
     )
 
-    # No flag.
+    # Not a flag.
     corpus: str = ""  # SHA-256 of the text: --resume needs the same text
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{post
 
 
 def save_checkpoint(run: Run, tokens: np.ndarray, tokenizer: tiktoken.Encoding, folder: Path) -> None:
-    """Write the whole run to one file. Raises ValueError, and writes nothing, if the weights give no finite loss."""
+    """Write the whole run to one file. Raises ValueError and writes nothing if the loss is not finite."""
     window, weights = tokens[: run.config.n_positions + 1], as_weights(run.weights, run.config)
     with np.errstate(all="ignore"):
         check_finite(run, cross_entropy(forward(window[:-1], weights, run.config), window[1:]))
@@ -79,8 +79,7 @@ def load_checkpoint(folder: Path) -> Run:
 def validation_loss(run: Run, held_out: np.ndarray, pool: Executor) -> float:
     """Return the mean loss over the held-out text, in nats per token.
 
-    A text of more than `eval_batches` batches is not read whole: that many batches of windows are taken from it,
-    evenly spaced.
+    At most `eval_batches` batches of windows are evaluated. If the text has more, these windows are evenly spaced.
     """
     length = run.config.n_positions
     starts = window_starts(len(held_out), length, length)
@@ -112,7 +111,7 @@ def delayed_interrupt() -> Generator[Callable[[], bool]]:
 
 
 def sample(run: Run, tokenizer: tiktoken.Encoding) -> str:
-    """Return a text that the model generates after a line end."""
+    """Return a text that the model generates after a newline."""
     weights, rng = as_weights(run.mean, run.config), np.random.default_rng([run.options.seed, run.step])
     tokens = generate(
         tokenizer.encode_ordinary("\n"),
@@ -192,7 +191,7 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
             if due(options.checkpoint_interval):
                 save_checkpoint(run, tokens, tokenizer, folder)
             if due(options.sample_interval):
-                with bar.external_write_mode(), suppress(BrokenPipeError):  # nobody reads the samples any longer
+                with bar.external_write_mode(), suppress(BrokenPipeError):  # nobody reads the output
                     write(f"--- after {run.step:,} steps\n{sample(run, tokenizer)}\n")
         if run.step < options.max_steps:
             print_stderr("stopping: saving and evaluating the run")

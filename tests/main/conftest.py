@@ -1,4 +1,4 @@
-"""What the tests of `python -m numpy_gpt2` use: the command in this process, and models that generate given tokens."""
+"""Shared by the tests of `python -m numpy_gpt2`: the command in this process, and models that generate given tokens."""
 
 import io
 import json
@@ -42,7 +42,7 @@ def replace_generate(monkeypatch):
 
 
 def generated(folder, ids, n, **options):
-    """How `generate` continues these tokens, by default greedily: its tokens and their text."""
+    """The tokens that `generate` appends to these, by default greedily, and their text."""
     model = load(folder)
     options = {"temperature": 0, "stop_tokens": [EOT], "n_vocab": model.tokenizer.n_vocab, **options}
     tokens = list(generate(ids, model.weights, model.config, max_new_tokens=n, **options))

@@ -121,7 +121,7 @@ def test_params_of_the_released_sizes_need_neither_weights_nor_network(cli, name
     assert sum(float(share.rstrip("%")) for _, share, _ in components) == pytest.approx(100, abs=0.03)
 
 
-def test_params_of_gpt2(cli):
+def test_params_of_gpt2_equal_counts_by_hand(cli):
     out = cli("--params").out
     assert re.search(r"^h\.0\.attn\.c_attn\.weight +768×2304 +1,769,472$", out, re.M)
     L, C = 12, 768

@@ -34,7 +34,7 @@ def test_the_sampling_flags_set_the_arguments_of_generate(cli, tiny):
     assert len(texts) == 6
 
 
-def test_100_tokens_by_default(cli, tiny):
+def test_a_sample_has_100_tokens_by_default(cli, tiny):
     [sample] = json_samples(cli("-m", tiny, "--ignore-eos", "--json", "a").out)
     assert len(sample["tokens"]) == 100
 

@@ -132,7 +132,7 @@ def test_text_is_printed_before_the_next_token_is_computed(tiny, monkeypatch, re
 # The end of the text
 
 
-def test_text_tokens_and_finish_reason(cli, tmp_path):
+def test_finish_reason_tells_why_text_and_tokens_end(cli, tmp_path):
     model = write_scripted_model(tmp_path / "model", [*b"ab", EOT, *b"cd"])
 
     def sample(*arguments):
@@ -175,7 +175,7 @@ def test_stop_strings_may_span_tokens(cli, tmp_path):
         (["the. "], f"you, {SMILE}é "),
         ([f"{SMILE}é"], "you, "),
         (["end", "zz", "é t"], f"you, {SMILE}"),
-        (["ou, " + SMILE, ","], "you"),  # they overlap; the comma is complete first
+        (["ou, " + SMILE, ","], "you"),  # they overlap, and the comma is complete first
     ]:
         flags = itertools.chain.from_iterable(("--stop", stop) for stop in stops)
         result = cli(*arguments, *flags, "x")

@@ -57,7 +57,7 @@ def test_unusable_texts_and_sizes_are_errors(cli, tmp_path, out, texts, flags, m
     assert not out.exists()
 
 
-def test_shortest_usable_text(cli, tmp_path, out):
+def test_shortest_usable_text_can_be_trained_on(cli, tmp_path, out):
     text = written(tmp_path / "text", "a" * 17 + "ab")
     result = cli(text, "--out", out, *TINY_RUN, "--max-steps", 2, "--eval-batches", 1)
     assert result.status == 0, result.err
@@ -214,7 +214,7 @@ def test_threads_limits_the_matrix_products_and_changes_no_result(cli, corpus, u
     assert result_of(out) == result_of(uninterrupted)
 
 
-def test_version(cli):
+def test_version_option_prints_the_version(cli):
     result = cli("--version")
     assert (result.status, result.out) == (0, f"numpy_gpt2 {__version__}\n")
 

@@ -41,7 +41,7 @@ from .conftest import (
 
 
 @pytest.mark.parametrize("way", [break_by_ctrl_c, break_by_time_limit])
-@pytest.mark.parametrize("step", [1, 5, 7, 8, 9, 13])  # evaluated every 4, saved every 3
+@pytest.mark.parametrize("step", [1, 5, 7, 8, 9, 13])  # evaluation every 4 steps, a checkpoint every 3
 def test_stopped_and_resumed_run_equals_an_uninterrupted_one(cli, corpus, uninterrupted, out, way, step):
     with pytest.MonkeyPatch.context() as patched:
         flags, status = way(patched, step)
@@ -119,9 +119,9 @@ def test_resumed_run_with_bpe_equals_an_uninterrupted_one(cli, corpus, tmp_path)
 
 
 def test_resume_restores_log_and_model_of_the_checkpoint(cli, corpus, interrupted):
-    """The log's row, and perhaps the model, written after the checkpoint are not part of the run."""
+    """A row of the log, or a model, may have been written after the checkpoint. Resuming removes it."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run_module, "take_step", lambda *_: pytest.fail("no step is needed to see this"))
+        patched.setattr(run_module, "take_step", lambda *_: pytest.fail("the test ends before the first step"))
         with pytest.raises(pytest.fail.Exception):
             cli(corpus, "--out", interrupted, "--resume")
     arrays, state = checkpoint(interrupted)

@@ -208,7 +208,7 @@ def run_with_gradients(cli, monkeypatch, corpus, out, *arguments, scale=1.0):
     return gradients, weights
 
 
-def test_step_clips_decays_only_matrices_and_follows_the_learning_rate(cli, monkeypatch, corpus, out):
+def test_a_step_clips_the_gradient_follows_the_learning_rate_and_decays_only_matrices(cli, monkeypatch, corpus, out):
     options = ["--max-steps", 5, "--lr", 0.02, "--min-lr", 0.004, "--warmup", 2, "--weight-decay", 5, "--beta1", 0.8]
     options += ["--beta2", 0.95, "--grad-clip", 3]
     gradients, [start, *_, end] = run_with_gradients(cli, monkeypatch, corpus, out, *options)
