@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,12 +28,18 @@ def staged_writes(folder: Path) -> Iterator[Path]:
         raise OSError(f"cannot write into {folder}: {problem}; the files in it are unchanged") from None
 
 
-def from_utf8(data: bytes, source: object) -> str:
-    """Decode UTF-8. Raises ValueError, which mentions `source`, for bytes in another encoding."""
+def read_utf8(path: str | Path) -> str:
+    """The text of a file, or of standard input if `path` is "-". Raises OSError, or ValueError if it is not UTF-8."""
+    if str(path) != "-":
+        data = Path(path).read_bytes()
+    elif sys.stdin is None:
+        raise ValueError("standard input is closed; give the name of a file instead of -")
+    else:
+        path, data = "standard input", sys.stdin.buffer.read()
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 ({error}); convert it first") from None
+        raise ValueError(f"{path} is not UTF-8 ({error}); convert it first") from None
 
 
 def read_json(path: str | Path) -> Any:

@@ -1,8 +1,11 @@
-"""staged_writes: either all files of a folder change or none."""
+"""staged_writes: either all files of a folder change or none. read_utf8: a file, or standard input."""
+
+import io
+import sys
 
 import pytest
 
-from numpy_gpt2.files import staged_writes
+from numpy_gpt2.files import read_utf8, staged_writes
 
 
 def contents(folder):
@@ -45,3 +48,17 @@ def test_a_folder_that_cannot_be_written_is_an_oserror(tmp_path):
         staged_writes(tmp_path / "file"),
     ):
         pass
+
+
+def test_a_dash_is_standard_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_text("the file")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é\r\n".encode())))
+    assert read_utf8("-") == "é\r\n"
+    assert read_utf8("./-") == "the file"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    with pytest.raises(ValueError, match="standard input is not UTF-8"):
+        read_utf8("-")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="standard input is closed"):
+        read_utf8("-")

@@ -174,6 +174,15 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
     def due(interval: int) -> bool:
         return interval > 0 and (run.step % interval == 0 or run.step == options.max_steps)
 
+    def show_losses(loss: float, tokens_per_second: float) -> None:
+        held = f", held out {run.rows[-1]['val_loss']:.4f}" if run.rows and len(held_out) else ""
+        bar.set_postfix_str(f"loss {loss:.4f}{held}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+
+    def evaluate() -> None:
+        last = run.losses[-1], run.tokens_per_second
+        evaluate_and_save(run, held_out, tokenizer, folder, pool)
+        show_losses(*last)
+
     with (
         thread_pool() as pool,
         delayed_interrupt() as interrupted,
@@ -181,13 +190,10 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
     ):
         while run.step < options.max_steps and not interrupted() and time.monotonic() < deadline:
             take_step(run, tokens, pool)
-            held = f", held out {run.rows[-1]['val_loss']:.4f}" if run.rows and len(held_out) else ""
-            bar.set_postfix_str(
-                f"loss {run.losses[-1]:.4f}{held}, {run.tokens_per_second:,.0f} tokens/s", refresh=False
-            )
+            show_losses(run.losses[-1], run.tokens_per_second)
             bar.update()
             if due(options.eval_interval) or run.step == options.max_steps:
-                evaluate_and_save(run, held_out, tokenizer, folder, pool)
+                evaluate()
             if due(options.checkpoint_interval):
                 save_checkpoint(run, tokens, tokenizer, folder)
             if due(options.sample_interval):
@@ -198,5 +204,5 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
             if options.checkpoint_interval:
                 save_checkpoint(run, tokens, tokenizer, folder)
             if run.losses:
-                evaluate_and_save(run, held_out, tokenizer, folder, pool)
+                evaluate()
         return interrupted()
