@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     ids = prompt_ids(prompt, model.tokenizer)
     n = arguments.num_samples
     rows = generate(
-        np.tile(ids, (n, 1)),
+        np.broadcast_to(ids, (n, len(ids))),  # no copies: `generate` cuts a long prompt first
         model.weights,
         model.config,
         max_new_tokens=arguments.max_new_tokens,

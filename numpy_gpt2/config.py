@@ -71,7 +71,8 @@ class GPT2Config:
             )
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
-            if any(type(token) not in (int, type(None)) for token in (value if isinstance(value, list) else [value])):
+            tokens = value if isinstance(value, list) else [] if value is None else [value]
+            if any(type(token) is not int for token in tokens):
                 raise ValueError(f"{name} is {value!r}; it must be a token id, a list of them, or null")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}")

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import requests
 from urllib3.exceptions import NewConnectionError
 
 from .console import print_stderr, progress_bar
+from .files import try_lock
 
 TIMEOUT = 10.0  # seconds to wait for an answer, or for more data
 ATTEMPTS = 5  # failures in a row that end a download; new data starts the count again
@@ -195,34 +195,15 @@ def describe(error: Exception, url: str) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder; other processes wait for it. The lock ends with the process, even if it is killed."""
+    """Hold a lock on a folder; other processes wait for it. On a file system without locks, nobody waits."""
     folder.mkdir(parents=True, exist_ok=True)
-    windows = sys.platform == "win32"  # Windows cannot lock a folder
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT) if windows else os.open(folder, os.O_RDONLY)
-    try:
-        if not try_lock(descriptor):
+    noted = False
+    while True:
+        with try_lock(folder) as ours:
+            if ours is not False:
+                yield
+                return
+        if not noted:
             print_stderr(f"note: waiting for another process that is downloading into {folder}")
-            while not try_lock(descriptor):
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def try_lock(descriptor: int) -> bool:
-    """Take the lock and return True; return False if another process has it.
-
-    Raises OSError if the file system has no locks.
-    """
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # PermissionError: on Windows
-        return False
-    return True
+            noted = True
+        time.sleep(0.1)

@@ -13,13 +13,14 @@ import weakref
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import forward, generate, int8
 from numpy_gpt2.evaluate import evaluate
 from numpy_gpt2.hub import bundled_folder
 from numpy_gpt2.int8 import FILE, Int8Matrix, load_int8, quantize
-from numpy_gpt2.weights import save_weights
+from numpy_gpt2.weights import save_tensors, save_weights
 
 from .conftest import write_model
 
@@ -219,6 +220,42 @@ def test_a_damaged_file_is_replaced(folder, damage):
     data = (folder / FILE).read_bytes()
     (folder / FILE).write_bytes(data[: len(data) // 2] if damage == "half" else damage)
     np.testing.assert_array_equal(np.asarray(load_int8(folder)["wte.weight"]), expected)
+    assert (folder / FILE).read_bytes() == data
+
+
+def with_scale(value):
+    def forge(tensors):
+        tensors["h.0.mlp.c_fc.weight.scales"][3] = value
+
+    return forge
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        *map(with_scale, [np.nan, np.inf, 0, -1]),
+        lambda tensors: tensors.pop("wte.weight.scales"),
+        lambda tensors: tensors.pop("ln_f.bias"),
+        lambda tensors: tensors.update({"more": np.ones(3, np.float32)}),
+        lambda tensors: tensors.update({"wte.weight.scales": tensors["wte.weight.scales"][:-1]}),
+        lambda tensors: tensors.update({"wte.weight.scales": tensors["wte.weight.scales"][:1]}),
+        lambda tensors: tensors.update({"wte.weight.scales": tensors["wte.weight.scales"][:, None]}),
+        lambda tensors: tensors.update({"wte.weight.scales": np.ones_like(tensors["wte.weight.scales"], np.int8)}),
+        lambda tensors: tensors.update({"wte.weight.scales": np.ones_like(tensors["wte.weight.scales"], np.float16)}),
+        lambda tensors: tensors.update({"wte.weight": tensors["wte.weight"].astype(np.float32)}),
+        lambda tensors: tensors.update({"h.1.attn.c_attn.weight": tensors["h.1.attn.c_attn.weight"].T}),
+        lambda tensors: tensors.update({"ln_f.bias": np.full_like(tensors["ln_f.bias"], np.nan)}),
+    ],
+)
+def test_a_file_that_cannot_be_of_the_model_is_replaced(folder, forge):
+    load_int8(folder)
+    data = (folder / FILE).read_bytes()
+    with safe_open(folder / FILE, framework="np") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    forge(tensors)
+    save_tensors(folder / FILE, tensors, metadata)
+    assert (folder / FILE).read_bytes() != data
+    load_int8(folder)
     assert (folder / FILE).read_bytes() == data
 
 

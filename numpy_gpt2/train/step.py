@@ -235,15 +235,16 @@ def clipping_factor(norm: float, grad_clip: float) -> float:
 def learning_rate(step: int, options: TrainConfig) -> float:
     """Return the learning rate: a line up to `lr` in `warmup` steps, then half a cosine down to `min_lr`.
 
-    `step` counts from 0. The cosine would reach `min_lr` at `max_steps`, one step after the last one.
+    `step` counts from 0. The last step always has the rate `min_lr`, even if the warm-up is longer than the run.
 
     >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=4, max_steps=8)
     >>> [round(learning_rate(step, options), 2) for step in range(8)]
-    [0.25, 0.5, 0.75, 1.0, 1.0, 0.85, 0.5, 0.15]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.25, 0.0]
     """
-    if step < options.warmup:
-        return options.lr * (step + 1) / options.warmup
-    progress = (step - options.warmup) / max(1, options.max_steps - options.warmup)
+    warmup, last = options.warmup, options.max_steps - 1
+    if step < min(warmup, last):
+        return options.lr * (step + 1) / warmup
+    progress = (step - warmup) / (last - warmup) if warmup < last else 1.0
     return options.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (options.lr - options.min_lr)
 
 

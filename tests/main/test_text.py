@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import tracemalloc
 
 import pytest
 
@@ -191,3 +192,14 @@ def test_stop_strings_may_span_tokens(cli, tmp_path):
 def test_generation_stops_when_every_sample_has_reached_a_stop_string(cli, tiny, replace_generate):
     replace_generate(itertools.chain([[97, 97], [98, 99], [100, 98]], map(pytest.fail, ["this step is one too many"])))
     assert cli("-m", tiny, "--num-samples", 2, "--stop", "b", "x").out == SEPARATED.format("a", "ac")
+
+
+def test_samples_share_the_memory_of_a_long_prompt(cli, tiny):
+    """A copy of the prompt for each sample would take 80 MB."""
+    tracemalloc.start()
+    result = cli("-m", tiny, "-n", 1, "--num-samples", 100, "-", stdin=b"a" * 100_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert result.status == 0, result.err
+    assert "only the last 64 fit" in result.err
+    assert peak < 40e6
