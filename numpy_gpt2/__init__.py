@@ -11,19 +11,11 @@ Read these to understand GPT-2, in this order:
 
 Then the machinery around it:
 
-<<<<<<< HEAD
-    config.py, weights.py, pickled.py                  what a checkpoint holds, and how it is read
-    tokenizer.py, special.py                           text -> tokens; erf
-    hub.py, download.py, checkpoint.py, files.py       a model's name -> a folder -> a model, and back
-    prefill.py, lookup.py, int8.py, threads.py         the same results faster, or in less memory
-    stream.py, cli.py, console.py, __main__.py         text as it becomes certain; the command line
-=======
-    config.py, weights.py, tokenizer.py                the contents of a checkpoint, and how they are read
+    config.py, weights.py, pickled.py, tokenizer.py    the contents of a checkpoint, and how they are read
     special.py                                         the error function, for the exact GELU
     hub.py, download.py, checkpoint.py, files.py       find, download, load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
     stream.py, cli.py, console.py, __main__.py         tokens -> printed text; the command line
->>>>>>> main
     windows.py, evaluate.py                            the loss of a text
     train/                                             the training loop, its checkpoints and its log
     explain/                                           an HTML page that shows one prompt inside the model

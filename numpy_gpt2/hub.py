@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr
-from .tokenizer import load_tokenizer
+from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, has_tokenizer, load_tokenizer
 from .weights import FILE, WEIGHT_FILES, shard_names, weight_files
 
 NAMES = (*RELEASED_SIZES, "distilgpt2")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DEFAULT_MODEL = "gpt2"
 BUNDLED = "shakespeare"
-TOKENIZER_FILES = ("vocab.json", "merges.txt")
-MODEL_FILES = ("config.json", *TOKENIZER_FILES)  # of a model folder, beside the weights
+GENERATION_CONFIG = "generation_config.json"
+MODEL_FILES = ("config.json", *VOCAB_AND_MERGES)  # of a model folder, beside the weights
 
 
 def weights_folder() -> Path:
@@ -92,7 +93,7 @@ def tokenizer_folder(name: str | Path) -> Path:
     if Path(name).is_dir() or not is_on_hub(name):
         return model_folder(name)
     folder = weights_folder() / name
-    if not all((folder / file).exists() for file in TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         download_model(name, folder, with_weights=False)
     return folder
 
@@ -105,10 +106,10 @@ def is_on_hub(name: str) -> bool:
 def is_complete(folder: Path) -> bool:
     """Whether a folder holds all files of a model. An unfinished download has another name, so it does not count."""
     try:
-        paths = [*(folder / name for name in MODEL_FILES), *weight_files(folder)]
+        paths = [folder / "config.json", *weight_files(folder)]
     except FileNotFoundError:
         return False
-    return all(path.exists() for path in paths)
+    return has_tokenizer(folder) and all(path.exists() for path in paths)
 
 
 def endpoint() -> str:
@@ -137,7 +138,7 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
 
 def by_hand(repository: str, folder: Path, with_weights: bool = True) -> str:
     """What the user can do if the download of a model, or of its tokenizer only, fails."""
-    *files, last = (*MODEL_FILES, FILE) if with_weights else TOKENIZER_FILES
+    *files, last = (*MODEL_FILES, FILE) if with_weights else VOCAB_AND_MERGES
     page = f"{endpoint()}/{repository}/tree/main"
     return f"to download it by hand, put {', '.join(files)} and {last} from {page} into {folder}"
 
@@ -151,6 +152,8 @@ def download_model(repository: str, folder: Path, with_weights: bool = True) -> 
 
         with locked(weights_folder()):
             fetch(repository, "config.json", folder, GPT2Config.from_json)  # first: it shows whether this is a GPT-2
+            with suppress(FileNotFoundError):  # not every repository has one
+                fetch(repository, GENERATION_CONFIG, folder)
             fetch_tokenizer(repository, folder)
             if with_weights:
                 fetch_weights(repository, folder)
@@ -167,14 +170,23 @@ def fetch(repository: str, file: str, folder: Path, check: Callable[[Path], obje
 
 
 def fetch_tokenizer(repository: str, folder: Path) -> None:
-    """Download the tokenizer's two files. If they are not a valid tokenizer, both are deleted."""
-    for file in TOKENIZER_FILES:
-        fetch(repository, file, folder)
+    """Download vocab.json, merges.txt and added_tokens.json, or else tokenizer.json. A damaged tokenizer is deleted."""
+    if not has_tokenizer(folder):
+        try:
+            for file in VOCAB_AND_MERGES:
+                fetch(repository, file, folder)
+            with suppress(FileNotFoundError):  # only a model that was fine-tuned with more tokens has it
+                fetch(repository, ADDED_TOKENS, folder)
+        except FileNotFoundError as missing:
+            try:
+                fetch(repository, TOKENIZER_JSON, folder)
+            except FileNotFoundError:
+                raise missing from None
     try:
         load_tokenizer(folder)
     except ValueError:
-        for file in TOKENIZER_FILES:
-            (folder / file).unlink()
+        for file in (*VOCAB_AND_MERGES, ADDED_TOKENS, TOKENIZER_JSON):
+            (folder / file).unlink(missing_ok=True)
         raise
 
 

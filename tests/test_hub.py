@@ -166,6 +166,33 @@ def test_a_damaged_tokenizer_is_deleted(server, folder):
     assert stored(folder)["merges.txt"] == good
 
 
+def test_tokenizer_json_is_downloaded_where_vocab_or_merges_are_missing(server, folder, tiny):
+    server.files["tokenizer.json"] = (tiny / "tokenizer.json").read_bytes()
+    hub.model_folder(MODEL)
+    assert "tokenizer.json" not in stored(folder)
+    shutil.rmtree(folder)
+    del server.files["merges.txt"], server.files["vocab.json"]
+    hub.model_folder(MODEL)
+    assert stored(folder) == server.files
+    assert hub.is_complete(folder)
+    assert load(MODEL).tokenizer.encode_ordinary("the") == [257]
+
+
+def test_a_tokenizer_json_of_another_kind_is_deleted_before_the_weights_are_downloaded(server, folder):
+    server.files["tokenizer.json"] = b'{"normalizer": {"type": "Precompiled"}}'
+    del server.files["merges.txt"]
+    assert 'tokenizer.json: normalizer is "Precompiled"; it must be null' in failure(ValueError)
+    assert set(stored(folder)) == {"config.json"}
+
+
+def test_added_tokens_and_generation_config_are_downloaded(server, folder):
+    server.files["added_tokens.json"] = b'{"the": 257}'
+    server.files["generation_config.json"] = b'{"eos_token_id": [3, 4]}'
+    model = load(MODEL)
+    assert stored(folder) == server.files
+    assert (model.tokenizer.special_tokens_set, model.config.eos_token_id) == ({"<|endoftext|>", "the"}, [3, 4])
+
+
 # Files with wrong content
 
 
