@@ -15,6 +15,7 @@ Then the machinery around it:
     hub.py, download.py, checkpoint.py, files.py       a model's name -> a folder -> a model, and back
     prefill.py, lookup.py, int8.py, threads.py         the same results faster, or in less memory
     stream.py, cli.py, console.py, __main__.py         text as it becomes certain; the command line
+    interrupts.py                                      Ctrl-C in a command
     windows.py, evaluate.py                            the loss of a text
     train/                                             the training loop, its checkpoints and its log
     explain/                                           one prompt, followed through the code, on a page
@@ -36,6 +37,7 @@ modules have them.
 
 __version__ = "0.2.0"
 
+from . import interrupts  # noqa: F401  (first, because the others import NumPy, and Ctrl-C may come before it is there)
 from .backward import loss_and_gradients
 from .cache import KVCache
 from .checkpoint import Model, load, save_model

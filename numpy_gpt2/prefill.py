@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
+from concurrent.futures import CancelledError
 
 import numpy as np
 
@@ -63,16 +64,20 @@ class ChunkCache(KVCache):
         self.end: int = self.length + T
         self.before = before
         self.written = [threading.Event() for _ in cache.keys]
+        self.closed = False
 
     def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `KVCache.update`, after the chunk before has written this layer."""
+        """As `KVCache.update`, after the chunk before has written this layer. Raises CancelledError after `close`."""
         if self.before:
             self.before.written[layer].wait()
+        if self.closed:
+            raise CancelledError
         views = super().update(layer, k, v)
         self.written[layer].set()
         return views
 
     def close(self) -> None:
-        """Stop all waiting for this chunk: it is done, or it has failed."""
+        """End the computation of this chunk, and all waiting for it. Nothing happens if it is done."""
+        self.closed = True
         for written in self.written:
             written.set()
