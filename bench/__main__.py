@@ -1,7 +1,7 @@
 """`python -m bench`: measure numpy_gpt2 beside transformers, CTranslate2 and naive NumPy, on the same checkpoint.
 
-Each implementation has its own process. They take turns, so that a slow moment of the machine affects all of them. A
-peer that is not installed is left out, and a note says so. Without arguments, the command also writes
+Each implementation has its own process. They take turns, so that a slow moment of the machine affects all of them. An
+implementation that is not installed is left out, and a note says so. Without arguments, the command also writes
 `bench/RESULTS.md` and its pictures.
 """
 
@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("what", nargs="?", choices=["generation", "training"], help="default: both; then bench/RESULTS.md is written")
     add("--model", help="name or folder (default: weights/gpt2 if it exists, else random weights of the same size)")
-    add("--runs", type=positive_int, help="counted runs (default: 5; with --quick: 2)")
-    add("--quick", action="store_true", help="fewer runs and metrics, training only on request; nothing is written")
+    add("--runs", type=positive_int, help="measured runs, after a warm-up run (default: 5; with --quick: 2)")
+    add("--quick", action="store_true", help="fewer runs and metrics; training only if it is named; nothing is written")
     return parser
 
 

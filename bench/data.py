@@ -1,7 +1,7 @@
-"""The files that are measured with: a checkpoint, a tokenizer and a text.
+"""Input files of the measurements: a checkpoint, a tokenizer and a text.
 
 The repository does not contain GPT-2's tokenizer and tinyshakespeare. The environment variable NUMPY_GPT2_DATA names a
-folder with `gpt2-tokenizer/` and `data/tinyshakespeare.txt`. A note says what is absent.
+folder with `gpt2-tokenizer/` and `data/tinyshakespeare.txt`. A note says what is missing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def make_checkpoint(folder: Path, notes: list[str]) -> None:
     tokenizer = downloaded if (downloaded / "merges.txt").exists() else data_path("gpt2-tokenizer")
     if tokenizer is None:
         notes.append(
-            "The tokenizer is the bundled model's, because GPT-2's is absent: weights/gpt2, or gpt2-tokenizer in the"
-            " folder that NUMPY_GPT2_DATA names."
+            "GPT-2's tokenizer was not found, so the bundled model's is used. Put GPT-2's into weights/gpt2, or into"
+            " gpt2-tokenizer in the folder that NUMPY_GPT2_DATA names."
         )
     config = gpt2.GPT2Config.preset("gpt2")
     weights = gpt2.init_weights(config, np.random.default_rng(0))

@@ -71,7 +71,7 @@ class Generation:
     def __init__(self, folder: Path, scratch: Path, runs: int, quick: bool, stack: ExitStack, notes: list[str]) -> None:
         self.folder, self.scratch, self.runs, self.quick, self.notes = folder, scratch, runs, quick, notes
         self.config = GPT2Config.from_json(folder / "config.json")
-        self.window = self.config.n_positions - 1  # a prompt and its continuation; the model never reads the last token
+        self.window = self.config.n_positions - 1  # prompt and timed tokens; one more token is generated
         self.ids = np.random.default_rng(0).integers(self.config.vocab_size, size=self.window).tolist()
         self.tokens = min(24 if quick else 64, self.window - SHORT)
         names = [name for name in IMPLEMENTATIONS if not (quick and name == "naive NumPy")]

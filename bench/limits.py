@@ -63,8 +63,8 @@ def prefill_operations(T: int, config: GPT2Config) -> int:
     """Floating-point operations of a prefill of T tokens and one prediction.
 
     A multiply-add counts as 2. Each token is multiplied with the matrices of every block. In attention, each pair of a
-    token and itself or an earlier token takes 2 C multiply-adds per block: C for the score and C for the value. Only
-    the last token needs the output head.
+    query and a key that it may see takes 2 C multiply-adds per block: C for the score and C for the value. Only the
+    last token needs the output head.
     """
     L, C, V = config.n_layer, config.n_embd, config.vocab_size
     matrices = L * sum(math.prod(shape) for shape in config.block_shapes().values() if len(shape) == 2)

@@ -1,4 +1,4 @@
-"""What a measurement is: a metric, whose value it is, and a value for each run."""
+"""The types of measurements: a metric, the name of an implementation or limit, and one value per run."""
 
 from __future__ import annotations
 

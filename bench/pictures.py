@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from .measure import DECODE, MEMORY, POSITION, PREFILL, START, Results, Values
 from .report import number
 
-# Okabe and Ito's palette, which people with colour blindness can tell apart.
+# Okabe and Ito's palette, which people with color blindness can tell apart.
 COLORS = {
     "numpy_gpt2": "#0072b2",
     "numpy_gpt2 int8": "#56b4e9",

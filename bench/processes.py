@@ -17,7 +17,7 @@ QUIET = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORME
 ENVIRONMENT = os.environ | QUIET
 PAUSE = 0.1  # seconds before each call: idle threads of the previous worker may still be spinning
 
-# The shortest scripts with which the peers print a continuation.
+# The shortest scripts that print a continuation with transformers and CTranslate2.
 TRANSFORMERS = """
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer

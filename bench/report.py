@@ -27,7 +27,7 @@ AGAINST = {
 CAPTION = """\
 Each value is the median of {runs} runs. In every run, the implementations are measured one after another. A warm-up run
 before them is not counted. A ratio compares two values of the same run; the table shows the median ratio and its range.
-A ratio above 1 is in favour of numpy_gpt2. Against a limit, the ratio is the fraction of the limit that is reached.
+A ratio above 1 is in favor of numpy_gpt2. Against a limit, the ratio is the fraction of the limit that is reached.
 
 Limits are measured in the same runs:
 
@@ -36,7 +36,8 @@ Limits are measured in the same runs:
 - products: the operations of a prefill, divided by the operations per second of a large float32 matrix product
 - the weights: their size in float32"""
 
-COLUMNS = {"metric": 48, "ours": 15, "median": -8, "against": 21, "theirs": -8, "ratio": -7, "range": 14}  # < 0: right
+# Widths of the columns. A negative width aligns the column to the right.
+COLUMNS = {"metric": 48, "ours": 15, "median": -8, "against": 21, "theirs": -8, "ratio": -7, "range": 14}
 
 
 def row(*cells: str) -> str:

@@ -1,7 +1,8 @@
 """`python -m bench.training numpy_gpt2|transformers LAYERS HEADS CHANNELS WINDOW BATCH`: seconds per training step.
 
-`bench` starts this process once for each implementation, and measures its memory. Both take the same step: random
-tokens, mean cross-entropy, its gradients, clipping to norm 1, and AdamW with weight decay on matrices. Dropout is off.
+In each run, `bench` starts this process for each implementation and measures its memory. Both take the same step:
+random tokens, mean cross-entropy, its gradients, clipping to norm 1, and AdamW with weight decay on matrices. Dropout
+is off.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`python -m bench.worker NAME FOLDER SCRATCH`: one implementation in its own process.
 
-In a common process, the libraries' thread pools would compete. The process loads the model and writes one line: null,
+In one shared process, the libraries' thread pools would compete. The process loads the model and writes one line: null,
 or the reason why the implementation is absent. Then each input line is a method call, such as
 {"method": "decode", "prompt": [5, 7], "tokens": 64}, and each output line is its result.
 """
@@ -144,7 +144,7 @@ def main(name: str, folder: str, scratch: str) -> None:
 
     try:
         implementation = IMPLEMENTATIONS[name](Path(folder), Path(scratch))
-    except Exception as error:  # a peer that cannot be loaded is absent, for whatever reason
+    except Exception as error:  # it cannot be loaded, for whatever reason
         return answer(str(error).splitlines()[-1] if str(error) else repr(error))
     answer(None)
     for line in sys.stdin:

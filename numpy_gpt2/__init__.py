@@ -11,20 +11,21 @@ Read these to understand GPT-2, in this order:
 
 Then the machinery around it:
 
-    config.py, weights.py, tokenizer.py, special.py    what a checkpoint holds, and how it is read
-    hub.py, download.py, checkpoint.py, files.py       a model's name -> a folder -> a model, and back
-    prefill.py, lookup.py, int8.py, threads.py         the same results faster, or in less memory
-    stream.py, cli.py, console.py, __main__.py         text as it becomes certain; the command line
+    config.py, weights.py, tokenizer.py                the contents of a checkpoint, and how they are read
+    special.py                                         the error function, for the exact GELU
+    hub.py, download.py, checkpoint.py, files.py       find, download, load and save a model
+    prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
+    stream.py, cli.py, console.py, __main__.py         tokens -> printed text; the command line
     interrupts.py                                      Ctrl-C in a command
     windows.py, evaluate.py                            the loss of a text
     train/                                             the training loop, its checkpoints and its log
-    explain/                                           one prompt, followed through the code, on a page
+    explain/                                           an HTML page that shows one prompt inside the model
 
 Dimensions, the same letters everywhere:
 
     B  batch: sequences that are computed together
-    T  tokens: the new ones of this call
-    S  keys: all tokens so far, the new ones included
+    T  tokens: the new tokens of one call
+    S  keys: one for each token so far, including the new ones
     C  channels: the width of the residual stream (n_embd)
     H  heads (n_head)
     D  channels per head: C / H

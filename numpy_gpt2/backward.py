@@ -1,8 +1,8 @@
 """The gradients of GPT-2: for each function of `model.py` its backward pass, in the same order.
 
-Training asks of each weight: how does the loss change when this weight changes a little? The chain rule answers
-this for all weights in one pass, from the loss back to the tokens. Write dx for the derivative of the loss with respect
-to x. It has the shape of x. A function y = f(x) has a partner f_backward that turns dy into dx:
+For each weight, training asks: how does the loss change when this weight changes a little? The chain rule answers
+this for all weights in one pass, from the loss back to the tokens. Here dx is the derivative of the loss with respect
+to x, with the shape of x. Each function y = f(x) has a partner f_backward that turns dy into dx:
 
     dxᵢ = Σⱼ dyⱼ ∂yⱼ/∂xᵢ
 
@@ -10,9 +10,9 @@ to x. It has the shape of x. A function y = f(x) has a partner f_backward that t
     y = f(a) + g(a)    da = f's part + g's part     a value that is used twice gets both gradients
     y = x W            dx = dy Wᵀ, dW = xᵀ dy       since yⱼ = Σᵢ xᵢ Wᵢⱼ: ∂yⱼ/∂xᵢ = Wᵢⱼ and ∂yⱼ/∂Wᵢⱼ = xᵢ
 
-Read this beside `model.py`. `f_backward(dy, *inputs of f)` returns the gradients of those inputs, in the same order;
-several weights' gradients are a dict. `softmax_backward` takes softmax's output, because its derivative is made of it.
-`trace` holds what the forward pass gave to the `hook`. Dropout is a hook of training that multiplies arrays by random
+Read this beside `model.py`. `f_backward(dy, *inputs of f)` returns the gradients of those inputs, in the same order.
+For a dict of weights, it returns a dict. `softmax_backward` takes softmax's output: the derivative needs only that.
+`trace` holds what the forward pass gave to the `hook`. `dropout` is a hook for training: it multiplies arrays by random
 masks. Their gradients need the same masks, so the backward pass calls `dropout` with the same names.
 """
 
@@ -35,15 +35,15 @@ from .model import (
 )
 from .special import erf
 
-NOT_NEEDED = ("embed", "attn.scores", "attn_out", "mlp_out")  # of the named results; all others are kept for backward
+NOT_NEEDED = ("embed", "attn.scores", "attn_out", "mlp_out")  # backward needs all other named results
 
 
 def layer_norm_backward(dy, x, weight, bias, eps):
     """y = n · weight + bias, where n = (x − mean) / √(variance + ε)  ->  dx, dweight, dbias.
 
     All positions share weight and bias, so dweight = Σ dy · n and dbias = Σ dy over positions. With dn = dy · weight,
-    dx = (dn − mean(dn) − n · mean(dn · n)) / √(variance + ε). Two parts of dn are removed, because n does not change
-    when x is shifted or scaled as a whole.
+    dx = (dn − mean(dn) − n · mean(dn · n)) / √(variance + ε), with means over channels. Shifting all of x does not
+    change n, so mean(dn) is subtracted. Scaling x does not change n (for small ε), so n · mean(dn · n) is subtracted.
 
     >>> x, dy = np.array([1.0, 1.0, -1.0, -1.0]), np.array([2.0, 0.0, 1.0, 1.0])  # x has mean 0 and variance 1: n = x
     >>> dx, dweight, dbias = layer_norm_backward(dy, x, weight=1, bias=0, eps=0)
@@ -96,7 +96,7 @@ ACTIVATIONS_BACKWARD = {gelu: gelu_backward, gelu_exact: gelu_exact_backward, re
 def softmax_backward(dy, y):
     """yᵢ = exp(xᵢ) / Σⱼ exp(xⱼ)  ->  dx = y · (dy − Σⱼ dyⱼ yⱼ), from softmax's output y.
 
-    This follows from ∂yⱼ/∂xᵢ = yⱼ (δᵢⱼ − yᵢ). A constant added to dy cancels, because probabilities always sum to 1.
+    This follows from ∂yⱼ/∂xᵢ = yⱼ (δᵢⱼ − yᵢ), where δᵢⱼ is 1 if i = j, else 0. A constant added to dy cancels: Σ y = 1.
 
     >>> softmax_backward(np.array([1.0, 0.0]), np.array([0.5, 0.5]))
     array([ 0.25, -0.25])
@@ -119,8 +119,8 @@ def linear_backward(dy, x, weight, bias):
 def attention_backward(dz, q, k, v, scale, trace, dropout=identity):
     """z = pattern v, where pattern = softmax(scores) and scores = q kᵀ · scale  ->  dq, dk, dv.
 
-    dv = patternᵀ dz, dpattern = dz vᵀ, dscores by softmax, dq = dscores k · scale and dk = dscoresᵀ q · scale. The mask
-    needs no line of its own: where the pattern is 0, the gradient of the score is 0.
+    dv = patternᵀ dz, dpattern = dz vᵀ, dscores = softmax_backward(dpattern, pattern), dq = dscores k · scale and
+    dk = dscoresᵀ q · scale. The mask is not needed: a masked score has a pattern of 0, and so a gradient of 0.
 
     >>> q, k, v = np.array([[0.0]]), np.array([[1.0], [3.0]]), np.array([[10.0], [20.0]])  # T = 1, S = 2, D = 1
     >>> dq, dk, dv = attention_backward(np.array([[1.0]]), q, k, v, 1, {"attn.pattern": np.array([[0.5, 0.5]])})
@@ -130,12 +130,12 @@ def attention_backward(dz, q, k, v, scale, trace, dropout=identity):
     pattern = trace["attn.pattern"]  # (B, H, T, S)
     dv = dropout("attn.pattern", pattern).swapaxes(-1, -2) @ dz
     dpattern = dropout("attn.pattern", dz @ v.swapaxes(-1, -2))
-    dscores = softmax_backward(dpattern, pattern) * scale
+    dscores = softmax_backward(dpattern, pattern) * scale  # the factor `scale` of both dq and dk
     return dscores @ k, dscores.swapaxes(-1, -2) @ q, dv  # (B, H, T, D) each
 
 
 def split_heads_backward(dq, dk, dv):
-    """The gradients return to the columns where q, k and v came from: (B, H, T, D) each -> (B, T, 3C).
+    """The gradients go back to the columns that q, k and v came from: (B, H, T, D) each -> (B, T, 3C).
 
     >>> split_heads_backward(*(np.array([[[[i]], [[i + 1]]]]) for i in (0, 2, 4))).tolist()  # H = 2, T = 1, D = 1
     [[[0, 1, 2, 3, 4, 5]]]
@@ -175,8 +175,8 @@ def mlp_backward(dy, x, w, activation, trace):
 def block_backward(dy, w, config, layer, trace, dropout=identity):
     """x ← x + attention(layer_norm(x)), then x ← x + mlp(layer_norm(x))  ->  dx, {name: gradient}.
 
-    `block`, from its last line to its first. At both sums the gradient continues unchanged along the residual stream,
-    and the sub-block's gradient is added. This direct path from the loss to every layer is why deep models learn.
+    This is `block`, from its last line to its first. At both sums, dy reaches x unchanged, and the gradient through the
+    attention or the MLP is added to it. This direct path from the loss to every layer makes deep models trainable.
 
     >>> from numpy_gpt2 import GPT2Config
     >>> from numpy_gpt2.model import block, record
@@ -216,8 +216,8 @@ def block_backward(dy, w, config, layer, trace, dropout=identity):
 def hidden_states_backward(dy, tokens, weights, config, trace, dropout=identity):
     """wte[tokens] + wpe[positions], through all L blocks and the last layer norm  ->  {name: gradient}.
 
-    A token id cannot change a little, so the pass ends here. A row of an embedding table gets the sum of the gradients
-    from all places where it was used. A block's arrays are removed from `trace` when its turn comes, to free memory.
+    Token ids have no gradient, so the pass ends here. A row of an embedding table gets the sum of the gradients from
+    all places where it was used. The loop removes each block's arrays from `trace`, to free memory.
 
     >>> from numpy_gpt2 import GPT2Config
     >>> from numpy_gpt2.model import hidden_states, record
@@ -249,7 +249,7 @@ def hidden_states_backward(dy, tokens, weights, config, trace, dropout=identity)
 
 
 def logits_backward(dy, x, weights):
-    """y = x Eᵀ  ->  dx = dy E, dE = dyᵀ x.
+    """y = x Eᵀ  ->  dx = dy E, dE = dyᵀ x, with the output head E (V, C) and dE summed over all positions.
 
     >>> logits_backward(np.array([1.0, 0.0]), np.array([2.0]), {"wte.weight": np.array([[5.0], [7.0]])})
     (array([5.]), array([[2.],
@@ -284,8 +284,8 @@ def forward_backward(dy, tokens, weights, config, trace, dropout=identity):
 def cross_entropy_backward(dy, logits, targets):
     """y = mean of ln Σⱼ exp(xⱼ) − x[target]  ->  dx = dy/N · (softmax(x) − (1 at the target, 0 elsewhere)).
 
-    Since ∂/∂xᵢ ln Σⱼ exp(xⱼ) = softmax(x)ᵢ, the gradient is the probability that a token got, minus the one it should
-    have got. N counts the targets that are not −1; where the target is −1, dx is 0.
+    This follows from ∂/∂xᵢ ln Σⱼ exp(xⱼ) = softmax(x)ᵢ: predicted probability minus the right one, which is 1 or 0. N
+    is the number of targets that are not −1. Where the target is −1, dx is 0.
 
     >>> cross_entropy_backward(1, np.log([[1, 2, 1], [9, 9, 9]]), np.array([1, -1])).round(9)
     array([[ 0.25, -0.5 ,  0.25],

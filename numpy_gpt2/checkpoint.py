@@ -28,10 +28,12 @@ class Model(NamedTuple):
 
 
 def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
-    """Load a model: a folder, a folder under `weights/`, `gpt2` and its sizes, or `owner/name` on the hub.
+    """Load a model: any folder, a folder under `weights/`, a name such as `gpt2-xl`, or `owner/name` on the hub.
 
-    A model on the hub is downloaded the first time. `dtype` is float32, float64 or "int8". With "int8" the weights take
-    a quarter of the memory, and the computation is in float32 (see `int8.py`).
+    `hub.NAMES` lists the names; `shakespeare` is the bundled model. A model on the hub is downloaded the first time.
+
+    `dtype` is float32, float64 or "int8". With "int8" the weights take a quarter of the memory, and the computation is
+    in float32 (see `int8.py`).
 
     Raises OSError if the model is not found or cannot be downloaded, and ValueError if its files are damaged or do not
     fit together.

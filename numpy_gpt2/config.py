@@ -33,7 +33,7 @@ ALIASES = {
 class GPT2Config:
     """The fields of Hugging Face's `config.json` that change what GPT-2 computes, with Hugging Face's defaults.
 
-    Raises ValueError for a value that is not possible, before any memory is allocated.
+    Raises ValueError for an impossible value, before any memory is allocated.
     """
 
     vocab_size: int = 50257  # V
@@ -41,7 +41,7 @@ class GPT2Config:
     n_embd: int = 768  # C
     n_layer: int = 12  # L
     n_head: int = 12  # H
-    n_inner: int | None = None  # width of the MLP; None means 4 C
+    n_inner: int | None = None  # width of the MLP's hidden layer; None means 4C
     layer_norm_epsilon: float = 1e-5
     activation_function: str = "gelu_new"
     scale_attn_weights: bool = True
@@ -55,7 +55,7 @@ class GPT2Config:
             value = getattr(self, name)
             if value is None and name == "n_inner":
                 continue
-            largest = 10_000 if name == "n_layer" else 2**31 - 1  # far above any real model; limits the parameter table
+            largest = 10_000 if name == "n_layer" else 2**31 - 1  # above any real model; limits the table of parameters
             if type(value) is not int or not 1 <= value <= largest:
                 raise ValueError(f"{name} is {value!r}; it must be an integer from 1 to {largest:,}")
         for name in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings"):
@@ -70,7 +70,8 @@ class GPT2Config:
             )
         for name in ("bos_token_id", "eos_token_id"):
             value = getattr(self, name)
-            if any(type(token) not in (int, type(None)) for token in (value if isinstance(value, list) else [value])):
+            tokens = value if isinstance(value, list) else [] if value is None else [value]
+            if any(type(token) is not int for token in tokens):
                 raise ValueError(f"{name} is {value!r}; it must be a token id, a list of them, or null")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd is {self.n_embd}; it must be a multiple of n_head, which is {self.n_head}")
@@ -105,11 +106,11 @@ class GPT2Config:
 
     @property
     def inner_size(self) -> int:
-        """Width of the MLP: n_inner, or 4 C if n_inner is None."""
+        """Width of the MLP's hidden layer: n_inner, or 4C if n_inner is None."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
     def attention_scale(self, layer: int) -> float:
-        """The factor of the attention scores: 1/√D. Some checkpoints drop it, or divide it by layer + 1.
+        """The factor of the attention scores: 1/√D. Some checkpoints use 1 instead, or divide the factor by layer + 1.
 
         >>> GPT2Config().attention_scale(5)  # D = 768 / 12 = 64, and 1 / √64 = 1/8
         0.125
@@ -158,7 +159,7 @@ class GPT2Config:
         return shapes
 
     def num_parameters(self) -> int:
-        """How many numbers the model has learned. A tied head is the token embedding, so it is not counted again.
+        """The number of learned parameters. A tied head is the token embedding, so it is not counted again.
 
         >>> V, P, C, L = 50257, 1024, 768, 12
         >>> block = 12 * C * C + 13 * C  # matrices: 3 + 1 + 4 + 4 times C * C; biases and layer norms: 13 times C

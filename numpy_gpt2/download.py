@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import requests
 from urllib3.exceptions import NewConnectionError
 
 from .console import print_stderr, progress_bar
+from .files import try_lock
 
 TIMEOUT = 10.0  # seconds to wait for an answer, or for more data
 ATTEMPTS = 5  # failures in a row that end a download; new data starts the count again
@@ -40,8 +40,8 @@ def download_file(
 ) -> None:
     """Download `url` to `path`, unless `path` exists.
 
-    The data is written to `path` + ".part". If that file exists, the download continues at its end. It is renamed to
-    `path` when its size and sha256 are right and `check(part)` raises no ValueError.
+    The data is written to `path` + ".part". If that file exists, the download continues at its end. The file
+    is renamed to `path` when its size and sha256 are right and `check(part)` raises no ValueError.
 
     Temporary errors (5xx, resets, timeouts) are retried with growing pauses. Raises FileNotFoundError if the server has
     no such file, ValueError if `check` does, and OSError with a one-line message for everything else.
@@ -76,8 +76,9 @@ def size_of(path: Path) -> int:
 def receive(url: str, part: Path, timeout: float) -> None:
     """One attempt to download the missing rest of `part`. Returns when its size and sha256 are right.
 
-    A part with a wrong size or sha256 is deleted. Raises requests.RequestException if the request fails or another
-    attempt may help, FileNotFoundError for status 404, and OSError otherwise.
+    A part that is too short is kept. A part that is too long or has the wrong sha256 is deleted. Raises
+    requests.RequestException if the request fails or another attempt may help, FileNotFoundError for status 404, and
+    OSError otherwise.
     """
     start = size_of(part)
     headers = {"Accept-Encoding": "identity"}  # sizes and ranges of a compressed answer would not be the file's
@@ -122,7 +123,7 @@ def receive(url: str, part: Path, timeout: float) -> None:
 
 
 def expected_size_and_sha256(response: requests.Response) -> tuple[int | None, str | None]:
-    """The size and sha256 of the whole file, from the headers of an answer and of its redirects; None if unknown."""
+    """The size and sha256 of the whole file, from the headers of a response and its redirects; None if unknown."""
     linked = {name: value for hop in (*response.history, response) for name, value in hop.headers.lower_items()}
     size = linked.get("x-linked-size")
     if size is None and response.status_code == 200 and "Content-Encoding" not in response.headers:
@@ -136,8 +137,8 @@ def expected_size_and_sha256(response: requests.Response) -> tuple[int | None, s
 def why_unreachable(url: str, seconds: float) -> str | None:
     """Why a JSON file cannot be downloaded now, or None if it can. Takes at most `seconds`.
 
-    A server that answers with 5xx counts as reachable. A 4xx answer does not, nor does an answer that is not JSON:
-    networks with a login page send such answers in place of the server's.
+    A server that responds with 5xx counts as reachable. A response with 4xx does not count, and neither does one that
+    is not JSON: networks with a login page send such responses in place of the server's.
     """
     problem: str | None = f"{urlsplit(url).netloc}: no answer within {seconds:g} seconds"
 
@@ -197,31 +198,15 @@ def describe(error: Exception, url: str) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder, for which other processes wait. The lock ends with the process, even if it is killed."""
+    """Hold a lock on a folder; other processes wait for it. On a file system without locks, nobody waits."""
     folder.mkdir(parents=True, exist_ok=True)
-    windows = sys.platform == "win32"  # Windows can lock files only
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT) if windows else os.open(folder, os.O_RDONLY)
-    try:
-        if not try_lock(descriptor):
+    noted = False
+    while True:
+        with try_lock(folder) as ours:
+            if ours is not False:
+                yield
+                return
+        if not noted:
             print_stderr(f"note: waiting for another process that is downloading into {folder}")
-            while not try_lock(descriptor):
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def try_lock(descriptor: int) -> bool:
-    """Take the lock and return True; return False if another process has it. OSError: the file system has no locks."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # PermissionError: on Windows
-        return False
-    return True
+            noted = True
+        time.sleep(0.1)

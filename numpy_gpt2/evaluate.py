@@ -28,6 +28,7 @@ EXAMPLES = """\
 examples:
   python -m numpy_gpt2.evaluate TEXT.txt -m gpt2               windows one after another
   python -m numpy_gpt2.evaluate TEXT.txt -m gpt2 --stride 512  at least 512 tokens of context
+  python -m numpy_gpt2.evaluate - -m gpt2 < TEXT.txt           standard input
   python -m numpy_gpt2.evaluate --hellaswag hellaswag_val.jsonl -m gpt2
 """
 
@@ -37,10 +38,10 @@ def evaluate(
 ) -> tuple[float, int]:
     """Return the mean loss of a text in nats per token, and the number of predicted tokens: all but the first.
 
-    The model reads windows of `n_positions` tokens, each `stride` tokens after the one before. By default a window
-    starts where the one before ends. A smaller stride gives each token more context, at least n_positions − stride
-    tokens, and takes more computation. (In transformers' guide to perplexity a window also contains its last target,
-    so its windows are one token shorter.)
+    The model reads windows of `n_positions` tokens. Each window starts `stride` tokens after the one before. By default
+    it starts where the one before ends. A smaller stride gives more context and takes more computation. After the first
+    window, each token has at least n_positions − stride tokens of context. (In transformers' guide to perplexity, the
+    last target is inside the window, so a window of the same length has one target fewer.)
 
     Raises ValueError if the text has fewer than two tokens, or if the stride is larger than a window.
     """
@@ -65,8 +66,8 @@ def summary(loss: float, tokens: int, n_bytes: int) -> dict[str, float | int]:
     """Return the loss in three units.
 
     - The loss is in nats per token.
-    - The perplexity is e to the power of the loss. A model that chooses among that many equally probable tokens has
-      this loss.
+    - The perplexity is e to the power of the loss. If the model gives N tokens the same probability, 1/N, the
+      perplexity is N.
     - Bits per byte can be compared between models with different tokenizers.
 
     A model that gives each of 4 tokens the probability 1/4, on a text of 8 tokens and 16 bytes:
@@ -135,8 +136,8 @@ def hellaswag(
 ) -> dict[str, float | int]:
     """Return the zero-shot accuracy on HellaSwag (Zellers et al. 2019), and the number of examples.
 
-    For `acc` the model's choice is the ending with the smallest sum of losses, for `acc_norm` the one with the smallest
-    mean loss per token.
+    For `acc`, the model's choice is the ending with the smallest sum of losses. For `acc_norm`, it is the ending with
+    the smallest mean loss per token.
     """
 
     def choose(example: tuple[str, list[str], int]) -> tuple[bool, bool]:
@@ -158,18 +159,19 @@ def command(argv: list[str] | None) -> int:
     """Do what the command line says. Returns the exit status."""
     parser = Parser(
         prog="python -m numpy_gpt2.evaluate",
+        usage="%(prog)s [options] TEXT.txt",
         description="Measure how well a model predicts a text, or its accuracy on HellaSwag.",
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("text", metavar="TEXT.txt", nargs="?", help="a UTF-8 text file")
+    add("text", metavar="TEXT.txt", nargs="?", help="a UTF-8 text file, or - for standard input")
     parser.add_model()
     add("--stride", metavar="N", type=positive_int, help="start a window every N tokens (default: the window's length)")
-    add("--hellaswag", metavar="FILE.jsonl", help="evaluate HellaSwag's own file instead of a text")
+    add("--hellaswag", metavar="FILE.jsonl", help="measure the accuracy on this file of HellaSwag, without TEXT.txt")
     add("--json", action="store_true", help="print one JSON object in one line")
     arguments = parser.parse_args(argv)
     if (arguments.text is None) == (arguments.hellaswag is None):
-        parser.error("give one of TEXT.txt and --hellaswag FILE.jsonl")
+        parser.error("give either TEXT.txt or --hellaswag FILE.jsonl")
     if arguments.hellaswag is not None and arguments.stride:
         parser.error("--stride needs a TEXT.txt; it has no effect with --hellaswag")
 

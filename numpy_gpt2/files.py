@@ -1,33 +1,101 @@
-"""Files: all-or-nothing writes, and text in UTF-8."""
+"""Files: all-or-nothing writes, locks between processes, and text in UTF-8."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+STAGING = ".unfinished-"  # the names of staging folders begin with this
+LOCK = ".lock"
 
 
 @contextmanager
 def staged_writes(folder: Path) -> Iterator[Path]:
-    """A temporary folder to write files into. They are moved into `folder` at the end of the `with` block.
+    """A temporary folder to write files into. They are moved into `folder` at the end of the `with` block, by name.
 
-    If the block raises an exception, nothing in `folder` changes. Raises OSError if a file cannot be written or moved.
+    If the block raises an exception, nothing in `folder` changes. A killed process leaves its temporary folder; the
+    next `staged_writes` into `folder` removes it. Raises OSError if a file cannot be written or moved.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as staging:
-            yield Path(staging)
-            for path in Path(staging).iterdir():
-                path.replace(folder / path.name)
+        remove_abandoned(folder)
+        with ExitStack() as stack:
+            locked: bool | None = False
+            while locked is False:  # another process may have removed the new folder before it was locked
+                staging = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=STAGING)))
+                locked = stack.enter_context(try_lock(staging))
+            yield staging
+            for path in sorted(staging.iterdir()):
+                if path.name != LOCK:
+                    path.replace(folder / path.name)
     except OSError as error:
         problem = error.strerror or str(error)
         raise OSError(f"cannot write into {folder}: {problem}; the files in it are unchanged") from None
 
 
-def from_utf8(data: bytes, source: object) -> str:
-    """Decode UTF-8. Raises ValueError, which mentions `source`, for bytes in another encoding."""
+def remove_abandoned(folder: Path) -> None:
+    """Remove the staging folders in `folder` that no process holds. Errors are ignored."""
+    for staging in folder.glob(f"{STAGING}*"):
+        with suppress(OSError):
+            with try_lock(staging) as locked:
+                if locked:
+                    shutil.rmtree(staging, ignore_errors=True)
+            if locked:  # Windows removes no open file, such as the lock's: the folder is still there
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def try_lock(folder: Path) -> Iterator[bool | None]:
+    """Lock a folder until the end of the `with` block. The lock ends with the process, even if it is killed.
+
+    Yields True, or False if another process has the lock or has removed the folder. Yields None on a file system
+    without locks: callers then go on without one.
+    """
+    windows = sys.platform == "win32"  # Windows can lock files only
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT) if windows else os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        locked = lock(descriptor)
+        yield locked if folder.exists() else False
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int) -> bool | None:
+    """Take a lock without waiting. Returns False if another process has it, and None if there are no locks."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # PermissionError: on Windows
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def read_utf8(path: str | Path) -> str:
+    """The text of a file, or of standard input if `path` is "-". Raises OSError, or ValueError if it is not UTF-8."""
+    if str(path) != "-":
+        data = Path(path).read_bytes()
+    elif sys.stdin is None:
+        raise ValueError("standard input is closed; give the name of a file instead of -")
+    else:
+        path, data = "standard input", sys.stdin.buffer.read()
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 ({error}); convert it first") from None
+        raise ValueError(f"{path} is not UTF-8 ({error}); convert it first") from None

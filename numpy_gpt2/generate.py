@@ -23,7 +23,7 @@ Choose = Callable[[np.ndarray], np.ndarray]  # scores (B, V) -> tokens (B,)
 def generate_plainly(
     tokens: ArrayLike, weights: Weights, config: GPT2Config, max_new_tokens: int, rng: "np.random.Generator"
 ) -> Iterator[int]:
-    """The whole idea. `generate` gives the same tokens and adds stopping and speed."""
+    """The whole idea, for a text of up to `n_positions` tokens. `generate` gives the same tokens, but faster."""
     for _ in range(max_new_tokens):
         scores = forward(tokens, weights, config)[-1]
         token = int(sample(probabilities(scores), rng))
@@ -49,10 +49,10 @@ def generate(
 
     `temperature=0` is greedy; `sampling.probabilities` explains the rest. A stop token ends the iteration and is not
     yielded. In a batch, a finished row yields −1 until all have finished. Ids of `n_vocab` and above are never chosen.
-    Where a text repeats itself, drafts of up to `lookup` tokens make it faster, with the same tokens (`lookup.py`).
+    `lookup` is how many tokens may be guessed ahead. Guessing is faster and gives the same tokens (`lookup.py`).
 
-    Past `n_positions` there are no position embeddings. There the last half of the window is read again, and the text
-    continues. A longer prompt is cut from the left, with a warning. Raises ValueError for impossible arguments.
+    The model sees a window of `n_positions` tokens. When it is full, its last half becomes the start of a new window.
+    A prompt that is longer is cut from the left, with a warning. Raises ValueError for impossible arguments.
     """
     prompt, P, V = np.asarray(tokens), config.n_positions, config.vocab_size
     is_prompt = prompt.ndim in (1, 2) and prompt.size > 0 and np.issubdtype(prompt.dtype, np.integer)
@@ -87,7 +87,7 @@ def generate(
 
 
 def until_stopped(rows: Iterator[np.ndarray], stop_tokens: list[int]) -> Iterator[np.ndarray]:
-    """The rows of tokens, with −1 from a text's first stop token on; ends when all texts have stopped."""
+    """Yield each array of tokens (B,), with −1 from a text's first stop token on. End when all texts have stopped."""
     running: np.ndarray | bool = True
     for tokens in rows:
         running = running & ~np.isin(tokens, stop_tokens)
@@ -99,27 +99,26 @@ def until_stopped(rows: Iterator[np.ndarray], stop_tokens: list[int]) -> Iterato
 def decode(
     text: np.ndarray, n_new: int, weights: Weights, config: GPT2Config, choose: Choose, lookup: Lookup
 ) -> Iterator[np.ndarray]:
-    """The fast loop, with a KV cache and drafts: text (B, T) -> n_new times the next tokens (B,)."""
+    """The fast loop, with a KV cache and drafts (guessed tokens): text (B, T) -> n_new arrays of next tokens (B,)."""
     B, end = len(text), text.shape[1] + n_new
     unread = text[:1] if (text == text[0]).all() else text  # equal prompts are read once
     cache = KVCache(config, len(unread), weights["wte.weight"].dtype)
-    cache.reserve(min(end, config.n_positions))
     while (T := text.shape[1]) < end:
         room = config.n_positions - cache.length - unread.shape[1]
-        if room < 0:
+        if room < 0:  # the window is full: read the last half of it again
             cache.truncate(0)
             unread = text[:, -max(1, config.n_positions // 2) :]
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
         hidden = prefill(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
-        scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + draft, V)
-        if len(scores) < B:  # from here on each row has a text of its own
+        scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
+        if len(scores) < B:  # the prompts were equal; from here on, each row has its own text
             scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
-        for n_right, drafted in enumerate([*draft, -1]):
+        for n_right, drafted in enumerate([*draft, -1]):  # −1: after the whole draft, there is nothing to compare
             tokens = choose(scores[:, n_right])
             yield tokens
             text = np.append(text, tokens[:, None], axis=1)
             if tokens[0] != drafted:
                 break
-        cache.truncate(cache.length - len(draft) + n_right)
+        cache.truncate(cache.length - len(draft) + n_right)  # forget the rest of the draft
         lookup.update(len(draft), text[0, T:])
         unread = text[:, -1:]

@@ -46,7 +46,8 @@ def bundled_folder() -> Path:
 def model_folder(name: str | Path) -> Path:
     """The folder of a model: any folder, a folder under `weights/`, one of `NAMES`, or `owner/name` on the hub.
 
-    They are tried in this order. Files that are only on the hub are downloaded.
+    They are tried in this order. `shakespeare`, the bundled model, comes last. Files that are only on the hub are
+    downloaded.
 
     Raises OSError if the download fails or no model has this name. Raises ValueError if a downloaded config, tokenizer
     or shard index is not valid.
@@ -70,7 +71,10 @@ def model_folder(name: str | Path) -> Path:
 
 
 def choose_model(name: str | None) -> str:
-    """The model to run: `name`; without a name, GPT-2; if that cannot be downloaded, the bundled model and a note."""
+    """The model to run: `name`, or GPT-2 if there is no name.
+
+    If GPT-2 cannot be downloaded, this is the bundled model, and a note on stderr says so.
+    """
     if name is not None:
         return name
     folder = weights_folder() / DEFAULT_MODEL
@@ -84,7 +88,7 @@ def choose_model(name: str | None) -> str:
         f"note: using the bundled model {BUNDLED}: {DEFAULT_MODEL} is not in {folder}, and the hub cannot be reached"
         f" ({problem})"
     )
-    print_stderr(f"note: {DEFAULT_MODEL} is downloaded once the hub can be reached; {by_hand(DEFAULT_MODEL, folder)}")
+    print_stderr(f"note: {DEFAULT_MODEL} is downloaded when the hub can be reached; {by_hand(DEFAULT_MODEL, folder)}")
     return str(bundled_folder())
 
 
@@ -135,10 +139,11 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
     return download.why_unreachable(file_url(repository, "config.json"), seconds)
 
 
-def by_hand(repository: str, folder: Path) -> str:
-    """What the user can do if the download fails."""
-    files = f"{', '.join(MODEL_FILES)} and {FILE}"
-    return f"to download it by hand, put {files} from {endpoint()}/{repository}/tree/main into {folder}"
+def by_hand(repository: str, folder: Path, with_weights: bool = True) -> str:
+    """What the user can do if the download of a model, or of its tokenizer only, fails."""
+    *files, last = (*MODEL_FILES, FILE) if with_weights else TOKENIZER_FILES
+    page = f"{endpoint()}/{repository}/tree/main"
+    return f"to download it by hand, put {', '.join(files)} and {last} from {page} into {folder}"
 
 
 def download_model(repository: str, folder: Path, with_weights: bool = True) -> Path:
@@ -154,7 +159,7 @@ def download_model(repository: str, folder: Path, with_weights: bool = True) -> 
             if with_weights:
                 fetch_weights(repository, folder)
     except OSError as error:
-        raise OSError(f"cannot download {repository}: {error}; {by_hand(repository, folder)}") from None
+        raise OSError(f"cannot download {repository}: {error}; {by_hand(repository, folder, with_weights)}") from None
     return folder
 
 

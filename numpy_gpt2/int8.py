@@ -1,10 +1,10 @@
-"""int8 weights: a model in a quarter of the memory, behind the same `x @ weight`.
+"""int8 weights: a model takes a quarter of the memory, and `x @ weight` works as before.
 
 Each output channel n of a matrix has its own scale. Its weights are stored as integers, in units of that scale:
 
     W[:, n] ≈ scale[n] · q[n],    scale[n] = max |W[:, n]| / 127,    q[n] = round(W[:, n] / scale[n]) in −127 … 127
 
-This is symmetric vector-wise quantisation (Dettmers et al. 2022, "LLM.int8()", section 2.1). It is applied to the
+This is symmetric vector-wise quantization (Dettmers et al. 2022, "LLM.int8()", section 2.1). It is applied to the
 weights only: activations stay float32. For each product, blocks of int8 weights are converted to float32 in a
 cache-sized buffer. Decoding one token reads a quarter of the bytes, and the conversion takes most of the time.
 """
@@ -48,7 +48,7 @@ INT8 = {"I8": "i1", "F32": "<f4"}
 
 TABLES = ("wte.weight", "lm_head.weight")  # (V, C): a row for each output channel. Other matrices have a column.
 
-Blocks = list[tuple[slice, np.ndarray]]  # some rows' slice, and their values
+Blocks = list[tuple[slice, np.ndarray]]  # each block of rows: its slice, and its values
 
 
 class Int8Matrix:
@@ -62,7 +62,7 @@ class Int8Matrix:
 
     def __init__(self, values: np.ndarray, scales: np.ndarray, n_threads: int = 1, block_size: int = BLOCK) -> None:
         self.values, self.scales, self.shape = values.view(), scales, values.shape
-        self.values.flags.writeable = False  # a buffer may hold a converted block, which would not change too
+        self.values.flags.writeable = False  # else a block that a buffer holds could become out of date
         self.T = Int8Transpose(self, n_threads, block_size)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
@@ -214,15 +214,16 @@ def multiply(x: np.ndarray, matrix: Int8Transpose, y: np.ndarray) -> None:
 def load_int8(folder: str | Path) -> Weights:
     """The weights of a model folder. Each matrix except wpe is an `Int8Matrix` or its transpose; the rest is float32.
 
-    The first call quantises the matrices and saves them as `model.int8.safetensors` in the folder. The file is made
-    again when the model's own files have changed. Raises the same errors as `load_weights`.
+    The first call quantizes the matrices and saves them as `model.int8.safetensors` in the folder. The file is made
+    again when the model's own files have changed, or when its tensors cannot be those of the model. Raises the same
+    errors as `load_weights`.
     """
     folder = Path(folder)
     config = GPT2Config.from_json(folder / "config.json")
     paths = [folder / "config.json", *weight_files(folder)]
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     metadata = {"int8, first format, of": json.dumps(files)}
-    tensors = dict(map_tensors(folder / FILE, INT8)) if read_metadata(folder / FILE) == metadata else None
+    tensors = read_saved(folder / FILE, metadata, config)
     if tensors is None:
         tensors = quantize_all(read_tensors(folder))
         try:
@@ -248,21 +249,48 @@ def load_int8(folder: str | Path) -> Weights:
     return weights
 
 
-def read_metadata(path: Path) -> dict[str, str] | None:
-    """The metadata of a safetensors file, or None if the file is missing or damaged."""
+def read_saved(path: Path, metadata: dict[str, str], config: GPT2Config) -> Weights | None:
+    """The tensors that an earlier call saved. None if there is no such file, or it is damaged or of another model."""
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            return file.metadata()
-    except (OSError, safetensors.SafetensorError):
+            if file.metadata() != metadata:
+                return None
+        tensors = dict(map_tensors(path, INT8))
+    except (OSError, ValueError, safetensors.SafetensorError):
         return None
+    return tensors if can_be_quantized(tensors, config) else None
+
+
+def can_be_quantized(tensors: Weights, config: GPT2Config) -> bool:
+    """Whether `quantize_all` can give such tensors: names, dtypes, shapes, finite numbers, positive scales."""
+    shapes = config.parameter_shapes()
+    if "lm_head.weight" in tensors:  # also used if the config says that it is tied
+        shapes["lm_head.weight"] = shapes["wte.weight"]
+    expected: dict[str, tuple[Any, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        if is_quantized(name, shape):
+            N, C = shape if name in TABLES else shape[::-1]
+            expected |= {name: (np.int8, (N, C)), name + SCALES: (np.float32, (N,))}
+        else:
+            expected[name] = (np.float32, shape)
+    return {name: (tensor.dtype.type, tensor.shape) for name, tensor in tensors.items()} == expected and all(
+        np.isfinite(tensor).all() and (tensor.min() > 0 or not name.endswith(SCALES))
+        for name, tensor in tensors.items()
+        if tensor.dtype == np.float32
+    )
+
+
+def is_quantized(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter is stored in int8: every matrix except wpe."""
+    return len(shape) == 2 and name != "wpe.weight"
 
 
 def quantize_all(tensors: Weights) -> Weights:
-    """Quantise every matrix except wpe: int8 values (N, C) and their scales. The other tensors become float32."""
+    """Quantize the matrices: int8 values (N, C) and their scales. The other tensors become float32."""
     quantized: Weights = {}
     for name in progress_bar(iterable=tensors, desc="int8", unit="tensor", delay=1, leave=False):
         tensor = as_dtype(tensors[name], np.dtype(np.float32))
-        if tensor.ndim == 2 and name != "wpe.weight":
+        if is_quantized(name, tensor.shape):
             quantized[name], quantized[name + SCALES] = quantize(tensor if name in TABLES else tensor.T, name)
         else:
             quantized[name] = tensor

@@ -1,21 +1,21 @@
 """GPT-2's forward pass: token ids in, a score for every possible next token out.
 
     tokens (B, T)
-       |       wte[token] + wpe[position]           what the token is, and where it stands
+       |       wte[token] + wpe[position]           two learned tables: what the token is, and where it stands
     x (B, T, C)                                     the residual stream: one vector per position
        |       L blocks, each adds twice to it:
-       |           x + attention(layer_norm(x))     positions read from earlier positions
+       |           x + attention(layer_norm(x))     each position reads from itself and earlier positions
        |           x + mlp(layer_norm(x))           each position is processed by itself
-       |       layer_norm, then logits: compare with every token's embedding
+       |       layer_norm, then logits: the dot product with every token's embedding
     scores (B, T, V)                                softmax of row t: the distribution of token t + 1
 
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3. It is the decoder of Vaswani et
-al. 2017, "Attention Is All You Need", with learned positions, and layer norm before each sub-block and at the end.
+al. 2017, "Attention Is All You Need", without the encoder. Layer norm comes before attention, the MLP and the logits.
 
-Each function is one equation. Small ones come first, and `forward` puts them together. `weights` is a flat dict of
-arrays with Hugging Face's names. `__init__.py` explains the letters B, T, S, C, H, D, V and L. Where an intermediate
-result has a name, the code reads `x = hook(name, x)`. The computation continues with the value that the hook returns.
-The default hook returns its input; `record`, at the end of this file, also keeps it.
+Each function is one equation. Small ones come first, and `forward` puts them together. `weights` is a dict from Hugging
+Face's names to arrays. `__init__.py` explains the letters B, T, S, C, H, D, V and L. Named intermediate results pass
+through a hook, `x = hook(name, x)`, and the computation continues with the value that it returns. The default hook
+returns its input; `record`, at the end of this file, also keeps it.
 """
 
 import math
@@ -35,7 +35,7 @@ def identity(name, value):
 
 
 def within(prefix, hook):
-    """The same hook with `prefix` put before each name. A block calls it "ln_1"; the hook gets "h.0.ln_1".
+    """The same hook with `prefix` before each name: a block passes the name "ln_1", `hook` gets "h.0.ln_1".
 
     >>> within("h.0.", lambda name, value: name)("ln_1", 7)
     'h.0.ln_1'
@@ -59,8 +59,8 @@ def layer_norm(x, weight, bias, eps):
 def gelu(x):
     """x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), the tanh approximation of GELU. Any shape.
 
-    GPT-2 was trained with this approximation, so its weights fit this one and not `gelu_exact`. The two differ most at
-    x = ±2.70, by 4.7e-4. NumPy's `x**3` is over ten times slower than `x * x * x`. Hendrycks & Gimpel 2016, section 2.
+    GPT-2 was trained with this approximation, so its weights need it. It differs from `gelu_exact` most at x = ±2.70,
+    by 4.7e-4. NumPy's `x**3` is over ten times slower than `x * x * x`. Hendrycks & Gimpel 2016, section 2.
 
     >>> gelu(np.array([-10.0, 0.0, 1.0, 10.0])).round(4)  # about 0 for x ≪ 0, about x for x ≫ 0
     array([-0.    ,  0.    ,  0.8412, 10.    ])
@@ -92,7 +92,7 @@ ACTIVATIONS = {"gelu_new": gelu, "gelu_pytorch_tanh": gelu, "gelu_fast": gelu, "
 def softmax(x):
     """exp(xᵢ) / Σⱼ exp(xⱼ) over the last axis: scores -> probabilities that sum to 1. (..., N) -> (..., N).
 
-    Subtracting the maximum keeps exp from overflowing. It works in place: new arrays would cost a long prompt 4 %.
+    Subtracting the maximum keeps exp from overflowing. Reusing the array y makes a long prompt 4 % faster.
 
     >>> softmax(np.array([0, math.log(2), math.log(4)])) * 7  # 1/7, 2/7 and 4/7
     array([1., 2., 4.])
@@ -106,7 +106,7 @@ def softmax(x):
 def linear(x, weight, bias):
     """x W + b. (..., C), (C, N) and (N,) -> (..., N).
 
-    NumPy multiplies a stack of matrices one by one and would read W for each of them. So x is made one matrix first.
+    x is reshaped to one matrix, so NumPy reads W once. For a batch of matrices, it would read W for each of them.
 
     >>> linear(np.array([1.0, 2.0]), np.array([[1.0, 0.0], [3.0, 1.0]]), np.array([10.0, 20.0]))
     array([17., 22.])
@@ -119,7 +119,7 @@ def linear(x, weight, bias):
 def causal_mask(T, S):
     """Which of the S keys each of the T newest positions may see: its own and all earlier ones. Boolean (T, S).
 
-    Query i stands at position S − T + i. This serves a whole prompt (T = S), its next chunk, and one new token (T = 1).
+    Query i is at position S − T + i. This covers a whole prompt (T = S), a chunk of a prompt, and one token (T = 1).
 
     >>> causal_mask(T=2, S=5).astype(int)  # 3 positions are in the cache, 2 are new
     array([[1, 1, 1, 1, 0],
@@ -133,11 +133,11 @@ def attention(q, k, v, mask, scale, hook=identity):
 
     (B, H, T, D), (B, H, S, D), (B, H, S, D) and a boolean mask (T, S) -> (B, H, T, D). A query says what a position
     looks for, a key what a position offers, a value what it passes on. A score is a sum of D products. If these are
-    independent with variance 1, their variances add up to D: the score's size grows like √D. A scale of 1/√D undoes
-    this. Without it, softmax would put almost all weight on one key. Vaswani et al. 2017, section 3.2.1.
+    independent with mean 0 and variance 1, the sum has variance D: a typical score is √D. A scale of 1/√D undoes this.
+    Without it, softmax would put almost all weight on one key. Vaswani et al. 2017, section 3.2.1.
 
     >>> q = np.log([[2, 1], [2, 1], [2, 1]])  # (ln 2, 0) at each of 3 positions, D = 2
-    >>> k = np.array([[0, 9], [1, 9], [2, 9]])  # so all scores with the keys are 0, ln 2 and ln 4
+    >>> k = np.array([[0, 9], [1, 9], [2, 9]])  # each query's scores with the 3 keys are 0, ln 2, ln 4
     >>> v = np.array([[21, 0], [0, 21], [0, 0]])
     >>> attention(q, k, v, causal_mask(3, 3), scale=1).round(9)  # weights (1), (1/3, 2/3), (1/7, 2/7, 4/7)
     array([[21.,  0.],
@@ -151,7 +151,7 @@ def attention(q, k, v, mask, scale, hook=identity):
 
 
 def split_heads(qkv, n_head):
-    """The columns of c_attn's output -> q, k, v: (B, T, 3C) -> (3, B, H, T, D).
+    """The output of the linear layer `attn.c_attn` -> q, k, v: (B, T, 3C) -> (3, B, H, T, D).
 
     The first C columns are the queries, the next C the keys, the last C the values. In each of the three, head 0 has
     the first D columns, head 1 the next D, and so on. The result is a view: only strides change, nothing is copied.
@@ -169,7 +169,7 @@ def split_heads(qkv, n_head):
 def merge_heads(z):
     """The heads' outputs, side by side again: (B, H, T, D) -> (B, T, C).
 
-    The swap makes a view. The reshape copies, because a position's C numbers are not adjacent in memory before it.
+    The swap makes a view. The reshape copies, because z holds a position's C numbers in H separate places.
 
     >>> merge_heads(np.array([[[[0, 1], [12, 13]], [[2, 3], [14, 15]]]])).tolist()
     [[[0, 1, 2, 3], [12, 13, 14, 15]]]
@@ -179,9 +179,9 @@ def merge_heads(z):
 
 
 def mlp(x, w, activation, hook=identity):
-    """f(x W₁ + b₁) W₂ + b₂: each position by itself, through a hidden layer that is usually 4C wide.
+    """f(x W₁ + b₁) W₂ + b₂: each position by itself, through a hidden layer, usually 4C wide. (..., C) -> (..., C).
 
-    (..., C) -> (..., C). `w` holds one block's weights, `activation` is f. Vaswani et al. 2017, section 3.3.
+    W₁ and b₁ are `mlp.c_fc`, W₂ and b₂ are `mlp.c_proj`, and f is `activation`. Vaswani et al. 2017, section 3.3.
 
     >>> w = {"mlp.c_fc.weight": np.array([[1, -1]]), "mlp.c_fc.bias": np.zeros(2),
     ...      "mlp.c_proj.weight": np.array([[1.0], [1.0]]), "mlp.c_proj.bias": np.zeros(1)}
@@ -197,9 +197,9 @@ def mlp(x, w, activation, hook=identity):
 def block(x, w, config, layer, cache=None, hook=identity):
     """x ← x + attention(layer_norm(x)), then x ← x + mlp(layer_norm(x)).
 
-    (B, T, C) -> (B, T, C). `w` holds this block's weights without their prefix "h.{layer}.". Each head attends with its
-    own D = C/H channels. Attention is the only place where positions exchange information. With a `cache`, the T new
-    positions also see the keys and values stored there. Radford et al. 2019, section 2.3.
+    (B, T, C) -> (B, T, C). In this equation, attention includes the linear layers before and after it. `w` holds this
+    block's weights without the prefix "h.{layer}.". Positions exchange information only in attention. With a `cache`,
+    the T new positions also see the keys and values stored there. Radford et al. 2019, section 2.3.
 
     >>> from numpy_gpt2 import GPT2Config
     >>> config = GPT2Config(n_embd=2, n_head=1)
@@ -299,7 +299,7 @@ def forward(tokens, weights, config, cache=None, hook=identity):
 def cross_entropy(logits, targets):
     """The mean of −ln softmax(logits)[target], in nats per token. (..., V) and (...) ints -> a number.
 
-    Computed as ln Σⱼ exp(xⱼ) − x[target] with logits x. Targets of −1 are ignored. Others below 0 raise IndexError.
+    For a row x of logits this is ln Σⱼ exp(xⱼ) − x[target]. Targets of −1 are ignored; others below 0 raise IndexError.
 
     >>> print(cross_entropy(np.log([[1, 2, 1], [9, 9, 9]]), [1, -1]).round(6))  # −ln(2/4) = ln 2
     0.693147
@@ -308,7 +308,7 @@ def cross_entropy(logits, targets):
     counted = targets != -1
     x, targets = logits[counted], targets[counted]  # (N, V) and (N,)
     if (targets < 0).any():  # NumPy would count from the end
-        raise IndexError(f"target {targets.min()} is negative; only -1, which is ignored, may be")
+        raise IndexError(f"target {targets.min()} is negative; it must be a token id, or -1 to be ignored")
     x = x - x.max(axis=-1, keepdims=True)
     log_normalizer = np.log(np.exp(x).sum(axis=-1))
     return (log_normalizer - x[np.arange(len(targets)), targets]).mean()

@@ -1,6 +1,7 @@
 """A long prompt, in chunks that threads compute in parallel.
 
-NumPy's elementwise functions use one thread. With a chunk of the prompt in each thread, all of the work uses all cores.
+NumPy uses several threads for matrix products only, and one thread for everything else. Here each thread computes a
+chunk of the prompt, so all cores share all of the work.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ SERIAL_MULTIPLY_ADDS = 3 << 20  # products with fewer multiply-adds finish befor
 def prefill(
     tokens: np.ndarray, weights: Weights, config: GPT2Config, cache: KVCache, chunk_size: int = CHUNK
 ) -> np.ndarray:
-    """`hidden_states` of (B, T) tokens, (B, T, C), chunk by chunk. The tokens are added to the cache.
+    """`hidden_states` of tokens (B, T), computed chunk by chunk: (B, T, C). The tokens are added to the cache.
 
-    If there are enough chunks for all threads, they run in parallel. Each chunk is one layer behind the chunk before.
+    With at least one chunk for each thread, chunks run in parallel. Each one is a layer behind the chunk before it.
     """
     T = tokens.shape[1]
     if T > 1 and T * config.n_embd**2 < SERIAL_MULTIPLY_ADDS:
         with single_threaded_products():
             return hidden_states(tokens, weights, config, cache)
-    size = min(chunk_size, max(chunk_size // 2, math.ceil(T / 2)))
+    size = min(chunk_size, max(chunk_size // 2, math.ceil(T / 2)))  # 65 to 256 tokens make two chunks
     chunks = np.split(tokens, range(size, T, size), axis=1)
     if len(chunks) == 1 or len(chunks) < thread_count():
         return np.concatenate([hidden_states(chunk, weights, config, cache) for chunk in chunks], axis=1)
 
-    cache.reserve(max(cache.length + T, cache.keys.shape[3]))  # before the chunks share its arrays
+    cache.reserve(max(cache.length + T, cache.keys.shape[3]))  # now, because the chunks share these arrays
     chunk_caches: list[ChunkCache] = []
     for chunk in chunks:
         chunk_caches.append(ChunkCache(cache, chunk_caches[-1] if chunk_caches else None, chunk.shape[1]))
@@ -54,8 +55,8 @@ def prefill(
 class ChunkCache(KVCache):
     """The cache as one chunk sees it, while other threads compute the chunks before and after it.
 
-    A chunk needs only the keys and values of the chunks before it. So in each layer it waits until the chunk before has
-    written its own.
+    A chunk needs the keys and values of the chunks before it. So in each layer, it waits until the chunk before it has
+    written its keys and values.
     """
 
     def __init__(self, cache: KVCache, before: ChunkCache | None, T: int) -> None:
@@ -67,7 +68,10 @@ class ChunkCache(KVCache):
         self.closed = False
 
     def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `KVCache.update`, after the chunk before has written this layer. Raises CancelledError after `close`."""
+        """Like `KVCache.update`, but first wait until the chunk before this one has written this layer.
+
+        Raises CancelledError if this chunk was closed.
+        """
         if self.before:
             self.before.written[layer].wait()
         if self.closed:
@@ -77,7 +81,7 @@ class ChunkCache(KVCache):
         return views
 
     def close(self) -> None:
-        """End the computation of this chunk, and all waiting for it. Nothing happens if it is done."""
+        """Stop this chunk at its next layer, and release the thread that waits for it."""
         self.closed = True
         for written in self.written:
             written.set()

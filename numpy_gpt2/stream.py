@@ -1,4 +1,4 @@
-"""Tokens -> text as soon as it is certain; the text ends at a stop string."""
+"""Tokens -> text, as soon as later tokens cannot change it. The text ends before a stop string."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def stream_text(stream: TextStream, tokens: Iterator[int]) -> Iterator[str]:
             yield piece
         if stream.finish_reason:
             return
-    stream.finish("length")  # or "stop": nobody asks for the reason here
+    stream.finish("length")  # or "stop"; the reason is not used here
     if piece := stream.new_text():
         yield piece
 
@@ -91,7 +91,7 @@ class TextStream:
         self.finish_reason: str | None = None  # "length", "stop" or "interrupted"
         self.tokenizer = tokenizer
         self.stop_strings = stop_strings
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")  # holds back the bytes of half a character
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")  # holds back an incomplete character
         self.held_back = ""  # this may be the start of a stop string
         self.n_read = 0  # characters that `new_text` has returned
 
@@ -108,7 +108,7 @@ class TextStream:
         candidate = self.held_back + characters
         found = [(start + len(stop), start) for stop in self.stop_strings if (start := candidate.find(stop)) >= 0]
         if found:
-            _, start = min(found)  # the stop string that is complete first, wherever the tokens' boundaries are
+            _, start = min(found)  # the stop string that ends first, wherever tokens begin and end
             self.text, self.held_back, self.finish_reason = self.text + candidate[:start], "", "stop"
             while self.tokens and self.tokenizer.decode(self.tokens[:-1]).startswith(self.text):
                 self.tokens.pop()  # this token holds only a part of the stop string
@@ -123,9 +123,9 @@ class TextStream:
         return new
 
     def finish(self, reason: str) -> None:
-        """End the stream, unless it has ended already. What was held back becomes text.
+        """End the stream, unless it has ended already. Characters that were held back are added to the text.
 
-        If the reason is "interrupted", half a character is left out; otherwise it becomes U+FFFD.
+        If the reason is "interrupted", an incomplete character is dropped; otherwise it becomes U+FFFD.
         """
         if not self.finish_reason and reason != "interrupted":
             self.extend(self.decoder.decode(b"", final=True))

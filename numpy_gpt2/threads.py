@@ -34,7 +34,7 @@ def single_threaded_products() -> Iterator[None]:
     """Inside this block, each matrix product uses one thread.
 
     The limit holds for the whole process. Blocks may overlap, in the same thread or in different threads. The limit
-    ends with the last of them.
+    ends when all of them have ended.
     """
     entry = object()
     try:

@@ -151,8 +151,8 @@ def pieces(text: str) -> list[str]:
     >>> pieces("I'll buy 25 naïve cats!  Now.")
     ['I', "'ll", ' buy', ' 25', ' naïve', ' cats', '!', ' ', ' Now', '.']
 
-    `ASCII_PATTERN` cuts a copy of the text, in which an ASCII character replaces each other letter, number and space.
-    tiktoken decides which characters these are, because Python may have the tables of another Unicode version.
+    `ASCII_PATTERN` cuts a copy of the text. In this copy, an ASCII character stands for each letter, number and space
+    that is not ASCII. tiktoken decides which characters these are: Python may use another version of Unicode.
     """
     characters = "".join({character for character in text if not character.isascii()})
     table: dict[int, str] = {}
@@ -169,15 +169,15 @@ def token_ranks(tokenizer: tiktoken.Encoding) -> dict[bytes, int]:
 
 
 def merge_steps(piece: bytes, ranks: dict[bytes, int]) -> list[list[bytes]]:
-    """Byte-pair encoding of one piece, step by step. The first state is its single bytes, the last one its tokens.
+    """Byte-pair encoding of one piece, step by step. The first list holds its single bytes, the last list its tokens.
 
     A vocabulary cannot hold every word. GPT-2's holds all 256 bytes, so it can write every text. It also holds strings
     of bytes that are frequent in a large training text, so most texts become short.
 
     Learning: cut the training text into pieces, and start with one token for each byte. Count all pairs of neighboring
     tokens. The most frequent pair becomes a new token, and is joined wherever it occurs. Count again and join again,
-    until the vocabulary is full: 50,000 times for GPT-2. A token's rank tells when it was learned: the lower, the
-    earlier.
+    until the vocabulary is full: 50,000 times for GPT-2. A token's rank tells when it was learned. Tokens with lower
+    ranks were learned earlier.
 
     Encoding: repeat the merges in the order in which they were learned. Each step looks at all neighboring pairs and
     joins the pair with the lowest rank. If that pair occurs more than once, the leftmost is joined first. Encoding ends

@@ -112,7 +112,7 @@ def as_dtype(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The tensor in `dtype`, without a copy if possible. uint16 stands for BF16, the upper half of a float32."""
     if tensor.dtype == np.uint16:
         tensor = (tensor.astype(np.uint32) << 16).view(np.float32)
-    return np.require(tensor, dtype, "A")  # A: copies unaligned tensors, too; products with them would be slow
+    return np.require(tensor, dtype, "A")  # A: aligned; products with unaligned arrays are slow
 
 
 def has_copied_head(tensors: Weights) -> bool:
@@ -125,7 +125,7 @@ def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -
     """Raise one ValueError that lists all missing, unexpected and misshaped tensors."""
     if config.n_layer > len(tensors):  # do not list thousands of names
         raise ValueError(
-            f"{folder}: n_layer is {config.n_layer}; it must be less than the number of tensors, {len(tensors)}"
+            f"{folder}: n_layer is {config.n_layer}; it must be at most the number of tensors, {len(tensors)}"
         )
     expected = config.parameter_shapes()
     if "lm_head.weight" in tensors:

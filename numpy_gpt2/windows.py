@@ -13,7 +13,7 @@ import numpy as np
 import tiktoken
 
 from .config import GPT2Config
-from .files import from_utf8
+from .files import read_utf8
 from .model import cross_entropy, forward
 from .tokenizer import ENDOFTEXT
 from .weights import Weights
@@ -23,11 +23,10 @@ TOKENS_PER_FORWARD = 512
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file. Raises OSError, or ValueError for a file that is empty or not UTF-8."""
-    data = Path(path).read_bytes()
-    if not data:
-        raise ValueError(f"{path} is empty; it must be a text")
-    return from_utf8(data, path)
+    """Read a UTF-8 text file, or standard input for "-". Raises OSError, or ValueError if it is empty or not UTF-8."""
+    if text := read_utf8(path):
+        return text
+    raise ValueError(f"{'standard input' if str(path) == '-' else path} is empty; it must be a text")
 
 
 def encode(text: str, tokenizer: tiktoken.Encoding) -> np.ndarray:
@@ -56,9 +55,9 @@ def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
 def windows(tokens: np.ndarray, starts: np.ndarray, length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the windows at `starts` as a batch: inputs and targets, both (N, length).
 
-    The target of each input token is the token after it. Where the window before already has this target, it is −1,
-    which the loss ignores. So over all windows, each token except the first is a target once. Past the end of the text,
-    inputs are 0 and targets are −1.
+    The target of each input token is the token after it. If the previous window already has this target, it becomes
+    −1, which the loss ignores. So each token of the text, except the first, is a target exactly once. Past the end of
+    the text, inputs are 0 and targets are −1.
 
     A text of 9 tokens in windows of 4, with stride 2:
 
@@ -79,7 +78,7 @@ def windows(tokens: np.ndarray, starts: np.ndarray, length: int, stride: int) ->
 def window_losses(
     tokens: np.ndarray, starts: np.ndarray, stride: int, weights: Weights, config: GPT2Config, pool: Executor
 ) -> Iterator[tuple[float, int]]:
-    """For a few windows at a time, in order, yield the sum of their losses in nats and the number of their targets.
+    """Yield the sum of the losses in nats and the number of targets, for a few windows at a time, in order.
 
     A model whose weights are all 0 gives each of V = 5 tokens the probability 1/5. Its loss is ln 5 per target:
 

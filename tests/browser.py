@@ -113,7 +113,7 @@ class Browser:
 
     def close(self) -> None:
         """End the browser."""
-        os.close(self.out)  # the browser ends when its commands end
+        os.close(self.out)  # the browser quits when this pipe is closed
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -133,7 +133,7 @@ class Page:
         self.loaded = False
 
     def take(self, event: str, parameters: dict[str, Any]) -> None:
-        """Note an event."""
+        """Record an event."""
         if event == "Page.loadEventFired":
             self.loaded = True
         elif event == "Network.requestWillBeSent":
@@ -162,7 +162,7 @@ class Page:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=CODES[key])
 
     def point(self, x: float, y: float) -> None:
-        """Move the mouse to this place in the window."""
+        """Move the mouse to this point of the window."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def screenshot(self, path: Path, x: int, y: int, width: int, height: int) -> None:

@@ -1,4 +1,4 @@
-"""What several test files use: a tiny model folder, and the data beside the checkout where it is present."""
+"""Shared by the tests: tiny models, ways to run the commands, and GPT-2's tokenizer where it is available."""
 
 import json
 import os
@@ -22,13 +22,13 @@ hypothesis.settings.load_profile("any machine")
 
 ROOT = Path(__file__).parents[1]
 
-PROMPT = "To be, or not to be, that is the"  # of the explanation that several tests look at
+PROMPT = "To be, or not to be, that is the"  # of the fixture `example`
 
-MERGES = ["t h", "th e", "Ġ the", "Ġ a", "o u", "Ġ y", "Ġy ou", "Ã ©"]  # the last one is the two bytes of é
+MERGES = ["t h", "th e", "Ġ the", "Ġ a", "o u", "Ġ y", "Ġy ou", "Ã ©"]  # the last merge joins the two bytes of é
 
 
 def write_tokenizer(folder: Path) -> int:
-    """A byte-level BPE of a few merges in GPT-2's file format; returns the number of tokens."""
+    """Write a byte-level BPE with a few merges in GPT-2's file format. Returns the number of tokens."""
     tokens = [*CHARACTER_OF_BYTE, *(merge.replace(" ", "") for merge in MERGES), ENDOFTEXT]
     folder.mkdir(parents=True, exist_ok=True)
     vocab = {token: i for i, token in enumerate(tokens)}
@@ -38,7 +38,7 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def write_model(folder: Path, seed: int = 0, scale: float = 10.0, **fields) -> Path:
-    """A tiny model with a tokenizer of its own. `scale` makes its weights large enough for opinions."""
+    """Write a tiny model and its tokenizer. `scale` enlarges the weights, so that the logits differ clearly."""
     n_vocab = write_tokenizer(folder)
     sizes = {"vocab_size": n_vocab, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
     config = GPT2Config(**{**sizes, "bos_token_id": n_vocab - 1, "eos_token_id": n_vocab - 1, **fields})
@@ -49,7 +49,7 @@ def write_model(folder: Path, seed: int = 0, scale: float = 10.0, **fields) -> P
 
 
 def run_cli(*arguments, env=None, **options) -> subprocess.CompletedProcess:
-    """`python -m numpy_gpt2` as a process of its own, offline unless `env` says otherwise; bytes in, bytes out."""
+    """Run `python -m numpy_gpt2` in a new process. Offline unless `env` changes it. Input and output are bytes."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})}
     command = [sys.executable, "-m", "numpy_gpt2", *map(str, arguments)]
     options = {"stdin": subprocess.DEVNULL, "timeout": 60, **options}
@@ -59,7 +59,7 @@ def run_cli(*arguments, env=None, **options) -> subprocess.CompletedProcess:
 
 
 def run_in_process(main, capsys, *arguments) -> SimpleNamespace:
-    """A command's `main` inside this process. Returns status, out and err."""
+    """Call a command's `main` in this process. Returns status, out and err."""
     try:
         status = main([*map(str, arguments)])
     except SystemExit as end:
@@ -68,9 +68,9 @@ def run_in_process(main, capsys, *arguments) -> SimpleNamespace:
 
 
 def assert_one_error(result: SimpleNamespace, status: int, *mentioned: object, before: str = "(?!)") -> None:
-    """The command printed nothing on stdout and ended with one error line, which mentions these things.
+    """Check that the command printed nothing on stdout and one error line on stderr that mentions all of these.
 
-    Lines in front of it, such as a progress bar, must match the regular expression `before`.
+    Lines before it, such as a progress bar, must match the regular expression `before`.
     """
     assert (result.status, result.out) == (status, "")
     *others, error = re.split("[\r\n]+", result.err.removesuffix("\n"))
@@ -95,13 +95,13 @@ def bundled() -> Model:
 
 @pytest.fixture(scope="session")
 def example(bundled) -> Explanation:
-    """What there is to explain of a prompt."""
+    """The explanation of PROMPT with a target and with ablation."""
     return explain(PROMPT, bundled, target=" question", ablate=True)
 
 
 @pytest.fixture(scope="session")
 def gpt2_tokenizer_folder() -> Path:
-    """A folder with GPT-2's own vocab.json and merges.txt; tests that need it are skipped without one."""
+    """A folder with GPT-2's own vocab.json and merges.txt. Without one, the tests that need it are skipped."""
     data = os.environ.get("NUMPY_GPT2_DATA")
     for folder in (weights_folder() / "gpt2", *([Path(data) / "gpt2-tokenizer"] if data else [])):
         if (folder / "merges.txt").exists():

@@ -64,11 +64,11 @@ class Hub:
         return f"{self.address()}/{repository}/resolve/main/{file}"
 
     def home(self, file: str) -> str:
-        """The server that has the file."""
+        """The name of the server that has the file."""
         return "store" if self.has_store and file.endswith(".safetensors") else "hub"
 
     def ranges(self, file: str) -> list[str | None]:
-        """The range of each request for a file at its home; None for the whole file."""
+        """The range of each request for a file to the server that has it; None for the whole file."""
         return [r.headers.get("range") for r in self.requests if (r.place, r.file) == (self.home(file), file)]
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     hub: Hub
     place: str
-    limit: int | None = None  # send only so many bytes of a body
+    limit: int | None = None  # send at most this many bytes of a body
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
             self.serve(body)
 
     def serve(self, body: bytes) -> None:
-        """Send the file, or the range that the client wants."""
+        """Send the file, or the range that the client requests."""
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if not start:
             self.answer(200, body)

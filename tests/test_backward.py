@@ -97,7 +97,7 @@ def test_loss_and_gradients_equal_pytorch(name, dtype, references):
 
 @pytest.fixture
 def normal():
-    """A function that makes random arrays: the next call gives other numbers."""
+    """A function that makes random arrays. Each call gives different numbers."""
     rng = np.random.default_rng(0)
     return lambda *shape: rng.standard_normal(shape)
 
@@ -119,7 +119,9 @@ def recording(trace, dropout=identity):
 
 
 def assert_undoes(f_backward, f, arrays):
-    """Check that f_backward(dy) is the derivative of Σ dy · f() by each array, by central differences at 20 places.
+    """Check that f_backward(dy) is the derivative of Σ dy · f() with respect to each array.
+
+    It is compared with central differences at 20 places.
 
     f_backward is called once, after f. It must write neither to dy nor to the arrays.
     """
@@ -170,7 +172,7 @@ def test_elementwise_and_linear_backward_equal_central_differences(name, shapes,
     assert_undoes(undo, lambda: f(*arrays.values(), *constants), arrays)
 
 
-def test_relu_has_no_slope_at_0_as_in_pytorch():
+def test_the_gradient_of_relu_is_0_at_0_as_in_pytorch():
     np.testing.assert_array_equal(backward.relu_backward(np.full(3, 2.0), np.array([-1.0, 0.0, 1.0])), [0, 0, 2])
 
 
@@ -179,7 +181,7 @@ def test_softmax_backward_takes_the_output_of_softmax(normal):
     assert_undoes(lambda dy: {"x": backward.softmax_backward(dy, model.softmax(x))}, lambda: model.softmax(x), {"x": x})
 
 
-def test_split_heads_backward(normal):
+def test_split_heads_backward_equals_central_differences(normal):
     qkv = normal(2, 4, 18)
     assert_undoes(
         lambda dy: {"qkv": backward.split_heads_backward(*dy)}, lambda: model.split_heads(qkv, n_head=3), {"qkv": qkv}
@@ -187,7 +189,7 @@ def test_split_heads_backward(normal):
 
 
 @pytest.mark.parametrize("p", [0, 0.3])
-def test_attention_backward(p, normal):
+def test_attention_backward_equals_central_differences(p, normal):
     q, k, v = normal(2, 3, 4, 5), normal(2, 3, 6, 5), normal(2, 3, 6, 5)
     mask, scale, trace, drop = causal_mask(4, 6), 0.7, {}, dropout(p, np.random.default_rng(0))
     assert_undoes(
@@ -198,7 +200,7 @@ def test_attention_backward(p, normal):
 
 
 @pytest.mark.parametrize("activation", [model.gelu, model.gelu_exact, model.relu])
-def test_mlp_backward(activation, normal, weights):
+def test_mlp_backward_equals_central_differences(activation, normal, weights):
     x, trace = normal(2, 5, 6), {}
     w = {name: weights[f"h.0.{name}"] for name in TINY.block_shapes() if name.startswith("mlp.")}
 
@@ -210,7 +212,7 @@ def test_mlp_backward(activation, normal, weights):
 
 
 @pytest.mark.parametrize("p", [0, 0.3])
-def test_block_backward(p, normal, weights):
+def test_block_backward_equals_central_differences(p, normal, weights):
     x, trace = normal(2, 5, 6), {}
     w = {name: weights[f"h.0.{name}"] for name in TINY.block_shapes()}
     drop = within("h.0.", dropout(p, np.random.default_rng(0)))  # in block 0, dropout also applies to the input
@@ -224,7 +226,7 @@ def test_block_backward(p, normal, weights):
 
 @pytest.mark.parametrize("p", [0, 0.3])
 @pytest.mark.parametrize("shape", [(2, 5), (5,)])
-def test_hidden_states_backward(p, shape, weights):
+def test_hidden_states_backward_equals_central_differences(p, shape, weights):
     del weights["lm_head.weight"]
     tokens, trace, drop = seeded_tokens(TINY, 0, shape), {}, dropout(p, np.random.default_rng(0))
     assert_undoes(
@@ -235,7 +237,7 @@ def test_hidden_states_backward(p, shape, weights):
 
 
 @pytest.mark.parametrize("head", ["wte.weight", "lm_head.weight"])
-def test_logits_backward(head, normal):
+def test_logits_backward_equals_central_differences(head, normal):
     x, weights = normal(2, 5, 6), {"wte.weight": normal(7, 6)}
     weights[head] = normal(7, 6)
     assert_undoes(
@@ -247,7 +249,7 @@ def test_logits_backward(head, normal):
 
 @pytest.mark.parametrize("p", [0, 0.3])
 @pytest.mark.parametrize("tied", [True, False])
-def test_forward_backward(p, tied, weights):
+def test_forward_backward_equals_central_differences(p, tied, weights):
     if tied:
         del weights["lm_head.weight"]
     tokens, trace, drop = seeded_tokens(TINY, 0, (2, 5)), {}, dropout(p, np.random.default_rng(0))
@@ -258,7 +260,7 @@ def test_forward_backward(p, tied, weights):
     )
 
 
-def test_cross_entropy_backward(normal):
+def test_cross_entropy_backward_equals_central_differences(normal):
     logits, targets = normal(2, 3, 5), np.array([[1, -1, 4], [0, 0, -1]])
     assert_undoes(
         lambda dy: {"logits": backward.cross_entropy_backward(dy, logits, targets)},
@@ -274,7 +276,7 @@ def test_cross_entropy_backward_does_not_overflow():
 
 
 @pytest.mark.parametrize("p", [0, 0.3])
-def test_loss_and_gradients_with_dropout(p, weights):
+def test_gradients_with_dropout_equal_central_differences(p, weights):
     tokens, targets = seeded_tokens(TINY, 0, (3, 6)), seeded_targets(TINY, 0, (3, 6))
     drop = dropout(p, np.random.default_rng(0))
     assert_undoes(
@@ -377,23 +379,25 @@ def test_a_float32_run_computes_nothing_in_float64(name):
 
 
 def test_the_backward_pass_repeats_no_forward_computation():
-    """Each function of model.py is called as often as for the loss alone. Two exceptions: softmax for the loss's
-    gradient, and views of the heads."""
+    """Each function of model.py is called as often as for the loss alone.
+
+    Two exceptions: softmax is called once more for the gradient of the loss, and merge_heads once more per block.
+    """
     config, weights, tokens, targets, _ = inputs("untied", np.float32)
     differentiable = {name.removesuffix("_backward") for name in vars(backward) if name.endswith("_backward")}
 
-    def count(run):
+    def calls_in(run):
         calls = collections.Counter()
         with calls_of(model, "call", lambda frame: calls.update([frame.f_code.co_name])):
             run()
         return {name: n for name, n in calls.items() if name in differentiable}
 
-    once = count(lambda: cross_entropy(forward(tokens, weights, config), targets))
+    once = calls_in(lambda: cross_entropy(forward(tokens, weights, config), targets))
     assert once["forward"] == 1
     assert once["block"] == config.n_layer
     once["softmax"] += 1
     once["merge_heads"] += config.n_layer
-    assert count(lambda: loss_and_gradients(tokens, targets, weights, config)) == once
+    assert calls_in(lambda: loss_and_gradients(tokens, targets, weights, config)) == once
 
 
 def test_the_arrays_of_a_block_are_freed_after_its_backward_pass():
@@ -410,7 +414,7 @@ def test_the_arrays_of_a_block_are_freed_after_its_backward_pass():
     assert left == [{f"h.{layer}.{name}" for layer in range(n) for name in kept.split()} for n in (2, 1, 0)]
 
 
-def test_errors_are_the_forward_passs_errors():
+def test_the_forward_pass_checks_the_arguments():
     config, weights, _, _, _ = inputs("plain", np.float32)
     with pytest.raises(ValueError, match="33 positions"):
         loss_and_gradients(np.zeros(33, int), np.zeros(33, int), weights, config)

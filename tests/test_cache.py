@@ -1,4 +1,7 @@
-"""The cache alone. test_model.py tests that it changes no result."""
+"""The methods of KVCache. test_model.py tests that a cache changes no result."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -59,7 +62,7 @@ def test_another_batch_size_or_dtype_is_refused(cache, message):
         forward(np.zeros((2, 3), int), WEIGHTS, CONFIG, cache)
 
 
-def test_memory_is_taken_for_the_positions_that_are_filled():
+def test_memory_is_allocated_only_for_filled_positions():
     """A cache of gpt2-xl's size for all 1,024 positions would take 630 MB. With four positions it takes 2.5 MB."""
     cache = KVCache(GPT2Config.preset("gpt2-xl"))
     k = np.ones((1, 25, 4, 64), np.float32)
@@ -67,10 +70,10 @@ def test_memory_is_taken_for_the_positions_that_are_filled():
         cache.update(layer, k, k)
     cache.length = 4
     assert cache.keys.nbytes + cache.values.nbytes == 2 * 48 * 4 * 1600 * 4
-    assert cache.repeat(2).keys.nbytes == 2 * cache.keys.nbytes
+    assert cache.repeat(2).keys.nbytes == 4 * cache.keys.nbytes  # twice the rows, and room for as many new positions
 
 
-def test_room_grows_by_doubling():
+def test_the_capacity_doubles_when_it_is_full():
     cache, sizes = KVCache(CONFIG, dtype=np.float64), []
     for token in range(16):
         forward([token], WEIGHTS, CONFIG, cache)
@@ -82,3 +85,31 @@ def test_too_much_memory_is_an_error_with_the_number():
     cache = KVCache(GPT2Config.preset("gpt2"), 10**9)
     with pytest.raises(MemoryError, match=r"[0-9.]+ PiB"):
         cache.reserve(1024)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_generating_takes_memory_for_the_text_so_far():
+    """16 texts of at most 1,000 tokens could fill 1.2 GB. After four tokens they have taken a few MB."""
+    script = """
+import mmap
+import subprocess
+import sys
+
+import numpy as np
+from numpy_gpt2 import GPT2Config, generate, init_weights
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE
+
+config = GPT2Config(vocab_size=100, n_layer=4)
+weights = init_weights(config, np.random.default_rng(0))
+prompts = np.ones((16, 3), int)
+list(generate(prompts, weights, config, max_new_tokens=2, temperature=0))
+before = resident()
+tokens = generate(prompts, weights, config, max_new_tokens=1000, temperature=0)
+for _ in range(4):
+    next(tokens)
+print(resident() - before)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 40e6

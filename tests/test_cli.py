@@ -76,7 +76,7 @@ COMMANDS = ["numpy_gpt2", "numpy_gpt2.train", "numpy_gpt2.evaluate", "numpy_gpt2
 
 
 def help_of(command):
-    """The options of a command's --help: the part from the flags to the next option, by the flags."""
+    """The options that a command's --help lists: each option's flags -> its flags and its text, in one line."""
     result = subprocess.run([sys.executable, "-m", command, "--help"], check=True, capture_output=True, text=True)
     text = result.stdout.partition("\noptions:\n")[2]
     return {

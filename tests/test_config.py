@@ -60,6 +60,10 @@ def test_attention_scale_depends_on_two_switches():
         ({"n_layer": 10**12}, "n_layer is 1000000000000; .* 10,000"),
         ({"vocab_size": 2**31}, "vocab_size is 2147483648"),
         ({"eos_token_id": 1.5}, "eos_token_id is 1.5"),
+        (
+            {"eos_token_id": [256, None]},
+            r"eos_token_id is \[256, None\]; it must be a token id, a list of them, or null",
+        ),
         ({"bos_token_id": ["x"]}, r"bos_token_id is \['x'\]"),
         ({"n_embd": None}, "n_embd is None"),
         ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon is 0.0"),

@@ -1,5 +1,6 @@
 """Evaluation: losses and HellaSwag against transformers, and the command."""
 
+import io
 import json
 import math
 import os
@@ -42,7 +43,7 @@ def surroundings(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder of the model of the reference."""
+    """A folder with the model of the saved reference."""
     folder = tmp_path_factory.mktemp("models") / "seeded"
     write_tokenizer(folder)
     config = GPT2Config(**REFERENCE["config"])
@@ -122,7 +123,7 @@ def test_windows_are_made_a_few_at_a_time(monkeypatch):
     config = GPT2Config(vocab_size=4, n_positions=64, n_embd=2, n_layer=1, n_head=1)
     tokens = np.zeros(20_000, np.int64)
     monkeypatch.setattr(windows, "forward", lambda inputs, *_: np.zeros((*inputs.shape, 4), np.float32))
-    evaluate(tokens[:9], {}, config)  # imports its modules before memory is traced
+    evaluate(tokens[:9], {}, config)  # imports what it needs before memory is traced
     tracemalloc.start()
     try:
         loss, n = evaluate(tokens, {}, config, stride=1)
@@ -140,7 +141,7 @@ def n_threads():
     return max((library["num_threads"] for library in threadpool_info()), default=1)
 
 
-def test_pool_has_the_threads_of_the_matrix_products_which_then_use_one():
+def test_pool_uses_all_threads_and_each_matrix_product_one():
     with threadpool_limits(2):
         n = n_threads()
         with thread_pool() as pool:
@@ -287,7 +288,7 @@ def test_results_go_to_stdout_and_the_rest_to_stderr(cli, folder, text):
     assert re.search(r"^[\d,]+ tokens/s$", result.err, re.M)
 
 
-def test_text_of_two_tokens(cli, folder, tmp_path):
+def test_text_of_two_tokens_has_one_prediction(cli, folder, tmp_path):
     (tmp_path / "text.txt").write_text("ab")
     found = figures(cli(tmp_path / "text.txt", "-m", folder, "--json").out)
     assert (found["tokens"], found["bytes"]) == (1, 2)
@@ -314,6 +315,13 @@ def test_unusable_texts_are_errors(cli, folder, tmp_path, content, mentioned, fl
     assert_one_error(cli(tmp_path / "text.txt", "-m", folder, *flags), 1, mentioned)
 
 
+def test_a_dash_is_standard_input(cli, folder, text, monkeypatch):
+    from_file = cli(text, "-m", folder, "--json").out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.read_bytes())))
+    assert cli("-", "-m", folder, "--json").out == from_file
+    assert_one_error(cli("-", "-m", folder), 1, "standard input is empty")  # it was read to its end
+
+
 def test_folder_instead_of_a_text_is_an_error(cli, folder):
     assert_one_error(cli(folder, "-m", folder), 1, "directory", folder)
 
@@ -331,12 +339,12 @@ def test_missing_or_latin1_examples_are_errors(cli, folder, tmp_path):
         (["TEXT", "--stride=-1"], 2, "--stride: '-1'"),
         (["TEXT", "--stride=x"], 2, "--stride: 'x'"),
         (["TEXT", "--stride=65"], 1, "the stride is 65; it must be from 1 to the window's 64 tokens"),
-        ([], 2, "give one of TEXT.txt and --hellaswag"),
-        (["TEXT", "--hellaswag=EXAMPLES"], 2, "give one of TEXT.txt and --hellaswag"),
+        ([], 2, "give either TEXT.txt or --hellaswag"),
+        (["TEXT", "--hellaswag=EXAMPLES"], 2, "give either TEXT.txt or --hellaswag"),
         (["--hellaswag=EXAMPLES", "--stride=7"], 2, "--stride needs a TEXT.txt"),
         (["TEXT", "TEXT"], 2, "unrecognized arguments"),
         (["TEXT", "--json=1"], 2, "--json"),
-        (["TEXT", "--hella=EXAMPLES"], 2, "unrecognized arguments"),
+        (["TEXT", "--hella=EXAMPLES"], 2, "--hella is not an option"),
     ],
 )
 def test_wrong_command_lines_are_errors(cli, folder, text, examples, arguments, status, mentioned):
@@ -388,7 +396,7 @@ def test_threads_limits_the_matrix_products(cli, folder, text, monkeypatch):
     assert seen == [1]
 
 
-def test_version(cli):
+def test_version_option_prints_the_version(cli):
     result = cli("--version")
     assert (result.status, result.out) == (0, f"numpy_gpt2 {__version__}\n")
 
@@ -485,7 +493,7 @@ def test_standard_error_may_be_closed(folder, text):
     assert figures(result.stdout.decode())["tokens"] == len(TOKENS) - 1
 
 
-def test_ctrl_c_while_windows_are_queued(cli, folder, text, monkeypatch):
+def test_ctrl_c_while_windows_are_queued_stops_the_evaluation(cli, folder, text, monkeypatch):
     """Ctrl-C comes before all windows are in the queue of the pool."""
     done, queued = [], []
 

@@ -14,7 +14,7 @@ from numpy_gpt2.explain import __main__ as command
 from numpy_gpt2.explain import analysis, explain
 
 from .browser import data_of
-from .conftest import run_in_process, write_model
+from .conftest import ROOT, run_in_process, write_model
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_open_option_opens_the_page(cli, tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--text", "-o", "x.html", "a"], "--text makes no page"),
-        (["--text", "--open", "a"], "--text makes no page"),
+        (["--text", "-o", "x.html", "a"], "--text prints a report and makes no page"),
+        (["--text", "--open", "a"], "--text prints a report and makes no page"),
         (["--target", "", "a"], "--target: '' is not UTF-8 text of one character or more"),
         (["--max-tokens", "0", "a"], "--max-tokens: '0' is not a whole number"),
         (["a", "b"], "a prompt of several words needs quotes"),
@@ -192,3 +192,7 @@ def test_threads_option_limits_the_threads(cli, tiny, monkeypatch):
 def test_version_option_prints_the_version(cli):
     result = cli("--version")
     assert (result.status, result.out) == (0, f"numpy_gpt2 {__version__}\n")
+
+
+def test_git_ignores_the_page():
+    assert command.PAGE in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()

@@ -114,6 +114,7 @@ def test_page_shows_every_source_with_its_sizes(shown, example):
     assert found["# (B, H, T, S)"] == f"(1, 4, {T}, {T})"
     assert found["# (B, T, 3C)"] == f"(1, {T}, 768)"
     assert found["# (..., 4C), or n_inner"] == "(..., 1024)"
+    assert found["# (V, C)"] == "(1024, 256)"
     assert found["# (B, T, C)"] == f"(1, {T}, 256)"
     assert f"(T, V) = ({T}, 1024)" in text_of(page, "#lens p")
     assert not any("NaN" in number or "undefined" in number for number in found.values())
@@ -220,7 +221,7 @@ def test_pickers_choose_block_head_and_position(shown, example):
 
 
 def cell_at(page, query, key):
-    """Where a cell of the attention map is in the window. Row or column −1 is the labels."""
+    """The center of a cell of the attention map in the window. Row −1 and column −1 are the labels."""
     page.evaluate("document.getElementById('map').scrollIntoView({block: 'center'})")
     x, y, top, size = page.evaluate(
         "(b => [b.x, b.y, MAP.top, MAP.cell])(document.getElementById('map').getBoundingClientRect())"
@@ -247,10 +248,10 @@ def test_attention_map_describes_the_cell_under_the_pointer(shown, example):
     assert f"position 6 ·be looks most at {strongest} ({pattern[6].argmax()})" in text_of(page, "#map-output")
     assert f"of length {example['heads.norm'][2, 1, 6]:.3f}" in text_of(page, "#map-output")
     by = token_text(example.tokens[pattern[:, 6].argmax()], example.model)
-    assert f"is looked at most by {by} ({pattern[:, 6].argmax()}) " in text_of(page, "#map-output")
-    whole_cross = text_of(page, "#map-output")
+    assert f"it gets the largest weights from {by} ({pattern[:, 6].argmax()}) " in text_of(page, "#map-output")
+    description = text_of(page, "#map-output")
     page.point(*cell_at(page, -1, 6))
-    assert text_of(page, "#map-output") == whole_cross
+    assert text_of(page, "#map-output") == description
     page.point(*cell_at(page, -1, -1))
     assert page.evaluate("document.getElementById('tip').hidden")
 
@@ -263,7 +264,7 @@ def test_attention_map_describes_the_cell_under_the_pointer(shown, example):
 
 
 def test_map_reads_every_weight_and_score(shown, example):
-    """By the functions that the map and its tips call."""
+    """The test calls the functions that the map and its tips call."""
     page = shown(example)
     for name, function, digits in [("pattern", "weight", 4), ("scores", "score", 3)]:
         actual = page.evaluate(f"positions.flatMap(q => range(q + 1).map(k => show({function}(3, 1, q, k), {digits})))")
@@ -357,7 +358,7 @@ def test_map_colors_follow_value_and_sign(shown, example):
         brightness = pixels[allowed][:, :3].sum(axis=1)
         order = np.argsort(np.abs(values))
         signs = [values > 0] if view == "pattern" else [values > 0, values < 0]
-        for sign in signs:  # the larger, the darker
+        for sign in signs:  # a larger number is darker
             assert (np.diff(brightness[[i for i in order if sign[i]]]) <= 0).all()
         blue_or_orange = pixels[allowed][:, 2] - pixels[allowed][:, 0]
         clear = np.abs(values) > 0.2 * np.abs(values).max()

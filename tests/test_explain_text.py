@@ -144,7 +144,7 @@ def merges_of(report: str) -> list[str]:
 
 
 def test_readme_report_is_what_the_command_prints(bundled):
-    """Word for word; the last digits depend on the processor."""
+    """All words are equal. The last digits of the numbers depend on the processor."""
     e = explain("KING RICHARD III:\nA horse! a horse! my kingdom for a", bundled, ablate=True)
     merges = "".join(line + "\n" for line in e.text().splitlines() if "→" in line)
     assert README.partition("| grep →\n")[2].startswith(f"{merges}```")

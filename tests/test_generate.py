@@ -22,7 +22,7 @@ def greedy(tokens, weights=WEIGHTS, config=CONFIG, **options):
 
 
 def greedy_without_cache(tokens, n, weights=WEIGHTS, config=CONFIG):
-    """One full forward pass per token. Past the window, the text is cut to the last half of it."""
+    """One full forward pass per token. When the text outgrows the window, it is cut to half a window."""
     text, start = list(tokens), 0
     for _ in range(n):
         if len(text) - start > config.n_positions:
@@ -57,7 +57,7 @@ def test_greedy_ids_of_a_full_size_model_equal_transformers():
 
 @pytest.mark.parametrize("length", [1, 30, 31, 32])
 @pytest.mark.parametrize("name", ["plain", "odd_sizes"])
-def test_past_the_window_the_last_half_is_read_again(name, length):
+def test_a_text_that_outgrows_the_window_continues_from_its_last_half(name, length):
     config = variation(name)
     length = min(length, config.n_positions)
     weights = seeded_weights(config, 3, scale=0.4)
@@ -80,7 +80,9 @@ def test_a_window_of_one_position_is_a_bigram_model():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_fast_loop_equals_the_plain_one(seed):
     """The same random numbers give the same tokens, with a cache, drafts and chunks as without."""
-    plain = generate_plainly(PROMPTS[0], WEIGHTS, CONFIG, 27, np.random.default_rng(seed))  # to the end of the window
+    plain = generate_plainly(
+        PROMPTS[0], WEIGHTS, CONFIG, 27, np.random.default_rng(seed)
+    )  # up to the end of the window
     fast = generate(PROMPTS[0], WEIGHTS, CONFIG, max_new_tokens=27, rng=np.random.default_rng(seed))
     assert list(plain) == list(fast)
 
@@ -191,7 +193,7 @@ def test_the_same_seed_gives_the_same_tokens():
         ({"n_vocab": 98}, "n_vocab is 98.*97"),
     ],
 )
-def test_impossible_arguments_are_refused_at_once(arguments, message):
+def test_impossible_arguments_are_errors_before_the_first_token(arguments, message):
     with pytest.raises(ValueError, match=message):
         generate(**{"tokens": [1], "weights": WEIGHTS, "config": CONFIG, "max_new_tokens": 1, **arguments})
 

@@ -1,4 +1,4 @@
-"""The shape of the code: sizes, imports, names, and an example in every function of the core."""
+"""The structure of the code: sizes, imports, names, and an example in every function of the core."""
 
 import ast
 import doctest
@@ -85,7 +85,7 @@ def test_every_function_of_the_core_has_an_example(name):
 
 
 @pytest.mark.parametrize("library", ["requests", "tqdm", "threadpoolctl", "torch"])
-def test_importing_the_package_loads_no(library):
+def test_importing_the_package_does_not_load(library):
     code = f"import sys, numpy_gpt2; sys.exit({library!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

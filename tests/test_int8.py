@@ -13,13 +13,14 @@ import weakref
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import forward, generate, int8
 from numpy_gpt2.evaluate import evaluate
 from numpy_gpt2.hub import bundled_folder
 from numpy_gpt2.int8 import FILE, Int8Matrix, load_int8, quantize
-from numpy_gpt2.weights import save_weights
+from numpy_gpt2.weights import save_tensors, save_weights
 
 from .conftest import write_model
 
@@ -37,7 +38,7 @@ def random_matrix(N, C, **options):
     return Int8Matrix(values, RNG.random(N, dtype=np.float32), **options)
 
 
-def test_quantisation_is_symmetric_and_rounds():
+def test_quantization_is_symmetric_and_rounds():
     floats = RNG.standard_normal((7, 50), np.float32)
     floats[3] = 0
     floats[4, 5] = 1000
@@ -63,7 +64,7 @@ def test_weights_that_are_not_finite_are_an_error(bad):
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 @pytest.mark.parametrize("rows", [0, 1, 2, 9, 130])
 def test_products_equal_those_of_the_converted_matrix(rows, n_threads):
-    """With blocks of 100 weights, so that there are many, in one thread and in several."""
+    """Blocks of 100 weights give many blocks, in one thread and in several."""
     for N, C in ((37, 20), (2, 9), (1, 1), (5, 300)):
         m = random_matrix(N, C, n_threads=n_threads, block_size=100)
         floats = m.values.astype(np.float64) * m.scales[:, None]
@@ -78,7 +79,7 @@ def test_products_equal_those_of_the_converted_matrix(rows, n_threads):
         np.testing.assert_allclose(np.ones((3, N)) @ m, np.ones((3, N)) @ np.asarray(m), rtol=1e-6)
 
 
-def test_it_has_the_attributes_and_indexing_of_an_array():
+def test_an_int8_matrix_has_the_attributes_and_indexing_of_an_array():
     m = random_matrix(37, 20)
     assert (m.shape, m.T.shape, m.ndim, m.dtype) == ((37, 20), (20, 37), 2, np.float32)
     assert m.T.T is m
@@ -222,6 +223,42 @@ def test_a_damaged_file_is_replaced(folder, damage):
     assert (folder / FILE).read_bytes() == data
 
 
+def with_scale(value):
+    def forge(tensors):
+        tensors["h.0.mlp.c_fc.weight.scales"][3] = value
+
+    return forge
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        *map(with_scale, [np.nan, np.inf, 0, -1]),
+        lambda tensors: tensors.pop("wte.weight.scales"),
+        lambda tensors: tensors.pop("ln_f.bias"),
+        lambda tensors: tensors.update({"more": np.ones(3, np.float32)}),
+        lambda tensors: tensors.update({"wte.weight.scales": tensors["wte.weight.scales"][:-1]}),
+        lambda tensors: tensors.update({"wte.weight.scales": tensors["wte.weight.scales"][:1]}),
+        lambda tensors: tensors.update({"wte.weight.scales": tensors["wte.weight.scales"][:, None]}),
+        lambda tensors: tensors.update({"wte.weight.scales": np.ones_like(tensors["wte.weight.scales"], np.int8)}),
+        lambda tensors: tensors.update({"wte.weight.scales": np.ones_like(tensors["wte.weight.scales"], np.float16)}),
+        lambda tensors: tensors.update({"wte.weight": tensors["wte.weight"].astype(np.float32)}),
+        lambda tensors: tensors.update({"h.1.attn.c_attn.weight": tensors["h.1.attn.c_attn.weight"].T}),
+        lambda tensors: tensors.update({"ln_f.bias": np.full_like(tensors["ln_f.bias"], np.nan)}),
+    ],
+)
+def test_a_file_that_cannot_be_of_the_model_is_replaced(folder, forge):
+    load_int8(folder)
+    data = (folder / FILE).read_bytes()
+    with safe_open(folder / FILE, framework="np") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    forge(tensors)
+    save_tensors(folder / FILE, tensors, metadata)
+    assert (folder / FILE).read_bytes() != data
+    load_int8(folder)
+    assert (folder / FILE).read_bytes() == data
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can write to any folder")
 def test_a_read_only_folder_gives_a_warning(folder):
     folder.chmod(0o555)
@@ -268,7 +305,7 @@ def test_a_changed_config_is_checked_again(folder):
 
 
 def test_a_changed_tie_word_embeddings_is_noticed(folder):
-    """A stored head is dropped while the config ties it to the embedding, and is used afterwards."""
+    """While the config ties the head to the embedding, a stored head is ignored. Afterwards, it is used."""
     weights, config, _ = gpt2.load(folder)
     tensors = {name: array.copy() for name, array in weights.items()}
     del weights

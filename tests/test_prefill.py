@@ -19,7 +19,7 @@ LONG = GPT2Config(vocab_size=50, n_positions=700, n_embd=16, n_layer=3, n_head=2
 @pytest.mark.parametrize("T", [128, 129, 256, 600])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_parallel_chunks_equal_one_pass(T, rows):
-    """The hidden states are equal, also after what is already in the cache, and the cache can be continued."""
+    """Ten tokens are in the cache before. The hidden states are equal, and the cache can be used afterwards."""
     weights = {name: array.astype(np.float64) for name, array in seeded_weights(LONG, 1, scale=0.4).items()}
     tokens = seeded_tokens(LONG, 1, (rows, T + 20))
     expected = gpt2.hidden_states(tokens, weights, LONG)
@@ -49,7 +49,9 @@ def test_a_long_prompt_leaves_the_number_of_threads_unchanged():
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 600])
 def test_any_chunk_size_gives_the_same_hidden_states(chunk_size):
-    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=528, n_layer=1, n_head=2)  # large enough to be cut
+    config = GPT2Config(
+        vocab_size=50, n_positions=16, n_embd=528, n_layer=1, n_head=2
+    )  # so large that the prompt is cut into chunks
     weights = seeded_weights(config, 1, scale=0.4)
     tokens = seeded_tokens(config, 1, (1, 13))
     hidden = prefill(tokens, weights, config, KVCache(config), chunk_size)
@@ -79,7 +81,7 @@ def test_a_chunk_waits_for_the_chunk_before_in_each_layer():
     assert cache.length == 0
 
 
-def test_a_closed_chunk_makes_no_other_chunk_wait():
+def test_no_chunk_waits_for_a_closed_chunk():
     cache = KVCache(SHORT, dtype=np.float64)
     cache.reserve(5)
     first = ChunkCache(cache, None, 2)

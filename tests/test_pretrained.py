@@ -22,7 +22,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def last_logits():
-    """The logits after each of the prompts below, as another implementation computed them."""
+    """The logits after each prompt of NEXT_TOKENS, computed by another implementation."""
     path = Path(os.environ.get("NUMPY_GPT2_DATA", "")) / "reference" / "gpt2_124M_last_logits.npz"
     if not path.exists():
         pytest.skip(f"needs {path.name} in reference/ of the folder that NUMPY_GPT2_DATA names")

@@ -1,3 +1,5 @@
+"""The changelog, and the pages for contributors and about bench."""
+
 import re
 from pathlib import Path
 

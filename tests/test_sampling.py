@@ -1,4 +1,4 @@
-"""Sampling against exact probabilities that plain Python computes here."""
+"""Sampling, compared with exact probabilities that this file computes in plain Python."""
 
 import math
 
@@ -14,7 +14,7 @@ finite_logits = arrays(np.float64, st.integers(1, 30), elements=st.floats(-30, 3
 
 
 def expected_probabilities(logits, temperature, top_k, top_p):
-    """The definition, one token after another."""
+    """The definition, computed token by token."""
     weights = [math.exp((z - max(logits)) / temperature) for z in logits]
     if top_k:
         threshold = sorted(logits, reverse=True)[min(top_k, len(logits)) - 1]
@@ -120,7 +120,7 @@ def test_the_ends_of_the_random_range_choose_possible_tokens(u):
 
 @given(st.integers(1, 1500), st.integers(0, 2**32 - 1), st.floats(0, 1, exclude_max=True))
 def test_a_sample_is_where_the_cumulative_sum_reaches_u(n, seed, u):
-    """Also with more tokens than one block and with zeros among them. Rounding may shift u by 1e-6."""
+    """There may be several blocks, and some probabilities are 0. Rounding may shift u by 1e-6."""
     rng = np.random.default_rng(seed)
     p = rng.random(n) * (rng.random(n) < 0.3)
     p[rng.integers(n)] = 1
@@ -140,7 +140,7 @@ def test_a_nucleus_of_a_large_vocabulary_equals_the_definition():
 
 
 def test_random_numbers_at_the_ends_of_blocks_choose_possible_tokens():
-    """Uniform numbers that equal the sum up to a block's end, and the 20 floats on either side of it."""
+    """The random numbers are the cumulative sum at each block's end, and the 20 floats on either side of it."""
     rng = np.random.default_rng(0)
     p = rng.random(1500).astype(np.float32) * (rng.random(1500) < 0.2)
     p[::256] = 0  # the first token of each block is impossible

@@ -46,7 +46,7 @@ def test_the_streamed_text_equals_the_decoded_tokens(tokenizer, tokens):
 @example("e the", [" the", "h"], True)  # one token holds both
 @example("tété", ["é"], False)
 def test_stop_strings_end_the_text_wherever_tokens_cut_them(tokenizer, text, stops, merged):
-    """The text ends before the stop string that is complete first, and nothing is held back needlessly."""
+    """The text ends before the stop string that is complete first, and only the start of a stop string is held back."""
     tokens = tokenizer.encode_ordinary(text) if merged else [*text.encode()]
     ends = [(start + len(stop), start) for stop in stops if (start := text.find(stop)) >= 0]
     end, expected = (min(ends)[0], text[: min(ends)[1]]) if ends else (len(text), text)

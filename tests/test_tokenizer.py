@@ -280,7 +280,7 @@ def test_a_saved_tokenizer_without_merges_loads(byte, tmp_path):
 
 
 def learned_merges(text, n):
-    """Join the most frequent pair n times (Sennrich et al. 2016). Of equally frequent pairs: the lowest ids."""
+    """Join the most frequent pair n times (Sennrich et al. 2016). Ties go to the pair with the lowest ids."""
     cut = (piece for part in text.split(ENDOFTEXT) for piece in cut_by_hand(part))
     words = Counter(tuple(CHARACTER_OF_BYTE[byte] for byte in piece.encode()) for piece in cut)
     ids = {character: i for i, character in enumerate(sorted(CHARACTER_OF_BYTE))}

@@ -61,7 +61,7 @@ def command(argv: list[str] | None) -> int:
     arguments = parser.parse_args(argv)
     parser.check_prompt(arguments.prompt)
     if arguments.text and (arguments.output is not None or arguments.open):
-        parser.error("--text makes no page: leave it out, or -o and --open")
+        parser.error("--text prints a report and makes no page; leave out --text, or leave out -o and --open")
 
     path = None if arguments.text else page_path(PAGE if arguments.output is None else arguments.output)
     explanation = explain(

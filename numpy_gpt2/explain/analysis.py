@@ -9,7 +9,7 @@ A hook records every intermediate result of one `forward`. `Analysis.arrays` hol
     heads.norm (L, H, T)                    length of the vector that each head adds to the residual stream
     neurons (L, T, 8)                       the neurons of the MLP with the largest activations, by magnitude
     lens.tokens, .probabilities (L+1, T, 10)
-                                            the next tokens if the model ended before block 0, 1, …; last its own
+                                            next tokens if the model ended before block 0, 1, …; last row: real output
     lens.target (L+1,)                      probability of the target's first token, in the lens at the last position
     target.log_probability ()               ln p(target | tokens), in nats
     ablation.heads (L, H), .mlps (L,)       how ln p(target | tokens) changes without one head, or without one MLP
@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, KeysView
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +37,8 @@ from ..weights import Weights
 Hook = Callable[[str, np.ndarray], np.ndarray]
 
 MAX_TOKENS = 64  # of a prompt, by default; the attention maps grow with the square of this
-MAX_PIECE_BYTES = 64  # a longer piece has no merges listed, because the list grows with the square of its length
-MOST_BITS = 16  # the surprisal at which its bars and colors end
+MAX_PIECE_BYTES = 64  # longer pieces have no list of merges, because it grows with the square of the length
+MOST_BITS = 16  # the largest surprisal that bars and colors can show
 N_NEAREST, N_LENS, N_NEURONS = 5, 10, 8
 
 # The named results and their shapes, in the order of the forward pass. Those of BLOCK occur once in every block.
@@ -78,11 +79,18 @@ class Analysis:
     tokens: np.ndarray  # (T,): the prompt's tokens, or the last ones of a long prompt
     n_prompt: int  # number of tokens of the whole prompt
     target: list[int]  # the tokens whose probability is explained
-    pieces: list[Piece]  # those that `tokens` come from; empty if there is no text, or if it is cut by another rule
+    pieces: list[Piece]  # those that `tokens` come from; may be empty, see `merged_pieces`
     arrays: dict[str, np.ndarray]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[name]
+        if name in self.arrays:
+            return self.arrays[name]
+        nearest = "".join(f"; the nearest is {near!r}" for near in get_close_matches(str(name), self.arrays, n=1))
+        raise KeyError(f"there is no array {name!r}{nearest}; keys() lists all names")
+
+    def keys(self) -> KeysView[str]:
+        """The names of all arrays."""
+        return self.arrays.keys()
 
     @property
     def facts(self) -> str:
@@ -124,7 +132,7 @@ def analyze(
         raise ValueError(f"max_tokens is {max_tokens}; it must be 1 or more")
     if len(target_ids) > config.n_positions:
         raise ValueError(f"the target has {len(target_ids)} tokens; the model's window has only {config.n_positions}")
-    room = config.n_positions + 1 - max(1, len(target_ids))  # the model also reads all but the target's last token
+    room = config.n_positions + 1 - max(1, len(target_ids))  # the model also reads the target, except its last token
     tokens = np.array(ids[-min(max_tokens, room) :])
 
     arrays: dict[str, np.ndarray] = {}
@@ -151,8 +159,8 @@ def analyze(
 def merged_pieces(prompt: str, model: Model, tokens: np.ndarray) -> list[Piece]:
     """The pieces of the prompt that its last tokens come from, each with its merges.
 
-    Empty for an empty prompt, and for a tokenizer that cuts text by another rule or another version of Unicode. Such
-    pieces do not end in the prompt's tokens.
+    The list is empty for an empty prompt. It is also empty if the tokenizer cuts text by another rule, or by another
+    version of Unicode: then the merges of these pieces do not produce the prompt's tokens.
     """
     tokenizer, ranks = model.tokenizer, token_ranks(model.tokenizer)
     found: list[Piece] = []
@@ -168,7 +176,7 @@ def merged_pieces(prompt: str, model: Model, tokens: np.ndarray) -> list[Piece]:
 
 
 def largest(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places and values of the n largest along the last axis, in descending order. Of equal values the first leads."""
+    """Indices and values of the n largest along the last axis, in descending order. Equal values keep their order."""
     n = min(n, x.shape[-1])
     places = np.sort(np.argpartition(x, -n, axis=-1)[..., -n:])
     order = np.argsort(-np.take_along_axis(x, places, axis=-1), axis=-1, kind="stable")
@@ -217,7 +225,7 @@ def lens(x: np.ndarray, weights: Weights, config: GPT2Config) -> np.ndarray:
 
 
 def lens_logits(a: Analysis) -> Iterator[np.ndarray]:
-    """The lens (T, V) before block 0, 1, …, and then the model's own logits."""
+    """The lens (T, V) before block 0, 1, …, and at the end the model's own logits."""
     for layer in range(a.model.config.n_layer):
         yield lens(a[f"h.{layer}.resid_pre"][0], a.model.weights, a.model.config)
     yield a["logits"]
@@ -235,14 +243,14 @@ def log_probability(
 ) -> float:
     """ln p(target | tokens), in nats.
 
-    For a target of several tokens it is the sum over them, each given all tokens before it.
+    For a target of several tokens, it is the sum of their log-probabilities. Each is given all tokens before it.
     """
     x = hidden_states([*tokens, *target[:-1]], weights, config, hook=hook)
     return -len(target) * float(cross_entropy(logits(x[-len(target) :], weights), target))
 
 
 def without(name: str, part: int | slice = slice(None)) -> Hook:
-    """The hook that replaces a named result by zeros, or only a part of it along the second axis."""
+    """A hook that replaces a named result by zeros. With `part`, only this part of the second axis becomes zero."""
 
     def hook(at: str, value: np.ndarray) -> np.ndarray:
         if at == name:
@@ -254,9 +262,9 @@ def without(name: str, part: int | slice = slice(None)) -> Hook:
 
 
 def ablation(a: Analysis, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """The change of ln p(target | tokens), in nats, without each head, (L, H), and without each MLP, (L,).
+    """How ln p(target | tokens) changes, in nats, when one head (L, H) or one MLP (L,) is removed.
 
-    Each of them takes one forward pass.
+    Each head and each MLP takes one forward pass.
     """
     weights, config, _ = a.model
     L, H = config.n_layer, config.n_head

@@ -15,7 +15,7 @@ function unpack({ dtype, shape, data }) {
 
 const ARRAYS = Object.fromEntries(Object.entries(DATA.arrays).map(([name, array]) => [name, unpack(array)]));
 
-// One number of an array. With fewer indices than axes: the rest of the array, flat.
+// One number of an array. With fewer indices than axes: all numbers with these indices, flat.
 function at(name, ...index) {
   const { shape, values } = ARRAYS[name];
   const size = shape.slice(index.length).reduce((a, b) => a * b, 1);
@@ -612,7 +612,7 @@ function describeRowAndColumn() {
   const row = positions.map((t) => weight(layer, head, query, t));
   const column = positions.map((t) => weight(layer, head, t, key));
   const adds = `; the head adds a vector of length ${show(at("heads.norm", layer, head, query))} there.`;
-  return [" looks most at", ...strongest(row), "; it is looked at most by", ...strongest(column), adds];
+  return [" looks most at", ...strongest(row), "; it gets the largest weights from", ...strongest(column), adds];
 }
 
 function describeMap() {
@@ -816,7 +816,8 @@ function drawNext() {
     `${integer(afterTopP)} of ${integer(V)} tokens remain. The model gave them ${kept} of the probability.`;
 }
 
-// A candidate's row: its probability now as a bar, the model's own as a thin line. A token that is cut shows the reason instead.
+// A candidate's row: a bar for its probability now, and a thin line for the model's own. A token that is cut shows the
+// reason in place of its probability.
 function candidateRow(id, i, p, reason) {
   const most = Math.max(p[0], MODEL_P[0]);
   const bars = td(bar(`${(100 * p[i]) / most}%`), "wide");

@@ -26,7 +26,8 @@ AROUND_LAYER_NORMS = ("resid_pre", "ln_1", "resid_mid", "ln_2")
 def page_html(a: Analysis) -> str:
     """The page, as one HTML file that loads nothing else."""
     template = asset("page.html")
-    data = json.dumps(page_data(a, template), ensure_ascii=False).replace("<", "\\u003c")  # no text can end the element
+    # A text that contains "</script>" must not end the element that holds the data.
+    data = json.dumps(page_data(a, template), ensure_ascii=False).replace("<", "\\u003c")
     contents = {"STYLE": asset("page.css"), "DATA": data, "SCRIPT": asset("page.js")}
     return re.sub("__(STYLE|DATA|SCRIPT)__", lambda match: contents[match[1]], template)
 
@@ -70,7 +71,7 @@ def merges_of(piece: Piece, a: Analysis) -> dict[str, Any]:
 
 
 def page_arrays(a: Analysis) -> dict[str, np.ndarray]:
-    """The arrays that page.js draws. Attention's maps come as their lower triangles, row after row."""
+    """The arrays that page.js draws. Attention maps are stored as their lower triangles, row after row."""
     T, config = len(a.tokens), a.model.config
     pre, post = a.layers("mlp.pre"), a.layers("mlp.post")
     bins = np.linspace(pre.min(), pre.max(), N_BINS + 1)
@@ -92,7 +93,7 @@ def page_arrays(a: Analysis) -> dict[str, np.ndarray]:
         "activation.y": activation(config)(bins),
         "next.tokens": candidates[:N_CANDIDATES],
         "next.logits": sorted_logits,  # of the whole vocabulary, because top-p needs the sum
-        "next.rank": np.argmax(candidates == a.target[0]),  # the target's place among them
+        "next.rank": np.argmax(candidates == a.target[0]),  # the target's place in this order
     }
 
 

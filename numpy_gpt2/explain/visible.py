@@ -8,7 +8,7 @@ import unicodedata
 from ..checkpoint import Model
 
 SIGNS = {" ": "·", "\n": "⏎", "\r": "␍", "\t": "⇥"}
-# Characters that leave no ink, although Unicode calls them letters, marks or symbols.
+# Characters that are invisible, although Unicode calls them letters, marks or symbols.
 BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 

@@ -17,13 +17,13 @@ from ..checkpoint import Model, load
 from ..cli import Parser, argument_type, exit_status, keep_freed_memory, limit_threads
 from ..config import GPT2Config
 from ..console import print_stderr
-from ..files import staged_writes
-from ..hub import MODEL_FILES, tokenizer_folder
+from ..files import staged_writes, try_lock
+from ..hub import MODEL_FILES, TOKENIZER_FILES, tokenizer_folder
 from ..tokenizer import ENDOFTEXT, byte_tokenizer, load_tokenizer, train_tokenizer
 from ..weights import FILE, INDEX, init_weights
 from ..windows import encode, read_text
 from .config import CHANGEABLE, FLAGS, TrainConfig
-from .run import CHECKPOINT, load_checkpoint, save_best, save_log, train
+from .run import CHECKPOINT, is_log_complete, load_checkpoint, save_best, save_log, train
 from .step import Run, new_run
 
 EXAMPLES = """\
@@ -60,7 +60,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[st
         description="Train a GPT-2 on text files. With the default settings this takes about ten minutes on two cores.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("corpus", metavar="CORPUS.txt", nargs="+", help="UTF-8 text files")
+    parser.add_argument("corpus", metavar="CORPUS.txt", nargs="+", help="UTF-8 text files; - is standard input")
     parser.add_argument(
         "--out",
         metavar="FOLDER",
@@ -153,7 +153,7 @@ def begin(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken
     return new_run(options, config, weights), tokenizer
 
 
-def resume_run(given: dict[str, Any], folder: Path) -> tuple[Run, tiktoken.Encoding]:
+def resume_run(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken.Encoding]:
     """Return the run of the checkpoint. Raises ValueError if a setting that must stay the same was changed."""
     run = load_checkpoint(folder)
     for name, value in given.items():
@@ -164,7 +164,14 @@ def resume_run(given: dict[str, Any], folder: Path) -> tuple[Run, tiktoken.Encod
             same = "left out" if before is None else before
             raise ValueError(f"{flag(name)} is {value}; with --resume it must be {same}, as when the run began")
     run.options = dataclasses.replace(run.options, **{"time_limit": None} | given)  # an old time limit has no effect
-    return run, load_tokenizer(folder)
+    if all((folder / name).exists() for name in TOKENIZER_FILES):
+        return run, load_tokenizer(folder)
+    return run, make_tokenizer(run.options.tokenizer, split(text, run.options.val_fraction)[0])  # killed while saving
+
+
+def saved_at(folder: Path) -> list[int]:
+    """When the checkpoint and the model in a folder were saved; empty if there are none."""
+    return [path.stat().st_mtime_ns for path in (folder / CHECKPOINT, folder / FILE) if path.exists()]
 
 
 def command(argv: list[str] | None) -> int:
@@ -175,7 +182,8 @@ def command(argv: list[str] | None) -> int:
     text = ENDOFTEXT.join(read_text(path) for path in arguments.corpus)
     given["corpus"] = hashlib.sha256(text.encode()).hexdigest()
     keep_freed_memory()
-    run, tokenizer = resume_run(given, folder) if arguments.resume else begin(given, text, folder)
+    before = saved_at(folder)
+    run, tokenizer = resume_run(given, text, folder) if arguments.resume else begin(given, text, folder)
     tokens, held_out = (encode(part, tokenizer) for part in split(text, run.options.val_fraction))
     if len(tokens) <= run.config.n_positions:
         raise ValueError(
@@ -188,11 +196,24 @@ def command(argv: list[str] | None) -> int:
             " --val-fraction 0 to hold out nothing"
         )
 
-    if run.step >= run.options.max_steps:
+    if run.step >= run.options.max_steps and is_log_complete(run, folder):
         print_stderr(f"the run in {folder} has done its {run.step:,} steps; a larger --max-steps continues it")
         return 0
     with staged_writes(folder):
         pass  # fails now, before any computation, if the folder cannot be written
+    with try_lock(folder) as locked:
+        if locked is False or saved_at(folder) != before:
+            problem = "is in use by" if locked is False else "was just changed by"
+            raise OSError(
+                f"{folder} {problem} another training; use another --out, or --resume when that one has ended"
+            )
+        return train_and_report(run, tokens, held_out, tokenizer, folder)
+
+
+def train_and_report(
+    run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoken.Encoding, folder: Path
+) -> int:
+    """Train, and say on standard error what is trained and what was saved. Returns the exit status."""
     if run.rows:  # undo what was written after the checkpoint
         save_best(run, tokenizer, folder)
         save_log(run, folder)

@@ -76,7 +76,7 @@ class TrainConfig:
     grad_accumulation: int = setting(1, COUNT, "batches per step")
     max_steps: int = setting(2000, COUNT, "number of steps")
     lr: float = setting(1e-3, POSITIVE, "highest learning rate")
-    min_lr: float = setting(None, NON_NEGATIVE, "lowest learning rate, reached at the end (default: lr / 10)")
+    min_lr: float = setting(None, NON_NEGATIVE, "learning rate of the last step (default: lr / 10)")
     warmup: int = setting(100, COUNT_OR_ZERO, "steps in which the learning rate rises to lr")
     weight_decay: float = setting(0.1, NON_NEGATIVE, "weight decay of AdamW, for matrices only")
     beta1: float = setting(0.9, FRACTION, "decay rate of AdamW's mean of the gradient")
@@ -94,7 +94,7 @@ class TrainConfig:
         None, POSITIVE._replace(metavar="MINUTES"), "save and stop after this time; --resume continues"
     )
 
-    # No flag.
+    # Not a flag.
     corpus: str = ""  # SHA-256 of the text: --resume needs the same text
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{post
 
 
 def save_checkpoint(run: Run, tokens: np.ndarray, tokenizer: tiktoken.Encoding, folder: Path) -> None:
-    """Write the whole run to one file. Raises ValueError, and writes nothing, if the weights give no finite loss."""
+    """Write the whole run to one file. Raises ValueError and writes nothing if the loss is not finite."""
     window, weights = tokens[: run.config.n_positions + 1], as_weights(run.weights, run.config)
     with np.errstate(all="ignore"):
         check_finite(run, cross_entropy(forward(window[:-1], weights, run.config), window[1:]))
@@ -78,8 +78,7 @@ def load_checkpoint(folder: Path) -> Run:
 def validation_loss(run: Run, held_out: np.ndarray, pool: Executor) -> float:
     """Return the mean loss over the held-out text, in nats per token.
 
-    A text of more than `eval_batches` batches is not read whole: that many batches of windows are taken from it,
-    evenly spaced.
+    At most `eval_batches` batches of windows are evaluated. If the text has more, these windows are evenly spaced.
     """
     length = run.config.n_positions
     starts = window_starts(len(held_out), length, length)
@@ -111,7 +110,7 @@ def delayed_interrupt() -> Generator[Callable[[], bool]]:
 
 
 def sample(run: Run, tokenizer: tiktoken.Encoding) -> str:
-    """Return a text that the model generates after a line end."""
+    """Return a text that the model generates after a newline."""
     weights, rng = as_weights(run.mean, run.config), np.random.default_rng([run.options.seed, run.step])
     tokens = generate(
         tokenizer.encode_ordinary("\n"),
@@ -139,10 +138,14 @@ def save_log(run: Run, folder: Path) -> None:
         (aside / CURVE).write_text(curve, encoding="utf-8", errors="replace")
 
 
-def evaluate_and_save(
-    run: Run, held_out: np.ndarray, tokenizer: tiktoken.Encoding, folder: Path, pool: Executor
-) -> None:
-    """Add a row to the log. Save the model if its validation loss is the lowest so far, or if no text is held out."""
+def is_log_complete(run: Run, folder: Path) -> bool:
+    """Whether the log in the folder has all rows of the run. It is written last, so the model is complete, too."""
+    path = folder / LOG
+    return path.exists() and len(path.read_bytes().splitlines()) >= len(run.rows)
+
+
+def evaluate(run: Run, held_out: np.ndarray, pool: Executor) -> bool:
+    """Add a row to the log. Returns whether this is the best model: its loss is the lowest, or no text is held out."""
     loss = validation_loss(run, held_out, pool) if len(held_out) else None
     row = {
         "step": run.step,
@@ -154,11 +157,11 @@ def evaluate_and_save(
     }
     run.rows.append(row)
     run.losses, run.timings = [], []
-    if loss is None or loss < run.best_loss:
-        run.best[:] = run.mean
-        run.best_loss = math.inf if loss is None else loss
-        save_best(run, tokenizer, folder)
-    save_log(run, folder)
+    if loss is not None and loss >= run.best_loss:
+        return False
+    run.best[:] = run.mean
+    run.best_loss = math.inf if loss is None else loss
+    return True
 
 
 def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoken.Encoding, folder: Path) -> bool:
@@ -166,12 +169,25 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
 
     A run that stops early first saves a checkpoint, and is evaluated after that. The checkpoint does not contain this
     evaluation, so a resumed run has the same log and model as an uninterrupted one.
+
+    A checkpoint is saved before the first model, and each one before the model and the log of its step. So a killed run
+    has either left nothing and can be started again, or it can be resumed. This does not hold without checkpoints.
     """
     options = run.options
     deadline = time.monotonic() + 60 * options.time_limit if options.time_limit else math.inf
 
     def due(interval: int) -> bool:
         return interval > 0 and (run.step % interval == 0 or run.step == options.max_steps)
+
+    def show_losses(loss: float, tokens_per_second: float) -> None:
+        held = f", held out {run.rows[-1]['val_loss']:.4f}" if run.rows and len(held_out) else ""
+        bar.set_postfix_str(f"loss {loss:.4f}{held}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+
+    def evaluate_and_show() -> bool:
+        last = run.losses[-1], run.tokens_per_second
+        is_best = evaluate(run, held_out, pool)
+        show_losses(*last)
+        return is_best
 
     with (
         thread_pool() as pool,
@@ -180,22 +196,26 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
     ):
         while run.step < options.max_steps and not interrupted() and time.monotonic() < deadline:
             take_step(run, tokens, pool)
-            held = f", held out {run.rows[-1]['val_loss']:.4f}" if run.rows and len(held_out) else ""
-            bar.set_postfix_str(
-                f"loss {run.losses[-1]:.4f}{held}, {run.tokens_per_second:,.0f} tokens/s", refresh=False
-            )
+            show_losses(run.losses[-1], run.tokens_per_second)
             bar.update()
-            if due(options.eval_interval) or run.step == options.max_steps:
-                evaluate_and_save(run, held_out, tokenizer, folder, pool)
-            if due(options.checkpoint_interval):
+            is_evaluated = due(options.eval_interval) or run.step == options.max_steps
+            is_best = is_evaluated and evaluate_and_show()
+            is_first = is_evaluated and len(run.rows) == 1 and run.step < options.checkpoint_interval
+            if due(options.checkpoint_interval) or is_first:
                 save_checkpoint(run, tokens, tokenizer, folder)
+            if is_best:
+                save_best(run, tokenizer, folder)
+            if is_evaluated:
+                save_log(run, folder)
             if due(options.sample_interval):
-                with bar.external_write_mode(), suppress(BrokenPipeError):  # nobody reads the samples any longer
+                with bar.external_write_mode(), suppress(BrokenPipeError):  # nobody reads the output
                     write(f"--- after {run.step:,} steps\n{sample(run, tokenizer)}\n")
         if run.step < options.max_steps:
             print_stderr("stopping: saving and evaluating the run")
             if options.checkpoint_interval:
                 save_checkpoint(run, tokens, tokenizer, folder)
             if run.losses:
-                evaluate_and_save(run, held_out, tokenizer, folder, pool)
+                if evaluate_and_show():
+                    save_best(run, tokenizer, folder)
+                save_log(run, folder)
         return interrupted()

@@ -1,7 +1,7 @@
 """One optimizer step: a batch, its loss and gradient with dropout, gradient clipping, AdamW, the mean of the weights.
 
-First comes `Run`, the state of a training run. The functions after it stand in the order in which `take_step`, the
-last one, uses them.
+First comes `Run`, the state of a training run. The functions after it are in the order in which `take_step`, the last
+one, uses them.
 
 All randomness derives from (seed, step) or (seed, epoch). There is no generator state to save, and a resumed run
 produces the same weights as an uninterrupted one.
@@ -25,7 +25,7 @@ from ..weights import Weights
 from ..windows import TOKENS_PER_FORWARD
 from .config import TrainConfig
 
-# Parameters that one call of `adamw` updates. The arrays of a block fit into the processor's cache.
+# Number of parameters that one call of `adamw` updates. The arrays of such a block fit into the processor's cache.
 ADAMW_BLOCK = 1 << 16
 
 
@@ -41,11 +41,11 @@ class Run:
     weights: np.ndarray
     m: np.ndarray  # AdamW: running mean of the gradient
     v: np.ndarray  # AdamW: running mean of the squared gradient
-    mean: np.ndarray  # running mean of the latest weights; this is evaluated, and saved as the model
-    best: np.ndarray  # `mean` at the lowest validation loss so far
+    mean: np.ndarray  # running mean of the latest weights; evaluations use it
+    best: np.ndarray  # `mean` at the lowest validation loss so far; saved as the model
     best_loss: float = math.inf  # nats per token
     step: int = 0  # steps done
-    seconds: float = 0.0  # time of all steps together
+    seconds: float = 0.0  # total time of all steps
     losses: list[float] = dataclasses.field(default_factory=list)  # loss of each step since the last row of the log
     timings: list[float] = dataclasses.field(default_factory=list)  # seconds of each of these steps
     rows: list[dict[str, float | None]] = dataclasses.field(default_factory=list)  # the log
@@ -60,7 +60,7 @@ class Run:
 
 
 def as_weights(flat: np.ndarray, config: GPT2Config) -> Weights:
-    """Return the weights dict as views of one flat array, matrices first. The optimizer updates the flat array.
+    """Return the weights as a dict of views of one flat array, matrices first. The optimizer updates the flat array.
 
     >>> config = GPT2Config(vocab_size=3, n_positions=1, n_embd=2, n_layer=1, n_head=1)
     >>> weights = as_weights(np.arange(config.num_parameters()), config)
@@ -93,7 +93,7 @@ def new_run(options: TrainConfig, config: GPT2Config, weights: Weights) -> Run:
 
 @functools.lru_cache(maxsize=2)
 def shuffled_windows(n_tokens: int, n_windows: int, length: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the starts of an epoch's windows in random order. The first window starts at a random place.
+    """Return the starts of an epoch's windows in random order. In the text, the first one starts at a random position.
 
     The windows follow each other without gaps:
 
@@ -108,10 +108,10 @@ def shuffled_windows(n_tokens: int, n_windows: int, length: int, seed: int, epoc
 def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the n windows of a step: inputs and targets, both (n, length). Targets are the tokens after the inputs.
 
-    An epoch uses each token of the text once, except for fewer than 2 · length tokens at the ends of the text. Each
-    epoch cuts the text at other places.
+    In one epoch, each token of the text is a target once, except at most 2 · length tokens at the ends of the text.
+    Each epoch cuts the text at different positions.
 
-    A text of 9 tokens has room for one window of 8 and its targets:
+    A text of 9 tokens has room for one window of 8 tokens and its targets:
 
     >>> inputs, targets = batch(np.arange(9), n=1, length=8, seed=0, step=0)
     >>> inputs.tolist(), targets.tolist()
@@ -129,7 +129,8 @@ def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tupl
 def equal_parts(rows: int, length: int) -> list[slice]:
     """Divide a batch of rows × length tokens into at least two equal parts of at most TOKENS_PER_FORWARD tokens.
 
-    The parts are as large as possible. Where no equal parts are small enough, each row is a part.
+    The parts are as large as possible. If all parts of several rows are too large, each row is a part. A batch of one
+    row is one part.
 
     >>> equal_parts(rows=8, length=128)  # 2 parts of 512 tokens
     [slice(0, 4, None), slice(4, 8, None)]
@@ -141,9 +142,9 @@ def equal_parts(rows: int, length: int) -> list[slice]:
 def dropout(p: float, rng: np.random.Generator) -> Callable[[str, np.ndarray], np.ndarray]:
     """y = x · mask / (1 − p), where each number of the mask is 0 with probability p, and otherwise 1.
 
-    Returns a hook for `forward`. It changes the arrays that GPT-2's training changed: the sum of the embeddings, the
-    attention pattern, and the output of both sub-blocks. Each name has one mask: the hook draws it at the first call
-    and uses it again for the gradient of the array. The probability is exact to within 2⁻¹⁶.
+    Returns a hook for `forward`. It changes the sum of the embeddings, the attention patterns, and the outputs of
+    attention and MLP, as in GPT (Radford et al. 2018, section 4.1). Each name has one mask. The hook draws it at the
+    first call and uses it again for the gradient of the array. The probability is exact to within 2⁻¹⁶.
     Srivastava et al. 2014, "Dropout".
 
     With p = 1/2, the numbers that remain are doubled, so the mean stays about the same:
@@ -152,7 +153,7 @@ def dropout(p: float, rng: np.random.Generator) -> Callable[[str, np.ndarray], n
     >>> dropped = hook("h.0.mlp_out", np.ones(1000))
     >>> sorted(set(dropped.tolist())), bool(0.9 < dropped.mean() < 1.1)
     ([0.0, 2.0], True)
-    >>> hook("h.0.mlp.hidden", np.ones(3)).tolist()
+    >>> hook("h.0.mlp.post", np.ones(3)).tolist()  # not one of these arrays
     [1.0, 1.0, 1.0]
     """
     masks: dict[str, np.ndarray] = {}
@@ -168,7 +169,7 @@ def dropout(p: float, rng: np.random.Generator) -> Callable[[str, np.ndarray], n
 
 
 def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Executor) -> tuple[float, np.ndarray]:
-    """Return the loss of a batch and its flat gradient. Threads compute equal parts of the batch side by side.
+    """Return the loss of a batch and its flat gradient. Threads compute equal parts of the batch in parallel.
 
     The gradients of the parts are added in a fixed order, so the result does not depend on the number of threads.
 
@@ -190,7 +191,8 @@ def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Execu
 
     total_loss, total = 0.0, np.zeros_like(run.weights)
     sums = as_weights(total, run.config)
-    # Parts are numbered from 1. NumPy ignores a 0 at the end of a seed: [seed, step, 0] would be an epoch's seed.
+    # Parts are numbered from 1. NumPy ignores a 0 at the end of a seed, so [seed, step, 0] would give the same numbers
+    # as [seed, epoch] in `shuffled_windows` if step = epoch.
     for loss, gradients in pool.map(compute, range(1, len(parts) + 1), parts):
         total_loss += float(loss)
         for name, gradient in gradients.items():
@@ -200,7 +202,7 @@ def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Execu
 
 
 def check_finite(run: Run, loss: float) -> None:
-    """Raise ValueError if a loss with the run's present weights, or the norm of its gradient, is not finite.
+    """Raise ValueError if `loss` is not finite. `take_step` adds the gradient's norm to it, to check both at once.
 
     >>> config = GPT2Config(vocab_size=3, n_positions=4, n_embd=2, n_layer=1, n_head=1)
     >>> run = new_run(TrainConfig(), config, {name: np.ones(s) for name, s in config.parameter_shapes().items()})
@@ -217,10 +219,10 @@ def check_finite(run: Run, loss: float) -> None:
 
 
 def clipping_factor(norm: float, grad_clip: float) -> float:
-    """min(1, grad_clip / norm): multiplied by this factor, a gradient is at most `grad_clip` long. 0 means no limit.
+    """min(1, grad_clip / norm). The gradient times this factor has a norm of at most `grad_clip`. 0 means no limit.
 
-    `norm` is the length of the gradient of all parameters, taken as one vector. Pascanu et al. 2013, "On the
-    difficulty of training recurrent neural networks", algorithm 1.
+    `norm` is the length of the gradient of all parameters, as one vector. The code adds 1e-6 to it, so it never divides
+    by 0. Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
 
     The vector (3, 4) has the length 5. Multiplied by 1/5, it has the length 1:
 
@@ -233,13 +235,16 @@ def clipping_factor(norm: float, grad_clip: float) -> float:
 def learning_rate(step: int, options: TrainConfig) -> float:
     """Return the learning rate: a line up to `lr` in `warmup` steps, then half a cosine down to `min_lr`.
 
+    `step` counts from 0. The last step always has the rate `min_lr`, even if the warm-up is longer than the run.
+
     >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=4, max_steps=8)
     >>> [round(learning_rate(step, options), 2) for step in range(8)]
-    [0.25, 0.5, 0.75, 1.0, 1.0, 0.85, 0.5, 0.15]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.25, 0.0]
     """
-    if step < options.warmup:
-        return options.lr * (step + 1) / options.warmup
-    progress = (step - options.warmup) / max(1, options.max_steps - options.warmup)
+    warmup, last = options.warmup, options.max_steps - 1
+    if step < min(warmup, last):
+        return options.lr * (step + 1) / warmup
+    progress = (step - warmup) / (last - warmup) if warmup < last else 1.0
     return options.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (options.lr - options.min_lr)
 
 
@@ -277,12 +282,12 @@ def adamw(
     m ← β₁ m + (1 − β₁) g       m̂ = m / (1 − β₁ᵗ)       running mean of the gradient g
     v ← β₂ v + (1 − β₂) g²      v̂ = v / (1 − β₂ᵗ)       running mean of its square
 
-    t is `step`, which counts from 1. m and v start at 0, so they are too small in the first steps; the divisions
-    correct this. Weight decay does not depend on the gradient.
+    t is `step`, which counts from 1. m and v start at 0, so they are too small in the first steps. The divisions in m̂
+    and v̂ correct this. Weight decay does not depend on the gradient.
     Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
 
-    In the first step m̂ = g and v̂ = g². So each weight moves by lr against the sign of its gradient, whether the
-    gradient is small or large:
+    In the first step, m̂ = g and v̂ = g². So each weight moves by lr, against the sign of its gradient. The size of the
+    gradient does not matter:
 
     >>> weights, m, v = np.array([1.0, 1.0]), np.zeros(2), np.zeros(2)
     >>> adamw(weights, np.array([0.5, -100.0]), m, v, step=1, lr=0.1, beta1=0.9, beta2=0.99, weight_decay=0.0)
@@ -300,10 +305,10 @@ def adamw(
 def update_mean(mean: np.ndarray, weights: np.ndarray, step: int) -> None:
     """mean ← mean + min(1, 20 / step) · (weights − mean), in place.
 
-    This averages over about the last twentieth of all steps, and so removes the noise of single batches. Polyak &
+    The mean is over about the last twentieth of all steps so far. It has less noise from single batches. Polyak &
     Juditsky 1992, "Acceleration of stochastic approximation by averaging".
 
-    For 20 steps the mean equals the weights. At step 40 it moves half of the way:
+    In the first 20 steps, the mean equals the weights. At step 40 it moves half of the way to them:
 
     >>> mean = np.array([1.0])
     >>> update_mean(mean, np.array([3.0]), step=40)
@@ -316,7 +321,7 @@ def update_mean(mean: np.ndarray, weights: np.ndarray, step: int) -> None:
 def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     """Draw a batch from the text and update the run by one step of AdamW.
 
-    Raises ValueError if the loss or the gradient is not finite; the run is unchanged then.
+    Raises ValueError if the loss or the gradient is not finite; the run is then unchanged.
 
     After the first step, no weight has moved by more than the learning rate:
 

@@ -1,4 +1,4 @@
-"""What the tests of `python -m numpy_gpt2` use: the command in this process, and models that generate given tokens."""
+"""Shared by the tests of `python -m numpy_gpt2`: the command in this process, and models that generate given tokens."""
 
 import io
 import json
@@ -13,6 +13,7 @@ from numpy_gpt2 import generate, load, save_model
 from ..conftest import run_in_process, write_model
 
 EOT = 264  # the last token of the tiny tokenizer; ids below 256 are bytes
+SEPARATED = "--- sample 1 of 2\n{}\n--- sample 2 of 2\n{}\n"  # the output of --num-samples 2
 SMILE = "\N{GRINNING FACE}"  # four bytes, and four tokens
 
 
@@ -42,7 +43,7 @@ def replace_generate(monkeypatch):
 
 
 def generated(folder, ids, n, **options):
-    """How `generate` continues these tokens, by default greedily: its tokens and their text."""
+    """The tokens that `generate` appends to these, by default greedily, and their text."""
     model = load(folder)
     options = {"temperature": 0, "stop_tokens": [EOT], "n_vocab": model.tokenizer.n_vocab, **options}
     tokens = list(generate(ids, model.weights, model.config, max_new_tokens=n, **options))

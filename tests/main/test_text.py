@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import tracemalloc
 
 import pytest
 
@@ -13,7 +14,7 @@ from numpy_gpt2 import __main__ as command
 from numpy_gpt2 import load_tokenizer
 
 from ..conftest import assert_one_error, write_model
-from .conftest import EOT, SMILE, generated, json_samples, write_scripted_model
+from .conftest import EOT, SEPARATED, SMILE, generated, json_samples, write_scripted_model
 
 # Greedy text
 
@@ -26,10 +27,16 @@ def test_stdout_is_exactly_the_greedy_continuation(cli, tiny, prompt):
     assert (result.status, result.out, result.err) == (0, text + "\n", "")
 
 
-def test_temperature_0_is_greedy_and_greedy_overrides_temperature(cli, tiny):
-    text = generated(tiny, [97], 20)[1] + "\n"
-    assert cli("-m", tiny, "-t", 0, "-n", 20, "a").out == text
-    assert cli("-m", tiny, "--greedy", "-t", 2, "-n", 20, "a").out == text
+@pytest.mark.parametrize("flags", ["-t 0", "-t 0 -k 5 -p 0.5", "--greedy -t 0 -k 0 -p 1", "--greedy -k 1 -s 3"])
+def test_greedy_and_temperature_0_take_the_most_probable_token(cli, tiny, flags):
+    assert cli("-m", tiny, *flags.split(), "-n", 20, "a").out == generated(tiny, [97], 20)[1] + "\n"
+
+
+@pytest.mark.parametrize("flags", ["-t 2", "--temperature 0.8", "-k 40", "--top-k 2", "-p 0.9", "-t 1 -p 0.9"])
+def test_greedy_with_an_option_that_samples_is_an_error(cli, tiny, flags):
+    assert_one_error(
+        cli("-m", tiny, "--greedy", *flags.split(), "a"), 2, "--greedy does not sample, so it contradicts -"
+    )
 
 
 def test_an_empty_prompt_starts_from_endoftext(cli, tiny):
@@ -132,7 +139,7 @@ def test_text_is_printed_before_the_next_token_is_computed(tiny, monkeypatch, re
 # The end of the text
 
 
-def test_text_tokens_and_finish_reason(cli, tmp_path):
+def test_finish_reason_tells_why_text_and_tokens_end(cli, tmp_path):
     model = write_scripted_model(tmp_path / "model", [*b"ab", EOT, *b"cd"])
 
     def sample(*arguments):
@@ -175,7 +182,7 @@ def test_stop_strings_may_span_tokens(cli, tmp_path):
         (["the. "], f"you, {SMILE}é "),
         ([f"{SMILE}é"], "you, "),
         (["end", "zz", "é t"], f"you, {SMILE}"),
-        (["ou, " + SMILE, ","], "you"),  # they overlap; the comma is complete first
+        (["ou, " + SMILE, ","], "you"),  # they overlap, and the comma is complete first
     ]:
         flags = itertools.chain.from_iterable(("--stop", stop) for stop in stops)
         result = cli(*arguments, *flags, "x")
@@ -184,4 +191,15 @@ def test_stop_strings_may_span_tokens(cli, tmp_path):
 
 def test_generation_stops_when_every_sample_has_reached_a_stop_string(cli, tiny, replace_generate):
     replace_generate(itertools.chain([[97, 97], [98, 99], [100, 98]], map(pytest.fail, ["this step is one too many"])))
-    assert cli("-m", tiny, "--num-samples", 2, "--stop", "b", "x").out == "a\nac\n"
+    assert cli("-m", tiny, "--num-samples", 2, "--stop", "b", "x").out == SEPARATED.format("a", "ac")
+
+
+def test_samples_share_the_memory_of_a_long_prompt(cli, tiny):
+    """A copy of the prompt for each sample would take 80 MB."""
+    tracemalloc.start()
+    result = cli("-m", tiny, "-n", 1, "--num-samples", 100, "-", stdin=b"a" * 100_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert result.status == 0, result.err
+    assert "only the last 64 fit" in result.err
+    assert peak < 40e6

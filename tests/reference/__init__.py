@@ -1,1 +1,1 @@
-"""Reference outputs of PyTorch and transformers, the scripts that compute them, and the seeded inputs of both sides."""
+"""Reference outputs of PyTorch and transformers, the scripts that compute them, and the seeded inputs."""

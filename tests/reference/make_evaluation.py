@@ -21,7 +21,7 @@ from .seeded import FOLDER, seeded_weights
 CONFIG = {"vocab_size": 265, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 4}
 SEED, SCALE = 3, 0.4
 STRIDES = (64, 32, 7, 1)
-# Lengths of beginnings of the text, in tokens: near one window, and near one window and a stride of 7.
+# Short texts are the first tokens of the text: about one window of them, or one window and a stride of 7.
 BEGINNINGS = (2, 64, 65, 66, 71, 72, 73)
 ENDOFTEXT = "<|endoftext|>"
 

@@ -256,7 +256,7 @@ def ten_steps() -> dict[str, np.ndarray]:
     warmup, steps, low, high = TRAINING["warmup"], TRAINING["max_steps"], TRAINING["min_lr"], TRAINING["lr"]
     losses = []
     for step in range(steps):
-        angle = math.pi * (step - warmup) / (steps - warmup)
+        angle = math.pi * (step - warmup) / (steps - 1 - warmup)
         rate = (step + 1) / warmup * high if step < warmup else (high + low + (high - low) * math.cos(angle)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -1,4 +1,4 @@
-"""Configs, weights and tokens that the reference scripts and the tests both compute from seeds; none are stored."""
+"""Configs, weights and tokens from seeds, the same for the reference scripts and the tests. None are stored."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the tests of training share: a text, short runs, and what a run leaves."""
+"""Shared by the tests of training: a text, short runs, and functions that read the files of a run."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ END = int(len(TEXT) * 0.9)  # where the held-out text begins
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch, tmp_path):
-    """No hub, and only the models that a test makes. Ctrl-C raises even where the tests run in the background."""
+    """No hub, and only the models that a test makes. Ctrl-C works even if the tests run in the background."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NUMPY_GPT2_WEIGHTS", str(tmp_path / "weights"))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -137,7 +137,7 @@ def log(folder):
 
 
 def result_of(folder):
-    """Everything that a run leaves, except its speed."""
+    """The contents of all files of a run, except its speed."""
     arrays, state = checkpoint(folder)
     files = {name: (folder / name).read_bytes() for name in MODEL_FILES}
     rows = [{key: value for key, value in row.items() if key not in SPEED} for row in log(folder)]
@@ -163,7 +163,7 @@ assert_one_error = partial(conftest.assert_one_error, before=r"[\d,]+ parameters
 
 
 def assert_speeds_fit(rows):
-    """Each row: speed times seconds is the number of tokens, with steps of 4 windows of 16 tokens."""
+    """In each row, speed times seconds is the number of tokens. A step has 4 windows of 16 tokens."""
     for before, row in itertools.pairwise([{"step": 0, "seconds": 0}, *rows]):
         n_tokens = (row["step"] - before["step"]) * 4 * 16
         assert row["tokens_per_second"] * (row["seconds"] - before["seconds"]) == pytest.approx(n_tokens, rel=1e-6)
@@ -176,7 +176,7 @@ def break_by_ctrl_c(patched, step):
 
 
 def break_by_time_limit(patched, step):
-    """Let the time limit end in a step. Returns the flags and the exit status of the run."""
+    """Let the time limit expire in a step. Returns the flags and the exit status of the run."""
     clock = SimpleNamespace(monotonic=lambda: 1000 + seconds[0])
     seconds = [0.0]
     patched.setattr(run_module, "time", clock)

@@ -1,11 +1,15 @@
 """The command: wrong texts, values and folders, full disks, closed streams, and --help."""
 
+import errno
+import fcntl
+import io
 import json
 import math
 import os
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -21,11 +25,12 @@ from numpy_gpt2.train import run as run_module
 from numpy_gpt2.train import step as step_module
 from numpy_gpt2.train.config import FLAGS
 
-from ..conftest import write_model
+from ..conftest import run_in_process, write_model
 from .conftest import (
     FILES,
     FULL_RUN,
     TINY_RUN,
+    after_step,
     assert_one_error,
     checkpoint,
     everything_in,
@@ -57,7 +62,14 @@ def test_unusable_texts_and_sizes_are_errors(cli, tmp_path, out, texts, flags, m
     assert not out.exists()
 
 
-def test_shortest_usable_text(cli, tmp_path, out):
+def test_a_dash_is_standard_input(cli, corpus, out, tmp_path, uninterrupted, monkeypatch):
+    for flags in (["--time-limit", 1e-9], ["--resume"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(corpus.read_bytes())))
+        assert cli("-", "--out", out, *FULL_RUN, *flags).status == 0
+    assert result_of(out) == result_of(uninterrupted)
+
+
+def test_shortest_usable_text_can_be_trained_on(cli, tmp_path, out):
     text = written(tmp_path / "text", "a" * 17 + "ab")
     result = cli(text, "--out", out, *TINY_RUN, "--max-steps", 2, "--eval-batches", 1)
     assert result.status == 0, result.err
@@ -214,7 +226,7 @@ def test_threads_limits_the_matrix_products_and_changes_no_result(cli, corpus, u
     assert result_of(out) == result_of(uninterrupted)
 
 
-def test_version(cli):
+def test_version_option_prints_the_version(cli):
     result = cli("--version")
     assert (result.status, result.out) == (0, f"numpy_gpt2 {__version__}\n")
 
@@ -271,3 +283,51 @@ def test_folder_with_a_sharded_model_is_not_overwritten(cli, corpus, tmp_path):
     assert_one_error(cli(corpus, "--out", model, *TINY_RUN, "--max-steps", 1), 1, model)
     assert everything_in(model) == before
     load(model)
+
+
+def test_second_training_into_a_folder_in_use_is_an_error(cli, corpus, uninterrupted, out, capsys):
+    errors = []
+
+    def start_others(run):
+        for flags in [["--max-steps", 99], ["--resume", "--max-steps", 99]]:
+            errors.append(run_in_process(command.main, capsys, corpus, "--out", out, *flags))
+
+    with pytest.MonkeyPatch.context() as patched:
+        after_step(patched, 2, start_others)  # before there is a model
+        after_step(patched, 10, start_others)
+        assert cli(corpus, "--out", out, *FULL_RUN).status == 0
+    assert [error.status for error in errors] == [1] * 4
+    in_use = f"error: {out} is in use by another training; use another --out, or --resume when that one has ended"
+    assert [error.err.endswith(f"{in_use}\n") for error in errors] == [True, False, False, True]
+    assert f"{out} has no checkpoint" in errors[1].err
+    assert f"{out} already has a run" in errors[2].err
+    assert result_of(out) == result_of(uninterrupted)
+
+
+@pytest.mark.parametrize("flags", [FULL_RUN, ["--resume"]])
+def test_training_that_was_overtaken_by_another_is_an_error(cli, corpus, uninterrupted, out, monkeypatch, flags):
+    """The other one began and ended while this one prepared its run."""
+    if "--resume" in flags:
+        shutil.copytree(uninterrupted, out)
+        flags = [*flags, "--max-steps", 20]
+    encode = command.encode
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            command,
+            "encode",
+            lambda *given: (
+                shutil.copytree(uninterrupted, out, dirs_exist_ok=True, copy_function=shutil.copyfile)
+                and encode(*given)
+            ),
+        )
+        assert_one_error(cli(corpus, "--out", out, *flags), 1, out, "was just changed by another training")
+    assert result_of(out) == result_of(uninterrupted)
+
+
+def test_file_system_without_locks_can_be_trained_on(cli, corpus, uninterrupted, out, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert cli(corpus, "--out", out, *FULL_RUN).status == 0
+    assert result_of(out) == result_of(uninterrupted)

@@ -31,7 +31,7 @@ def picture(*arguments):
 
 
 def assert_inside(root):
-    """All texts and lines are inside the picture. A letter is taken as 0.6 times as wide as high."""
+    """All texts and lines are inside the picture. A letter counts as 0.6 times the font size wide."""
     _, _, width, height = map(float, root.get("viewBox").split())
     for text in root.iter(SVG + "text"):
         x, y, size = float(text.get("x")), float(text.get("y")), float(text.get("font-size", 12))
@@ -49,7 +49,7 @@ def assert_inside(root):
             assert 0 <= y <= height
 
 
-def test_both_lines_and_the_lowest_validation_loss():
+def test_both_lines_and_the_lowest_validation_loss_are_drawn():
     lines, texts, circle = picture(rows([4, 3, 2, 1], [4.5, 3.25, 3.5, 4]), "mine: loss")
     assert {"mine: loss", "training", "held out", "steps", "nats per token", "3.250"} <= set(texts)
     assert len(lines[GRAY]) == len(lines[RED]) == 4
@@ -79,7 +79,7 @@ def test_lines_are_to_scale():
         ([7], [99]),
     ],
 )
-def test_one_row_and_equal_or_very_different_losses(train, held_out):
+def test_one_row_and_equal_or_very_different_losses_are_drawn(train, held_out):
     lines, texts, circle = picture(rows(train, held_out), "t")
     assert [len(points) for points in lines.values()] == [len(train)] * 2
     assert f"{min(held_out):.3f}" in texts

@@ -36,9 +36,9 @@ def test_second_ctrl_c_stops_an_evaluation_at_once(cli, tmp_path, out, monkeypat
 
 @contextmanager
 def start(*arguments):
-    """Run the command in a process where Ctrl-C raises even if the tests run in the background."""
-    hear = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    script = hear + "; from numpy_gpt2.train.__main__ import main; sys.exit(main())"
+    """Run the command in a process where Ctrl-C works even if the tests run in the background."""
+    enable = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = enable + "; from numpy_gpt2.train.__main__ import main; sys.exit(main())"
     argv = [sys.executable, "-c", script, *map(str, arguments)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         try:

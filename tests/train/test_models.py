@@ -1,4 +1,4 @@
-"""Where a run's model and tokenizer come from: --tokenizer and --init-from."""
+"""The model and the tokenizer that a run starts from: --tokenizer and --init-from."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_bpe_with_an_impossible_vocabulary_is_an_error():
             train_tokenizer("abab", n)
 
 
-def test_tokenizer_of_a_folder(prepared, corpus, tmp_path, out):
+def test_tokenizer_may_come_from_a_folder(prepared, corpus, tmp_path, out):
     n_vocab = write_tokenizer(tmp_path / "tokenizer")
     run, tokens, _, tokenizer = prepared(corpus, "--out", out, *TINY_RUN, "--tokenizer", tmp_path / "tokenizer")
     save_tokenizer(out, tokenizer)
@@ -127,7 +127,7 @@ def test_fine_tuning_starts_from_the_model(cli, corpus, model, out):
     assert everything_in(model) == before
 
 
-def test_fine_tuning_with_a_smaller_window(cli, corpus, model, out):
+def test_fine_tuning_with_a_smaller_window_keeps_the_first_positions(cli, corpus, model, out):
     options = ["--n-positions", 12, "--max-steps", 1, "--lr", 1e-12, "--dropout", 0, "--sample-interval", 0]
     assert cli(corpus, "--out", out, "--init-from", model, *options).status == 0
     small, large = load(out), load(model)

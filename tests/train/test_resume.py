@@ -1,6 +1,7 @@
 """--resume: a resumed run equals an uninterrupted one, and damaged or other checkpoints are refused."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ from .conftest import (
 
 
 @pytest.mark.parametrize("way", [break_by_ctrl_c, break_by_time_limit])
-@pytest.mark.parametrize("step", [1, 5, 7, 8, 9, 13])  # evaluated every 4, saved every 3
+@pytest.mark.parametrize("step", [1, 5, 7, 8, 9, 13])  # evaluation every 4 steps, a checkpoint every 3
 def test_stopped_and_resumed_run_equals_an_uninterrupted_one(cli, corpus, uninterrupted, out, way, step):
     with pytest.MonkeyPatch.context() as patched:
         flags, status = way(patched, step)
@@ -107,6 +109,46 @@ def test_killed_run_resumes_from_its_last_checkpoint(cli, corpus, uninterrupted,
     assert result_of(out) == result_of(uninterrupted)
 
 
+class Killed(BaseException):
+    pass
+
+
+def kill_after_files(patched, n):
+    """End the run after n files have been moved into its folder."""
+    moved = itertools.count()
+    replace = Path.replace
+
+    def replace_or_end(path, target):
+        if next(moved) == n:
+            raise Killed
+        return replace(path, target)
+
+    patched.setattr(Path, "replace", replace_or_end)
+
+
+def test_run_that_was_killed_while_saving_can_be_resumed_or_started_again(cli, corpus, tmp_path):
+    """Also between the first model and the first checkpoint that is due, and between the files of one save."""
+    options = [corpus, *TINY_RUN, "--max-steps", 6, "--eval-interval", 3, "--checkpoint-interval", 4]
+    assert cli(*options, "--out", tmp_path / "whole" / "out").status == 0
+    expected = result_of(tmp_path / "whole" / "out")
+    ways = []
+    for n in itertools.count():
+        out = tmp_path / str(n) / "out"
+        with pytest.MonkeyPatch.context() as patched:
+            kill_after_files(patched, n)
+            try:
+                assert cli(*options, "--out", out).status == 0
+                break
+            except Killed:
+                pass
+        again = cli(*options, "--out", out)
+        resumed = again if again.status == 0 else cli(corpus, "--out", out, "--resume")
+        assert resumed.status == 0, (n, again.err, resumed.err)
+        assert result_of(out) == expected, n
+        ways.append("again" if resumed is again else "resumed")
+    assert ways == ["again"] + 20 * ["resumed"]  # steps 3 and 6 save 9 files, step 4 saves 3
+
+
 def test_resumed_run_with_bpe_equals_an_uninterrupted_one(cli, corpus, tmp_path):
     pytest.importorskip("tokenizers")
     options = [corpus, *FULL_RUN, "--tokenizer", "bpe:270", "--val-fraction", 0.2, "--grad-accumulation", 2]
@@ -119,9 +161,9 @@ def test_resumed_run_with_bpe_equals_an_uninterrupted_one(cli, corpus, tmp_path)
 
 
 def test_resume_restores_log_and_model_of_the_checkpoint(cli, corpus, interrupted):
-    """The log's row, and perhaps the model, written after the checkpoint are not part of the run."""
+    """A row of the log, or a model, may have been written after the checkpoint. Resuming removes it."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run_module, "take_step", lambda *_: pytest.fail("no step is needed to see this"))
+        patched.setattr(run_module, "take_step", lambda *_: pytest.fail("the test ends before the first step"))
         with pytest.raises(pytest.fail.Exception):
             cli(corpus, "--out", interrupted, "--resume")
     arrays, state = checkpoint(interrupted)

@@ -142,17 +142,27 @@ def test_dropout_of_0_returns_the_same_array():
 # The step
 
 
-@pytest.mark.parametrize(("warmup", "max_steps"), [(100, 1000), (0, 10), (1, 10), (10, 10), (50, 20)])
+@pytest.mark.parametrize(("warmup", "max_steps"), [(100, 1000), (0, 10), (1, 10), (8, 10)])
 def test_learning_rate_rises_linearly_and_falls_as_half_a_cosine(warmup, max_steps):
     options = TrainConfig(lr=3e-3, min_lr=2e-4, warmup=warmup, max_steps=max_steps)
     for step in range(max_steps):
         if step < warmup:
             expected = np.interp(step + 1, [0, warmup], [0, 3e-3])
         else:  # cos² of half the angle
-            expected = 2e-4 + (3e-3 - 2e-4) * math.cos(math.pi / 2 * (step - warmup) / (max_steps - warmup)) ** 2
+            angle = math.pi / 2 * (step - warmup) / (max_steps - 1 - warmup)
+            expected = 2e-4 + (3e-3 - 2e-4) * math.cos(angle) ** 2
         assert learning_rate(step, options) == pytest.approx(expected, rel=1e-12)
-    if 0 < warmup < max_steps:
-        assert learning_rate(warmup - 1, options) == learning_rate(warmup, options) == 3e-3
+    assert learning_rate(warmup, options) == 3e-3
+
+
+@given(max_steps=st.integers(1, 200), warmup=st.integers(0, 300), min_lr=st.floats(0, 1e-3))
+def test_last_step_has_the_lowest_learning_rate(max_steps, warmup, min_lr):
+    options = TrainConfig(lr=1e-3, min_lr=min_lr, warmup=warmup, max_steps=max_steps)
+    rates = [learning_rate(step, options) for step in range(max_steps)]
+    assert rates[-1] == min_lr
+    assert max(rates) <= 1e-3
+    if warmup >= max_steps:  # the steps before the last are those of a longer run
+        assert rates[:-1] == [1e-3 * (step + 1) / warmup for step in range(max_steps - 1)]
 
 
 def adamw_by_hand(weight, gradients, rates, beta1, beta2, decay):
@@ -208,12 +218,12 @@ def run_with_gradients(cli, monkeypatch, corpus, out, *arguments, scale=1.0):
     return gradients, weights
 
 
-def test_step_clips_decays_only_matrices_and_follows_the_learning_rate(cli, monkeypatch, corpus, out):
+def test_a_step_clips_the_gradient_follows_the_learning_rate_and_decays_only_matrices(cli, monkeypatch, corpus, out):
     options = ["--max-steps", 5, "--lr", 0.02, "--min-lr", 0.004, "--warmup", 2, "--weight-decay", 5, "--beta1", 0.8]
     options += ["--beta2", 0.95, "--grad-clip", 3]
     gradients, [start, *_, end] = run_with_gradients(cli, monkeypatch, corpus, out, *options)
     clipped = np.array([g * 3 / np.linalg.norm(g) for g in np.array(gradients, np.float64)])
-    rates = [0.01, 0.02, 0.02, 0.016, 0.008]  # (1 + cos 0°, 60°, 120°)/2 of the way from 0.004 to 0.02
+    rates = [0.01, 0.02, 0.02, 0.012, 0.004]  # (1 + cos 0°, 90°, 180°)/2 of the way from 0.004 to 0.02
     arrays, _ = checkpoint(out)
     np.testing.assert_array_equal(arrays["weights"], end)
     config = GPT2Config.from_json(out / "config.json")
