@@ -16,6 +16,7 @@ Then the machinery around it:
     hub.py, download.py, checkpoint.py, files.py       find, download, load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
     stream.py, cli.py, console.py, __main__.py         tokens -> printed text; the command line
+    interrupts.py                                      Ctrl-C in a command
     windows.py, evaluate.py                            the loss of a text
     train/                                             the training loop, its checkpoints and its log
     explain/                                           an HTML page that shows one prompt inside the model
@@ -37,6 +38,7 @@ modules have them.
 
 __version__ = "0.2.0"
 
+from . import interrupts  # noqa: F401  (first, because the others import NumPy, and Ctrl-C may come before it is there)
 from .backward import loss_and_gradients
 from .cache import KVCache
 from .checkpoint import Model, load, save_model

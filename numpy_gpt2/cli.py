@@ -10,12 +10,12 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from typing import Any, NoReturn
 
-from . import __version__, hub
+from . import __version__, hub, interrupts
 from .checkpoint import Model, load
-from .console import print_stderr, write
+from .console import lossy_stderr, print_stderr, write
 from .files import read_utf8
 from .tokenizer import ENDOFTEXT
 
@@ -43,6 +43,12 @@ class Parser(argparse.ArgumentParser):
             message += " (a prompt of several words needs quotes)"
         print_stderr(f"error: {message}; see --help")
         sys.exit(2)
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """argparse before Python 3.13 drops "--" even where it is the value of an option, as in --stop=--."""
+        if action.option_strings and arg_strings == ["--"]:
+            return self._get_value(action, "--")
+        return super()._get_values(action, arg_strings)
 
     def print_help(self, file: object = None) -> None:
         write(self.format_help())
@@ -79,7 +85,7 @@ def argument_type(convert: Callable[[str], Any], accepts: Callable[[Any], bool],
     """A `type` for add_argument: convert the argument, then check the value. `wanted` says what is allowed."""
 
     def parse(argument: str) -> Any:
-        with suppress(ValueError):
+        with suppress(ValueError, OverflowError):
             value = convert(argument)
             if accepts(value):
                 return value
@@ -138,16 +144,23 @@ def exit_status(command: Callable[[], int]) -> int:
 
     A missing optional library is an error like the others. argparse exits with 2 for a wrong command line.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    status = interrupts.STATUS
+    with suppress(KeyboardInterrupt), interrupts.at_most_one_per_second(), redirect_stderr(lossy_stderr()):
+        status = status_of(command)
+    if status == interrupts.STATUS:
+        interrupts.leave()
+    return status
+
+
+def status_of(command: Callable[[], int]) -> int:
+    """Run a command, print its error, and return its exit status. Raises KeyboardInterrupt."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")
     try:
         with warnings.catch_warnings(action="always", category=UserWarning):
             warnings.showwarning = lambda message, *_: print_stderr(f"warning: {message}")
             return command()
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the program that reads the output has ended
+    except BrokenPipeError:  # the program that reads standard output has ended
         return 0
     except (OSError, ValueError, MemoryError, ImportError) as error:
         print_stderr(f"error: {str(error) or 'out of memory'}")

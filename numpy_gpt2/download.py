@@ -159,8 +159,11 @@ def why_unreachable(url: str, seconds: float) -> str | None:
             time.sleep(0.1)
 
     thread = threading.Thread(target=ask, daemon=True)  # because looking up a host name has no timeout
-    thread.start()
-    thread.join(seconds)
+    try:
+        thread.start()
+        thread.join(seconds)
+    except RuntimeError:  # can't start new thread
+        ask()
     return problem
 
 

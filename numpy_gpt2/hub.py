@@ -22,13 +22,19 @@ MODEL_FILES = ("config.json", *VOCAB_AND_MERGES)  # of a model folder, beside th
 
 
 def weights_folder() -> Path:
-    """Where models are kept: `NUMPY_GPT2_WEIGHTS`, else `weights/` of the checkout, else the user's cache folder."""
+    """Where models are kept: `NUMPY_GPT2_WEIGHTS`, else `weights/` of the checkout, else the user's cache folder.
+
+    Raises OSError if the user has no home folder.
+    """
     if folder := os.environ.get("NUMPY_GPT2_WEIGHTS"):
         return Path(folder)
     checkout = Path(__file__).parent.parent
     if (checkout / "pyproject.toml").exists() and (checkout / "weights").is_dir():
         return checkout / "weights"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numpy_gpt2"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numpy_gpt2"
+    except RuntimeError:  # HOME is not set, and the system does not know the user
+        raise OSError("there is no home folder to keep models in; set NUMPY_GPT2_WEIGHTS to a folder") from None
 
 
 def bundled_folder() -> Path:

@@ -16,6 +16,7 @@ import json
 import queue
 import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -174,22 +175,29 @@ workers: list[Worker] = []
 workers_lock = threading.Lock()
 
 
+def start_workers(n: int) -> bool:
+    """Start workers until there are n. Returns False if the system has no threads or memory left."""
+    if workers and not workers[0].is_alive():  # this process was forked: it has the objects but not the threads
+        workers.clear()
+    with suppress(RuntimeError):  # can't start new thread
+        while len(workers) < n:
+            workers.append(Worker())
+    return len(workers) >= n
+
+
 def multiply(x: np.ndarray, matrix: Int8Transpose, y: np.ndarray) -> None:
     """y = x @ matrix without its scales. This thread computes one part of the matrix and the workers the others.
 
-    This thread computes all parts if the workers are busy. It also does so inside `single_threaded_products`, because
-    there the cores already have other work.
+    This thread computes all parts if the workers are busy or cannot be started. It also does so inside
+    `single_threaded_products`, because there the cores already have other work.
     """
     first, *others = matrix.parts
-    use_workers = bool(others) and not active_limits and workers_lock.acquire(blocking=False)
+    is_free = bool(others) and not active_limits and workers_lock.acquire(blocking=False)
     try:
-        if not use_workers:
+        if not is_free or not start_workers(len(others)):
             for blocks in matrix.parts:
                 multiply_blocks(x, blocks, y)
             return
-        if workers and not workers[0].is_alive():  # this process was forked: it has the objects but not the threads
-            workers.clear()
-        workers.extend(Worker() for _ in others[len(workers) :])
         done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         with single_threaded_products():
             for worker, blocks, next_blocks in zip(workers, others, matrix.next.parts[1:], strict=False):
@@ -199,7 +207,7 @@ def multiply(x: np.ndarray, matrix: Int8Transpose, y: np.ndarray) -> None:
                 if error := done.get():
                     raise error
     finally:
-        if use_workers:
+        if is_free:
             workers_lock.release()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from concurrent.futures import CancelledError
 
 import numpy as np
 
@@ -64,16 +65,23 @@ class ChunkCache(KVCache):
         self.end: int = self.length + T
         self.before = before
         self.written = [threading.Event() for _ in cache.keys]
+        self.closed = False
 
     def update(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Like `KVCache.update`, but first wait until the chunk before this one has written this layer."""
+        """Like `KVCache.update`, but first wait until the chunk before this one has written this layer.
+
+        Raises CancelledError if this chunk was closed.
+        """
         if self.before:
             self.before.written[layer].wait()
+        if self.closed:
+            raise CancelledError
         views = super().update(layer, k, v)
         self.written[layer].set()
         return views
 
     def close(self) -> None:
-        """Release the thread that waits for this chunk, also if the chunk has failed."""
+        """Stop this chunk at its next layer, and release the thread that waits for it."""
+        self.closed = True
         for written in self.written:
             written.set()

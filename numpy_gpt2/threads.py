@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -42,8 +42,17 @@ def single_threaded_products() -> Iterator[None]:
         apply_limits()
         yield
     finally:
-        active_limits.discard(entry)
-        apply_limits()
+        try:
+            end_limit(entry)
+        except KeyboardInterrupt:
+            end_limit(entry)  # again, because Ctrl-C may have come before the end
+            raise
+
+
+def end_limit(entry: object) -> None:
+    """Remove one limit. If this is interrupted, the same call completes it."""
+    active_limits.discard(entry)
+    apply_limits()
 
 
 def apply_limits() -> None:
@@ -59,16 +68,42 @@ def apply_limits() -> None:
             original_counts.clear()
 
 
+class SerialExecutor(Executor):
+    """A pool without threads. Its only method is `map`, which computes each result when it is taken."""
+
+    def map(self, fn: Callable[..., Any], *iterables: Iterable[Any], **_: Any) -> Iterator[Any]:
+        return map(fn, *iterables)
+
+
+def started_pool(n_threads: int) -> Executor:
+    """A pool whose threads have started, or a `SerialExecutor` if the system has no threads or memory left."""
+    pool = ThreadPoolExecutor(n_threads, "", np.seterr, ("ignore",))
+    started = threading.Event()
+    try:
+        for _ in range(n_threads):
+            pool.submit(started.wait)  # each one starts a thread, because the others are waiting
+    except RuntimeError:  # can't start new thread
+        pool.shutdown(wait=False, cancel_futures=True)
+        return SerialExecutor()
+    finally:
+        started.set()
+    return pool
+
+
 @contextmanager
 def thread_pool() -> Iterator[Executor]:
     """A pool with as many threads as a matrix product has. Inside this block, each product uses one thread.
 
     NumPy's elementwise functions are single-threaded. When each thread of the pool computes a part of the batch, all
     cores share the elementwise work too. NumPy's floating-point warnings, such as overflow, are off inside this block.
+    Where no thread can be started, this thread does all the work. After Ctrl-C, the block does not wait for the tasks.
     """
-    pool = ThreadPoolExecutor(thread_count(), "", np.seterr, ("ignore",))
-    with single_threaded_products(), np.errstate(all="ignore"), pool:
+    with single_threaded_products(), np.errstate(all="ignore"):
+        pool, wait = started_pool(thread_count()), True
         try:
             yield pool
+        except KeyboardInterrupt:
+            wait = False
+            raise
         finally:
-            pool.shutdown(cancel_futures=True)  # after Ctrl-C, do not wait for queued tasks
+            pool.shutdown(wait, cancel_futures=True)

@@ -24,8 +24,13 @@ import tiktoken
 from .files import read_json
 
 # How GPT-2 cuts a text into pieces. \p{L} is any letter and \p{N} any number. Possessive quantifiers (++) never
-# backtrack: long runs of one kind take linear time.
-PIECE_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}]++| ?[\p{N}]++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+# backtrack: long runs of one kind take linear time. White space before a word is one piece without its last character.
+# `\s+(?!\S)` alone finds this piece, too. But tiktoken fails for a million characters of white space, because it keeps
+# one state per repetition. `(?:\s{50}(?=\s\s))*+` takes 50 characters per repetition, and leaves two or more.
+PIECE_PATTERN = (
+    r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}]++| ?[\p{N}]++| ?[^\s\p{L}\p{N}]++"
+    r"|\s++$|(?:\s{50}(?=\s\s))*+\s+(?!\S)|\s"
+)
 
 # The same for text whose letters, numbers and spaces are all ASCII. Python's `re` has no \p{L} and \p{N}.
 ASCII_PATTERN = re.compile(PIECE_PATTERN.replace(r"\p{L}", "A-Za-z").replace(r"\p{N}", "0-9"), re.ASCII)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from numpy_gpt2 import __version__
-from numpy_gpt2.cli import exit_status, keep_freed_memory
+from numpy_gpt2.cli import Parser, exit_status, keep_freed_memory, positive_int, utf8_text
 
 
 def failing(error):
@@ -46,6 +46,30 @@ def test_a_programming_error_has_a_traceback():
 def test_ctrl_c_and_a_closed_pipe_are_silent(capsys, error, status):
     assert exit_status(failing(error)) == status
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        (["--text=--", "--", "-a"], ("--", 7, "-a")),
+        (["--text=--", "a"], ("--", 7, "a")),
+        (["-n=1", "a"], (None, 1, "a")),
+        (["--number=--", "a"], "'--' is not a whole number"),
+        (["-n=--", "a"], "'--' is not a whole number"),
+    ],
+)
+def test_two_dashes_are_a_value_like_others(capsys, arguments, values):
+    """argparse drops them, and gave an empty list instead."""
+    parser = Parser()
+    parser.add_argument("-t", "--text", type=utf8_text)
+    parser.add_argument("-n", "--number", type=positive_int, default=7)
+    parser.add_argument("positional")
+    if isinstance(values, str):
+        with pytest.raises(SystemExit, match="2"):
+            parser.parse_args(arguments)
+        assert values in capsys.readouterr().err
+    else:
+        assert tuple(vars(parser.parse_args(arguments))[name] for name in ("text", "number", "positional")) == values
 
 
 COMMANDS = ["numpy_gpt2", "numpy_gpt2.train", "numpy_gpt2.evaluate", "numpy_gpt2.explain"]

@@ -1,10 +1,19 @@
-"""Progress bars on standard error."""
+"""Messages and progress bars on standard error, which may be closed, broken or full."""
 
 import io
+import os
+import subprocess
 import sys
+import threading
 import time
 
+import pytest
+
 from numpy_gpt2.console import print_stderr, progress_bar
+from numpy_gpt2.download import locked
+from numpy_gpt2.int8 import load_int8
+
+from .conftest import ROOT
 
 
 class Terminal(io.StringIO):
@@ -50,3 +59,69 @@ def test_closed_stderr_is_no_error(monkeypatch):
     print_stderr("a message")
     with progress_bar(total=2) as bar:
         bar.update()
+
+
+def test_a_progress_bar_starts_no_thread(monkeypatch):
+    n = threading.active_count()
+    with progress_bar(total=2):
+        assert threading.active_count() == n
+
+
+TRAIN = ["numpy_gpt2.train", ROOT / "README.md", "--out", "out", "--max-steps", 2, "--n-layer", 1, "--n-embd", 8]
+TRAIN += ["--sample-interval", 0]
+EVALUATE = ["numpy_gpt2.evaluate", ROOT / "README.md", "--json"]
+EXPLAIN = ["numpy_gpt2.explain", "--ablate", "hi"]
+GENERATE = ["numpy_gpt2", "-n", 3, "--num-samples", 2, "--greedy", "hi"]
+
+
+def run(command, stderr, folder, model):
+    """Run a command with a standard error that cannot be written. Returns its status and what it printed."""
+    argv = [sys.executable, "-m", *command, *([] if command is TRAIN else ["-m", model])]
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh"] if stderr == "closed" else []
+    reader, pipe = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full, open(pipe, "w") as broken:
+        result = subprocess.run(
+            [*shell, *map(str, argv)],
+            stdout=subprocess.PIPE,
+            stderr={"full": full, "broken": broken, "closed": None}[stderr],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    return result.returncode, result.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    ("command", "stderr"),
+    [*((command, "broken") for command in (TRAIN, EVALUATE, EXPLAIN, GENERATE)), (TRAIN, "full"), (EVALUATE, "closed")],
+    ids=["train", "evaluate", "explain", "main", "train-full", "evaluate-closed"],
+)
+def test_the_work_is_done_without_standard_error(command, stderr, tmp_path, tiny):
+    status, out = run(command, stderr, tmp_path, tiny)
+    assert status == 0
+    if command is TRAIN:
+        assert (tmp_path / "out" / "model.safetensors").exists()
+    elif command is EXPLAIN:
+        assert (tmp_path / "explain.html").exists()
+    else:
+        assert out.count("\n") >= 1
+        assert "loss" in out or command is GENERATE
+
+
+@pytest.mark.parametrize("stderr", ["broken", "full"])
+def test_a_wrong_command_line_is_an_error_without_standard_error(stderr, tmp_path, tiny):
+    assert run([*GENERATE, "--bad"], stderr, tmp_path, tiny) == (2, "")
+    assert run(["numpy_gpt2", "-m", tmp_path / "none", "hi"], stderr, tmp_path, tmp_path / "none") == (1, "")
+
+
+def test_notes_and_bars_without_standard_error_go_nowhere(monkeypatch, capsys, tmp_path, tiny):
+    """Not to standard output, which `print` uses where standard error is None."""
+    monkeypatch.setattr(sys, "stderr", None)
+    tries = iter([False, True])
+    monkeypatch.setattr("numpy_gpt2.download.try_lock", lambda _: next(tries))
+    with locked(tmp_path):
+        pass
+    monkeypatch.setattr("numpy_gpt2.int8.read_metadata", lambda _: None)
+    load_int8(tiny)
+    (tiny / "model.int8.safetensors").unlink()
+    assert capsys.readouterr().out == ""

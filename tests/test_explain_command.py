@@ -117,6 +117,11 @@ def test_failure_creates_no_folders(cli, tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_root_folder_is_an_error(cli, tiny):
+    result = cli("-m", tiny, "-o", "/", "the")
+    assert (result.status, result.err) == (1, "error: / cannot be written; choose another file with -o\n")
+
+
 def test_unwritable_folder_is_an_error_before_anything_is_computed(cli, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(command.os, "access", lambda path, mode: path != tmp_path)  # as for users that are not root
     monkeypatch.setattr(command, "explain", None)

@@ -67,7 +67,8 @@ def test_imports_have_no_cycle():
     # A module may read `__version__` from its package, which is set before the package imports anything.
     packages = {module_name(path) for path in SOURCES if path.stem == "__init__"}
     graph = {
-        name: {m for m in used if m not in packages or not name.startswith(m + ".")} for name, used in graph.items()
+        name: {m for m in used if m not in packages or not f"{name}.".startswith(f"{m}.")}
+        for name, used in graph.items()
     }
     assert len(graph) > 30
     TopologicalSorter(graph).prepare()  # raises CycleError

@@ -370,6 +370,9 @@ def test_the_weights_folder_depends_on_the_installation(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert hub.weights_folder() == tmp_path / ".cache" / "numpy_gpt2"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(hub.os.path, "expanduser", lambda path: path)  # as for an unknown user
+    assert "set NUMPY_GPT2_WEIGHTS to a folder" in failure(OSError, "none")
     inside = tmp_path / "site-packages" / "numpy_gpt2" / "bundled" / hub.BUNDLED
     inside.mkdir(parents=True)
     assert hub.bundled_folder() == inside

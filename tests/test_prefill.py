@@ -1,6 +1,6 @@
 """A prompt in chunks, in one thread and in several."""
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,3 +88,18 @@ def test_no_chunk_waits_for_a_closed_chunk():
     first.close()
     k = np.ones((1, 3, 1, 4))
     ChunkCache(cache, first, 1).update(0, k, k)
+
+
+def test_a_closed_chunk_computes_no_further_layer():
+    config = GPT2Config(n_embd=4, n_layer=2, n_head=2)
+    cache = KVCache(config)
+    cache.reserve(2)
+    first = ChunkCache(cache, None, 1)
+    second = ChunkCache(cache, first, 1)
+    k = np.zeros((1, 2, 1, 2), np.float32)
+    first.update(0, k, k)
+    second.update(0, k, k)
+    for chunk in (first, second):
+        chunk.close()
+        with pytest.raises(CancelledError):
+            chunk.update(1, k, k)

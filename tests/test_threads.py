@@ -1,5 +1,6 @@
 """Single-threaded products, and the thread pool."""
 
+import shutil
 import sys
 import threading
 import warnings
@@ -8,9 +9,15 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from numpy_gpt2 import GPT2Config, generate
+from numpy_gpt2 import GPT2Config, generate, threads
+from numpy_gpt2.__main__ import main as generate_main
+from numpy_gpt2.evaluate import main as evaluate_main
+from numpy_gpt2.explain.__main__ import main as explain_main
+from numpy_gpt2.hub import bundled_folder
 from numpy_gpt2.threads import single_threaded_products, thread_count, thread_pool
+from numpy_gpt2.train.__main__ import main as train_main
 
+from .conftest import ROOT
 from .reference.seeded import seeded_tokens, seeded_weights
 
 pytestmark = pytest.mark.skipif(not threadpool_info(), reason="NumPy's BLAS has no thread limit here")
@@ -53,6 +60,97 @@ def test_a_pool_has_all_threads_and_products_have_one():
         assert len(list(pool.map(lambda _: barrier.wait(), range(2)))) == 2
         with thread_pool() as inner:
             assert list(inner.map(abs, [-1])) == [1]
+
+
+def test_ctrl_c_at_any_call_leaves_no_limit():
+    """Python handles signals at the start of a function and after a call of C code."""
+
+    def press(n):
+        """Press Ctrl-C at the n-th of these points in threads.py."""
+        n_points = 0
+
+        def profile(frame, event, _):
+            nonlocal n_points
+            n_points += frame.f_code.co_filename == threads.__file__ and event in ("call", "c_return")
+            if n_points == n:
+                n_points += 1
+                raise KeyboardInterrupt
+
+        return profile
+
+    for n in range(1, 100):
+        try:
+            sys.setprofile(press(n))
+            with single_threaded_products():
+                pass
+            break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.setprofile(None)
+        assert (threads_now(), threads.active_limits, threads.original_counts) == (2, set(), []), f"point {n}"
+    assert 10 < n < 99
+
+
+def test_a_pool_does_not_wait_for_its_tasks_after_ctrl_c():
+    release, started, tasks = threading.Event(), threading.Event(), []
+
+    def task():
+        started.set()
+        return release.wait(60)
+
+    def work():
+        with thread_pool() as pool:
+            tasks.append(pool.submit(task))
+            started.wait(60)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not tasks[0].done()
+    release.set()
+    assert tasks[0].result(60) is True
+
+
+@pytest.fixture(params=[0, 1])
+def few_threads(request, monkeypatch):
+    """No more threads than this can be started, as where a limit of threads or of memory is reached."""
+    start, n_started = threading.Thread.start, 0
+
+    def start_few(thread):
+        nonlocal n_started
+        n_started += 1
+        if n_started > request.param:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_few)
+
+
+def test_where_no_threads_can_be_started_a_pool_works_without(few_threads):
+    with thread_pool() as pool:
+        assert list(pool.map(pow, [2, 3], [2, 2])) == [4, 9]
+        assert threads_now() == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [generate_main, "--greedy", "-n", "3", "the " * 200],
+        [generate_main, "--int8", "-n", "3", "hi"],
+        [evaluate_main, str(ROOT / "LICENSE")],
+        [explain_main, "--text", "--ablate", "hi"],
+        [train_main, str(ROOT / "README.md"), "--max-steps", "1", "--n-layer", "1", "--n-embd", "8"],
+    ],
+    ids=["generate", "int8", "evaluate", "explain", "train"],
+)
+def test_commands_work_where_no_threads_can_be_started(command, few_threads, capsys, tmp_path):
+    main, *arguments = command
+    model = tmp_path / "model"
+    if main is not train_main:
+        shutil.copytree(bundled_folder(), model)
+    assert main([*arguments, "--out" if main is train_main else "-m", str(model)]) == 0
+    assert "error" not in capsys.readouterr().err
 
 
 def test_overflow_in_a_pool_gives_no_warning():

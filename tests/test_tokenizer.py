@@ -231,6 +231,28 @@ def test_pieces_are_those_of_the_definition(text):
     assert pieces(text) == cut_by_hand(text)
 
 
+# GPT-2's own pattern, from OpenAI's encoder.py.
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+RUN = st.tuples(st.sampled_from("a1! \n\u3000"), st.sampled_from([1, 2, 3, 49, 50, 51, 52, 53, 100, 101, 102]))
+
+
+@pytest.mark.parametrize("name", ["bundled", "byte"])
+@given(runs=st.lists(RUN, max_size=6))
+def test_long_runs_are_cut_as_gpt2_does(name, runs, request):
+    regex = pytest.importorskip("regex")
+    tokenizer, text = request.getfixturevalue(name), "".join(character * n for character, n in runs)
+    expected = regex.findall(GPT2_PATTERN, text)
+    assert pieces(text) == expected
+    assert tokenizer.encode_ordinary(text) == [i for piece in expected for i in tokenizer.encode_ordinary(piece)]
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\u3000"])
+def test_a_million_blanks_before_a_letter_are_encoded(byte, blank):
+    text = blank * 999_999 + "a"
+    assert byte.encode_ordinary(text) == [*text.encode()]
+
+
 @given(st.text(st.characters()))
 def test_pieces_join_to_the_text(text):
     assert "".join(pieces(text)) == text

@@ -90,7 +90,7 @@ def command(argv: list[str] | None) -> int:
 def page_path(name: str) -> Path:
     """The file that the page is written to. Raises ValueError at once if it cannot be written."""
     path = Path(os.path.realpath(name))
-    folder = next(parent for parent in path.parents if parent.exists())
+    folder = next(parent for parent in (path.parent, *path.parents) if parent.exists())
     if not (folder.is_dir() and os.access(folder, os.W_OK)) or (path.exists() and not path.is_file()):
         raise ValueError(f"{path} cannot be written; choose another file with -o")
     return path

@@ -30,7 +30,7 @@ from ..tokenizer import (
 from ..weights import FILE, WEIGHT_FILES, init_weights
 from ..windows import encode, read_text
 from .config import CHANGEABLE, FLAGS, TrainConfig
-from .run import CHECKPOINT, is_log_complete, load_checkpoint, save_best, save_checkpoint, save_log, train
+from .run import CHECKPOINT, is_log_complete, load_checkpoint, save_best, save_log, train
 from .step import Run, new_run
 
 EXAMPLES = """\
@@ -227,12 +227,7 @@ def train_and_report(
     print_stderr(
         f"{run.config.num_parameters():,} parameters; {len(tokens):,} training tokens, {len(held_out):,} held out"
     )
-    try:
-        interrupted = train(run, tokens, held_out, tokenizer, folder)
-    except BrokenPipeError:  # from the progress bar, between two steps
-        if run.options.checkpoint_interval:
-            save_checkpoint(run, tokens, tokenizer, folder)
-        raise OSError("standard error was closed; the run has stopped") from None
+    interrupted = train(run, tokens, held_out, tokenizer, folder)
     if run.step < run.options.max_steps:
         again = "; --resume continues" if run.options.checkpoint_interval else ""
         print_stderr(f"stopped after {run.step:,} of {run.options.max_steps:,} steps{again}")

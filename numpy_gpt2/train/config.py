@@ -31,8 +31,9 @@ class Kind(NamedTuple):
         return False
 
 
-COUNT = Kind("N", int, lambda n: n >= 1, "a whole number, 1 or more")
-COUNT_OR_ZERO = Kind("N", int, lambda n: n >= 0, "a whole number, 0 or more")
+COUNT = Kind("N", int, lambda n: 1 <= n <= 10**18, "a whole number from 1 to 10^18")
+COUNT_OR_ZERO = Kind("N", int, lambda n: 0 <= n <= 10**18, "a whole number from 0 to 10^18")
+SEED = Kind("N", int, lambda n: n >= 0, "a whole number, 0 or more")
 POSITIVE = Kind("X", float, lambda x: 0 < x < math.inf, "a number above 0")
 NON_NEGATIVE = Kind("X", float, lambda x: 0 <= x < math.inf, "a number, 0 or more")
 FRACTION = Kind("P", float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
@@ -81,7 +82,7 @@ class TrainConfig:
     beta1: float = setting(0.9, FRACTION, "decay rate of AdamW's mean of the gradient")
     beta2: float = setting(0.99, FRACTION, "decay rate of AdamW's mean of the squared gradient")
     grad_clip: float = setting(1.0, NON_NEGATIVE, "largest norm of the gradient; 0: no limit")
-    seed: int = setting(0, COUNT_OR_ZERO, "seed of all random numbers")
+    seed: int = setting(0, SEED, "seed of all random numbers")
 
     # Evaluation and output.
     val_fraction: float = setting(0.1, FRACTION, "fraction of the text, at its end, that is held out for validation")

@@ -78,3 +78,17 @@ def test_importing_training_loads_neither_requests_nor_tqdm():
     modules = "{'requests', 'tqdm', 'tokenizers'}"
     script = f"import sys, numpy_gpt2.train, numpy_gpt2.train.__main__; assert not {modules} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("field", [field for field in FLAGS if field.metadata["kind"].convert is int])
+def test_a_count_of_401_digits_is_an_error(field, capsys):
+    """Python's floats end at 309 digits. A seed may be longer."""
+    arguments = ["text.txt", "--out", "folder", command.flag(field.name), "9" * 401]
+    if field.name == "seed":
+        assert command.parse_arguments(arguments)[1] == {"seed": int("9" * 401)}
+        return
+    with pytest.raises(SystemExit, match="2"):
+        command.parse_arguments(arguments)
+    assert "to 10^18; see --help" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="it must be a whole number from"):
+        TrainConfig(**{field.name: 10**401})
