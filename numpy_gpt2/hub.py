@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr
+from .credentials import endpoint, redact
 from .tokenizer import load_tokenizer
 from .weights import FILE, INDEX, shard_names
 
@@ -59,8 +60,8 @@ def model_folder(name: str | Path) -> Path:
     if name == BUNDLED:
         return bundled_folder()
     raise FileNotFoundError(
-        f"there is no model {name!r}; it must be a folder, a folder in {weights_folder()}, one of {', '.join(NAMES)},"
-        " or owner/name on the hub"
+        f"there is no model {redact(name)!r}; it must be a folder, a folder in {weights_folder()}, one of"
+        f" {', '.join(NAMES)}, or owner/name on the hub"
     )
 
 
@@ -109,11 +110,6 @@ def is_complete(folder: Path) -> bool:
     return all((folder / name).exists() for name in (*MODEL_FILES, *weights))
 
 
-def endpoint() -> str:
-    """The hub's address: `HF_ENDPOINT`, or Hugging Face's."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
 def file_url(repository: str, file: str) -> str:
     """The address of a file on the hub."""
     return f"{endpoint()}/{repository}/resolve/main/{file}"
@@ -136,7 +132,7 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
 def by_hand(repository: str, folder: Path) -> str:
     """What the user can do if the download fails."""
     files = f"{', '.join(MODEL_FILES)} and {FILE}"
-    return f"to download it by hand, put {files} from {endpoint()}/{repository}/tree/main into {folder}"
+    return f"to download it by hand, put {files} from {redact(endpoint())}/{repository}/tree/main into {folder}"
 
 
 def download_model(repository: str, folder: Path, with_weights: bool = True) -> Path:
@@ -156,11 +152,17 @@ def download_model(repository: str, folder: Path, with_weights: bool = True) -> 
     return folder
 
 
-def fetch(repository: str, file: str, folder: Path, check: Callable[[Path], object] | None = None) -> None:
+def fetch(
+    repository: str,
+    file: str,
+    folder: Path,
+    check: Callable[[Path], object] | None = None,
+    limit: int | None = None,
+) -> None:
     """Download one file of a model, unless it is there. Raises what `download_file` raises."""
-    from .download import download_file
+    from .download import LIMIT, download_file
 
-    download_file(file_url(repository, file), folder / file, check)
+    download_file(file_url(repository, file), folder / file, check, limit=limit or LIMIT)
 
 
 def fetch_tokenizer(repository: str, folder: Path) -> None:
@@ -177,13 +179,23 @@ def fetch_tokenizer(repository: str, folder: Path) -> None:
 
 def fetch_weights(repository: str, folder: Path) -> None:
     """Download `model.safetensors`. If the repository has a shard index instead, download the index and the shards."""
+    limit = largest_weights(GPT2Config.from_json(folder / "config.json"))
     if not (folder / INDEX).exists():
         try:
-            return fetch(repository, FILE, folder)
+            return fetch(repository, FILE, folder, limit=limit)
         except FileNotFoundError as missing:
             try:
                 fetch(repository, INDEX, folder, shard_names)
             except FileNotFoundError:
                 raise missing from None
     for shard in shard_names(folder / INDEX):
-        fetch(repository, shard, folder)
+        fetch(repository, shard, folder, limit=limit)
+
+
+def largest_weights(config: GPT2Config) -> int:
+    """The most bytes that a file of weights may have: 8 for each number, with a head and a mask for each layer.
+
+    1 MB is for the header. The file has the size that the hub announces, but not every hub announces one.
+    """
+    n_head, n_masks = config.vocab_size * config.n_embd, config.n_layer * config.n_positions**2
+    return 8 * (config.num_parameters() + n_head + n_masks) + 1_000_000
