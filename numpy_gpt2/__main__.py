@@ -8,6 +8,7 @@ import math
 import secrets
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,15 @@ examples:
   python -m numpy_gpt2 --num-samples 3 --stop . "I think"  up to a full stop
   python -m numpy_gpt2 --json --stats - < prompt.txt       the prompt is a file
   python -m numpy_gpt2 --params                            GPT-2's parameters
+
+other programs, each with its own --help:
+  python -m numpy_gpt2 train …     train a model on a text
+  python -m numpy_gpt2 evaluate …  measure how well a model predicts a text
+  python -m numpy_gpt2 explain …   show a prompt inside the model
+A prompt that is one of these three words follows --, as in: -- train
 """
+
+PROGRAMS = {"train": ".train.__main__", "evaluate": ".evaluate", "explain": ".explain.__main__"}
 
 # The components of --params, and the part of a parameter's name that shows which one it belongs to.
 COMPONENTS = {
@@ -71,7 +80,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_model()
     help = "generate at most N tokens (default: 100)"
     add("-n", "--max-new-tokens", metavar="N", type=positive_int, default=100, help=help)
-    help = "end before TEXT; can be given several times"
+    help = "end before TEXT; can be given several times; TEXT is literal: in bash, two line ends are $'\\n\\n'"
     add("--stop", metavar="TEXT", type=nonempty_text, action="append", default=[], help=help)
     add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
     help = "draft tokens from earlier text; same output, faster where the text repeats (default: on)"
@@ -79,15 +88,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     add = parser.add_argument_group("sampling").add_argument
     help = "lower values prefer probable tokens more strongly; 0 means --greedy (default: 0.8)"
-    add("-t", "--temperature", metavar="X", type=temperature, default=0.8, help=help)
+    add("-t", "--temperature", metavar="X", type=temperature, help=help)
     help = "sample from the K most probable tokens; 0 turns this off (default: 40)"
-    add("-k", "--top-k", metavar="K", type=non_negative_int, default=40, help=help)
+    add("-k", "--top-k", metavar="K", type=non_negative_int, help=help)
     help = "sample from the smallest set of most probable tokens whose total is P or more (default: off)"
     add("-p", "--top-p", metavar="P", type=probability, help=help)
-    add("--greedy", action="store_true", help="always take the most probable token")
+    add("--greedy", action="store_true", help="always take the most probable token; contradicts -t, -k and -p")
     help = "random seed; the same seed gives the same text (default: random)"
     add("-s", "--seed", metavar="N", type=non_negative_int, default=secrets.randbits(32), help=help)
-    help = "generate N continuations as one batch (default: 1)"
+    help = "generate N continuations as one batch, with a line before each (default: 1)"
     add("--num-samples", metavar="N", type=n_samples, default=1, help=help)
 
     add = parser.add_argument_group("output").add_argument
@@ -99,7 +108,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if not arguments.params:
         parser.check_prompt(arguments.prompt)
     if arguments.greedy:
+        samples = {"-t": arguments.temperature, "-k": (arguments.top_k or 1) > 1, "-p": (arguments.top_p or 1) < 1}
+        if flags := [flag for flag, given in samples.items() if given]:
+            parser.error(f"--greedy does not sample, so it contradicts {', '.join(flags)}; leave out one or the other")
         arguments.temperature = 0.0
+    if arguments.temperature is None:
+        arguments.temperature = 0.8
+    if arguments.top_k is None:
+        arguments.top_k = 40
     return arguments
 
 
@@ -128,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
     steps: list[tuple[float, int]] = []  # for each step: seconds since the start, number of tokens
     interrupted = False
     if n > 1 and not arguments.json:
-        print_stderr(f"--- sample 1 of {n}")
+        write(f"--- sample 1 of {n}\n")
     try:
         for row in rows:
             steps.append((time.perf_counter() - start, int((row >= 0).sum())))
@@ -151,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
             write(json.dumps(result, ensure_ascii=False) + "\n")
         else:
             if i > 0:
-                print_stderr(f"--- sample {i + 1} of {n}")
+                write(f"--- sample {i + 1} of {n}\n")
             write(sample.new_text() + "\n")
     if arguments.stats:
         print_stats(timings, arguments.seed)
@@ -228,8 +244,11 @@ def command(argv: list[str] | None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and turn errors into one line on standard error. Returns the exit status; see `exit_status`."""
-    return exit_status(lambda: command(argv))
+    """Run the command, or the program that its first word names. Returns the exit status; see `exit_status`."""
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in PROGRAMS:
+        return import_module(PROGRAMS[words[0]], __package__).main(words[1:])
+    return exit_status(lambda: command(words))
 
 
 if __name__ == "__main__":

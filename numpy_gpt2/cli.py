@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,14 +16,14 @@ from typing import Any, NoReturn
 from . import __version__, hub
 from .checkpoint import Model, load
 from .console import print_stderr, write
-from .files import from_utf8
+from .files import read_utf8
 from .tokenizer import ENDOFTEXT
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that reports an error in one line and prints help as UTF-8."""
 
-    unrecognized_hint = ""  # follows "unrecognized arguments: …"
+    has_prompt = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -33,8 +34,13 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--version", action="version", version=f"numpy_gpt2 {__version__}")
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments"):
-            message += self.unrecognized_hint
+        _, _, unrecognized = message.partition("unrecognized arguments: ")
+        if option := re.search(r"(?<!\S)-[^\s=]+", unrecognized):
+            message = f"{option[0]} is not an option"
+            if self.has_prompt and re.match("-f|--file", option[0]):
+                message += "; to read the prompt from a file, write - < FILE"
+        elif unrecognized and self.has_prompt:
+            message += " (a prompt of several words needs quotes)"
         print_stderr(f"error: {message}; see --help")
         sys.exit(2)
 
@@ -43,14 +49,14 @@ class Parser(argparse.ArgumentParser):
 
     def add_prompt(self, description: str) -> None:
         """Add the argument PROMPT; `read_prompt` reads it."""
-        self.unrecognized_hint = " (a prompt of several words needs quotes)"
+        self.has_prompt = True
         help = f'{description}; without PROMPT, or with -, read standard input; "" starts from {ENDOFTEXT}'
         self.add_argument("prompt", metavar="PROMPT", nargs="?", type=utf8_text, help=help)
 
     def check_prompt(self, prompt: str | None) -> None:
         """Exit with an error if there is neither a prompt nor a pipe to read it from."""
         if prompt in (None, "-") and (sys.stdin is None or (prompt is None and sys.stdin.isatty())):
-            self.error("there is no prompt: give a text, or pipe one in")
+            self.error(f'there is no prompt: give a text, as in {self.prog} "Once upon a time", or pipe one in')
 
     def add_model(self) -> None:
         """Add --model, --int8 and --threads, for a command that runs a model; `load_model` reads them."""
@@ -97,7 +103,7 @@ def read_prompt(prompt: str | None) -> str:
     """The prompt itself, or standard input if it is None or "-". One line end is removed from the end of the input."""
     if prompt not in (None, "-"):
         return prompt
-    return from_utf8(sys.stdin.buffer.read(), "standard input").removesuffix("\n").removesuffix("\r")
+    return read_utf8("-").removesuffix("\n").removesuffix("\r")
 
 
 def limit_threads(n: int | None) -> None:

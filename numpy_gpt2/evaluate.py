@@ -28,6 +28,7 @@ EXAMPLES = """\
 examples:
   python -m numpy_gpt2.evaluate TEXT.txt -m gpt2               windows one after another
   python -m numpy_gpt2.evaluate TEXT.txt -m gpt2 --stride 512  at least 512 tokens of context
+  python -m numpy_gpt2.evaluate - -m gpt2 < TEXT.txt           standard input
   python -m numpy_gpt2.evaluate --hellaswag hellaswag_val.jsonl -m gpt2
 """
 
@@ -163,7 +164,7 @@ def command(argv: list[str] | None) -> int:
         epilog=EXAMPLES,
     )
     add = parser.add_argument
-    add("text", metavar="TEXT.txt", nargs="?", help="a UTF-8 text file")
+    add("text", metavar="TEXT.txt", nargs="?", help="a UTF-8 text file, or - for standard input")
     parser.add_model()
     add("--stride", metavar="N", type=positive_int, help="start a window every N tokens (default: the window's length)")
     add("--hellaswag", metavar="FILE.jsonl", help="measure the accuracy on this file of HellaSwag, without TEXT.txt")

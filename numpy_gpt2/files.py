@@ -87,9 +87,15 @@ def lock(descriptor: int) -> bool | None:
     return True
 
 
-def from_utf8(data: bytes, source: object) -> str:
-    """Decode UTF-8. Raises ValueError, which mentions `source`, for bytes in another encoding."""
+def read_utf8(path: str | Path) -> str:
+    """The text of a file, or of standard input if `path` is "-". Raises OSError, or ValueError if it is not UTF-8."""
+    if str(path) != "-":
+        data = Path(path).read_bytes()
+    elif sys.stdin is None:
+        raise ValueError("standard input is closed; give the name of a file instead of -")
+    else:
+        path, data = "standard input", sys.stdin.buffer.read()
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 ({error}); convert it first") from None
+        raise ValueError(f"{path} is not UTF-8 ({error}); convert it first") from None

@@ -129,10 +129,11 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
     return download.why_unreachable(file_url(repository, "config.json"), seconds)
 
 
-def by_hand(repository: str, folder: Path) -> str:
-    """What the user can do if the download fails."""
-    files = f"{', '.join(MODEL_FILES)} and {FILE}"
-    return f"to download it by hand, put {files} from {redact(endpoint())}/{repository}/tree/main into {folder}"
+def by_hand(repository: str, folder: Path, with_weights: bool = True) -> str:
+    """What the user can do if the download of a model, or of its tokenizer only, fails."""
+    *files, last = (*MODEL_FILES, FILE) if with_weights else TOKENIZER_FILES
+    page = f"{redact(endpoint())}/{repository}/tree/main"
+    return f"to download it by hand, put {', '.join(files)} and {last} from {page} into {folder}"
 
 
 def download_model(repository: str, folder: Path, with_weights: bool = True) -> Path:
@@ -148,7 +149,7 @@ def download_model(repository: str, folder: Path, with_weights: bool = True) -> 
             if with_weights:
                 fetch_weights(repository, folder)
     except OSError as error:
-        raise OSError(f"cannot download {repository}: {error}; {by_hand(repository, folder)}") from None
+        raise OSError(f"cannot download {repository}: {error}; {by_hand(repository, folder, with_weights)}") from None
     return folder
 
 

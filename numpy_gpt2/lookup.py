@@ -20,8 +20,8 @@ import numpy as np
 LONGEST_DRAFT = 31  # tokens: with the token before it, 32 rows in each product
 MIN_MATCH = 3  # tokens: the shortest match that leads to a draft
 MAX_MATCH = 32  # longer matches count as this long
-BUDGET_PER_TOKEN = 0.02  # in forward passes of one token: it caps the cost of rejected drafts at 2 % of the time
-BUDGET_PER_HIT = 0.5  # in addition, if the lookup predicted two undrafted tokens in a row
+BUDGET_PER_TOKEN = 0.02  # in forward passes of one token
+MIN_HITS = 2  # correct predictions in a row that lead to the next draft
 
 
 def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
@@ -59,27 +59,36 @@ def cost(n_drafted: int) -> float:
     return 2 + (n_drafted + 1) / 10
 
 
+INITIAL_BUDGET = 2 * cost(7)
+
+
 class Lookup:
     """Drafts for the next tokens, at most `longest` at a time, within a budget.
 
     A longer match gives a longer draft. The budget is in forward passes of one token. Checking n drafted tokens costs
-    cost(n), and each token that the pass yields earns 1. If the budget does not allow a draft, the draft is
-    shortened or left out. A token without a draft earns a little. It earns more if the lookup predicted it correctly.
+    cost(n), and each token that the pass yields earns 1. A token without a draft earns BUDGET_PER_TOKEN. If the budget
+    does not allow a draft, the draft is shortened or left out. So whatever the text and the model are, the passes for
+    n tokens cost at most (1 + BUDGET_PER_TOKEN) · n + INITIAL_BUDGET: 2 % more than without drafts, and 5.6 passes.
+
+    To spend the budget well, a draft is made only after MIN_HITS correct predictions. Tokens without a draft are
+    predicted, too.
 
     >>> lookup, text = Lookup(longest=31), np.array([5, 6, 7, 8, 9, 5, 6, 7])
     >>> draft = lookup.draft(text, room=2)
     >>> draft
     array([8, 9])
     >>> lookup.update(len(draft), np.array([8, 4]))  # 8 was right; the model's own next token is 4, not 9
-    >>> round(lookup.budget, 2)  # cost(7) at the start, plus 2 tokens, minus cost(2)
-    2.5
+    >>> round(lookup.budget, 2)  # 5.6 at the start, plus 2 tokens, minus cost(2)
+    5.3
+    >>> lookup.hits
+    1
     """
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
-        self.budget = cost(7)
+        self.budget = INITIAL_BUDGET
         self.guess = np.empty(0, int)  # the prediction for the next tokens; the draft is the beginning of it
-        self.hit = False  # whether the last token without a draft was predicted correctly
+        self.hits = MIN_HITS  # correct predictions in a row, in the last pass or in passes without a draft
 
     def draft(self, text: np.ndarray, room: int) -> np.ndarray:
         """The tokens to try after `text`, at most `room` of them; often none."""
@@ -89,13 +98,13 @@ class Lookup:
         n = 8 * (match // 8) + 7  # a multiple of 8 rows, with the token before the draft: products are fastest then
         while n > 0 and cost(n) > self.budget:
             n -= 8
-        return self.guess[: max(n, 0)]
+        return self.guess[: max(n, 0) if self.hits >= MIN_HITS else 0]
 
     def update(self, n_drafted: int, tokens: np.ndarray) -> None:
         """Update the budget. `tokens` are the new ones: the correct part of the draft, then one that the model drew."""
         if n_drafted:
-            gain = len(tokens) - cost(n_drafted)
-        else:
-            hit_before, self.hit = self.hit, self.guess.size > 0 and self.guess[0] == tokens[0]
-            gain = BUDGET_PER_TOKEN + (BUDGET_PER_HIT if hit_before and self.hit else 0)
+            self.hits = len(tokens) - 1
+        elif self.guess.size:
+            self.hits = self.hits + 1 if self.guess[0] == tokens[0] else 0
+        gain = len(tokens) - cost(n_drafted) if n_drafted else BUDGET_PER_TOKEN
         self.budget = min(self.budget + gain, 4 * cost(self.longest))

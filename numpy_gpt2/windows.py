@@ -13,7 +13,7 @@ import numpy as np
 import tiktoken
 
 from .config import GPT2Config
-from .files import from_utf8
+from .files import read_utf8
 from .model import cross_entropy, forward
 from .tokenizer import ENDOFTEXT
 from .weights import Weights
@@ -23,11 +23,10 @@ TOKENS_PER_FORWARD = 512
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 text file. Raises OSError, or ValueError for a file that is empty or not UTF-8."""
-    data = Path(path).read_bytes()
-    if not data:
-        raise ValueError(f"{path} is empty; it must be a text")
-    return from_utf8(data, path)
+    """Read a UTF-8 text file, or standard input for "-". Raises OSError, or ValueError if it is empty or not UTF-8."""
+    if text := read_utf8(path):
+        return text
+    raise ValueError(f"{'standard input' if str(path) == '-' else path} is empty; it must be a text")
 
 
 def encode(text: str, tokenizer: tiktoken.Encoding) -> np.ndarray:

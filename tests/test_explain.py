@@ -69,6 +69,17 @@ def test_arrays_hold_every_recorded_result(example, bundled):
         assert np.array_equal(example[name], array), name
 
 
+def test_a_wrong_name_is_an_error_with_the_nearest_name(example):
+    with pytest.raises(
+        KeyError, match=r"no array 'h.3.attn.pattrn'; the nearest is 'h.3.attn.pattern'; keys\(\) lists"
+    ):
+        example["h.3.attn.pattrn"]
+    with pytest.raises(KeyError, match=r"no array 'zzz'; keys\(\) lists"):
+        example["zzz"]
+    assert {"h.3.attn.pattern", "ablation.heads", "logits"} < example.keys()
+    assert dict(example).keys() == example.keys()
+
+
 def test_last_row_of_the_lens_is_the_models_output(example):
     p = gpt2.softmax(example["logits"])
     assert np.array_equal(example["lens.tokens"][-1], np.argsort(-example["logits"], axis=-1, kind="stable")[:, :10])
@@ -124,6 +135,14 @@ def test_explain_accepts_a_model_name(tiny, monkeypatch):
     assert e.facts.startswith("tiny: 2 blocks of 4 heads")
     monkeypatch.chdir(tiny)
     assert explain("the", ".").facts.startswith("tiny: ")
+
+
+def test_the_package_can_be_called_and_the_default_model_is_that_of_the_commands(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMPY_GPT2_WEIGHTS", str(tmp_path))
+    (tmp_path / "gpt2").symlink_to(tiny)
+    module = gpt2.explain
+    assert inspect.ismodule(module)
+    assert np.array_equal(module("the you")["logits"], explain("the you", str(tiny))["logits"])
 
 
 def test_folder_name_need_not_be_utf8(tmp_path):

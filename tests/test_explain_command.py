@@ -14,7 +14,7 @@ from numpy_gpt2.explain import __main__ as command
 from numpy_gpt2.explain import analysis, explain
 
 from .browser import data_of
-from .conftest import run_in_process, write_model
+from .conftest import ROOT, run_in_process, write_model
 
 
 @pytest.fixture
@@ -187,3 +187,7 @@ def test_threads_option_limits_the_threads(cli, tiny, monkeypatch):
 def test_version_option_prints_the_version(cli):
     result = cli("--version")
     assert (result.status, result.out) == (0, f"numpy_gpt2 {__version__}\n")
+
+
+def test_git_ignores_the_page():
+    assert command.PAGE in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()

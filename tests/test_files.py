@@ -1,7 +1,8 @@
-"""staged_writes: either all files of a folder change or none; locks."""
+"""staged_writes: either all files of a folder change or none. Locks. read_utf8: a file, or standard input."""
 
 import errno
 import fcntl
+import io
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from numpy_gpt2.files import STAGING, staged_writes, try_lock
+from numpy_gpt2.files import STAGING, read_utf8, staged_writes, try_lock
 
 
 def contents(folder):
@@ -53,6 +54,20 @@ def test_a_folder_that_cannot_be_written_is_an_oserror(tmp_path):
         staged_writes(tmp_path / "file"),
     ):
         pass
+
+
+def test_a_dash_is_standard_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-").write_text("the file")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("é\r\n".encode())))
+    assert read_utf8("-") == "é\r\n"
+    assert read_utf8("./-") == "the file"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    with pytest.raises(ValueError, match="standard input is not UTF-8"):
+        read_utf8("-")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ValueError, match="standard input is closed"):
+        read_utf8("-")
 
 
 KILLED = """

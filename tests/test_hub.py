@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import re
 import shutil
 import signal
 import socket
@@ -19,7 +21,7 @@ from numpy_gpt2.download import size_of
 from numpy_gpt2.hub import MODEL_FILES
 from numpy_gpt2.weights import FILE, INDEX
 
-from .conftest import ROOT, run_cli
+from .conftest import ROOT, run_cli, write_tokenizer
 from .fake_hub import ALL_FILES, MODEL, Hub, closed_port, first, page, serve, stall, stored, wait_for
 
 
@@ -238,6 +240,15 @@ def test_a_local_tokenizer_needs_no_download(server, tiny, tmp_path, monkeypatch
     assert server.requests == []
 
 
+def test_vocab_and_merges_put_there_by_hand_are_a_tokenizer(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NUMPY_GPT2_WEIGHTS", str(tmp_path / "weights"))
+    gpt2 = tmp_path / "weights" / "gpt2"
+    write_tokenizer(gpt2)
+    assert sorted(os.listdir(gpt2)) == ["merges.txt", "vocab.json"]
+    assert hub.tokenizer_folder("gpt2") == gpt2
+
+
 @pytest.mark.parametrize("file", ["vocab.json", "merges.txt"])
 def test_a_missing_tokenizer_file_is_downloaded(server, tmp_path, file):
     gpt2 = hub.tokenizer_folder("gpt2")
@@ -252,7 +263,8 @@ def test_a_tokenizer_that_cannot_be_downloaded_is_an_error(server, tmp_path, mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = failure(name="gpt2", folder_of=hub.tokenizer_folder)
     gpt2 = tmp_path / "weights" / "gpt2"
-    assert message == f"cannot download gpt2: HF_HUB_OFFLINE is set; {hub.by_hand('gpt2', gpt2)}"
+    assert message.startswith("cannot download gpt2: HF_HUB_OFFLINE is set; to download it by hand, put vocab.json and")
+    assert re.findall(r"\S+\.(?:json|txt|safetensors)", message) == ["vocab.json", "merges.txt"]
     assert server.requests == []
     assert not gpt2.exists()
     monkeypatch.delenv("HF_HUB_OFFLINE")

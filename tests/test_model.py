@@ -3,6 +3,7 @@
 import ast
 import itertools
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import GPT2Config, KVCache, cross_entropy, forward, record
+from numpy_gpt2.model import merge_heads
 
 from .reference.seeded import FOLDER, VARIATIONS, seeded_tokens, seeded_weights, variation
 
@@ -51,38 +53,64 @@ def inputs(name, dtype):
     return config, weights, seeded_tokens(config, seed, (2, 9))
 
 
-def assert_close(actual, expected, tolerance):
-    """Equal to within `tolerance` of the largest expected number."""
-    assert actual.shape == expected.shape
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+def assert_close(actual, expected, tolerance, name=""):
+    """Equal to within `tolerance` of the largest expected number. A difference is reported with the name."""
+    assert actual.shape == expected.shape, name
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", VARIATIONS)
-def test_logits_and_loss_equal_transformers(name, dtype, references):
-    config, weights, tokens = inputs(name, dtype)
-    logits = forward(tokens, weights, config)
-    assert logits.dtype == dtype
-    assert_close(logits, references[f"{name}/logits"], TOLERANCE[dtype])
-    assert_close(logits[:, -1], references[f"{name}/logits_float32"], 1e-5)
-    targets = tokens[:, 1:].copy()
-    targets[:, 3] = -1
-    assert cross_entropy(logits[:, :-1], targets) == pytest.approx(references[f"{name}/loss"], rel=TOLERANCE[dtype])
+TRACED = ["plain", "inverse_layer", "gelu_exact"]  # the variations whose intermediate results are saved
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("name", ["plain", "inverse_layer", "gelu_exact"])
-def test_intermediate_results_equal_transformers(name, dtype, references):
+def assert_stages_close(name, dtype, references):
+    """Compare the intermediate results in the order of the computation, so that a failure names the first wrong one.
+
+    They are saved for the first row of the batch.
+    """
     config, weights, tokens = inputs(name, dtype)
     trace = {}
     forward(tokens[:1], weights, config, hook=record(trace))
     expected = {key.removeprefix(f"{name}/trace/"): key for key in references if key.startswith(f"{name}/trace/")}
     assert len(expected) == 9 * config.n_layer + 1
-    for ours, theirs in expected.items():
-        assert_close(trace[ours], references[theirs], 3 * TOLERANCE[dtype])
+    assert expected.keys() <= trace.keys()
+    for stage in filter(expected.__contains__, trace):
+        message = f"{stage} is the first result that differs (variation {name!r})"
+        assert_close(trace[stage], references[expected[stage]], 3 * TOLERANCE[dtype], message)
 
 
-def test_a_full_size_model_equals_transformers():
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_intermediate_results_logits_and_loss_equal_transformers(name, dtype, references):
+    """If no intermediate results of a variation are saved, those of the plain model are compared first."""
+    assert_stages_close(name if name in TRACED else "plain", dtype, references)
+    config, weights, tokens = inputs(name, dtype)
+    logits = forward(tokens, weights, config)
+    assert logits.dtype == dtype
+    assert_close(logits, references[f"{name}/logits"], TOLERANCE[dtype], f"logits (variation {name!r})")
+    assert_close(logits[:, -1], references[f"{name}/logits_float32"], 1e-5, f"logits (variation {name!r})")
+    targets = tokens[:, 1:].copy()
+    targets[:, 3] = -1
+    assert cross_entropy(logits[:, :-1], targets) == pytest.approx(references[f"{name}/loss"], rel=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong", "stage"),
+    [
+        ("layer_norm", lambda x, weight, bias, eps: gpt2.layer_norm(x, weight * 0.9, bias, eps), "h.0.ln_1"),
+        ("causal_mask", lambda T, S: np.tri(T, S, -1, dtype=bool) | np.eye(T, S, 1, dtype=bool), "h.0.attn.pattern"),
+        ("softmax", lambda scores: gpt2.softmax(scores * 1.1), "h.0.attn.pattern"),
+        ("merge_heads", lambda z: merge_heads(z[:, ::-1]), "h.0.attn_out"),
+        ("ACTIVATIONS", {"gelu_new": gpt2.gelu_exact}, "h.0.mlp.post"),
+    ],
+)
+def test_a_wrong_function_is_reported_by_its_own_result(monkeypatch, references, function, wrong, stage):
+    monkeypatch.setattr(sys.modules[forward.__module__], function, wrong)
+    with pytest.raises(AssertionError, match=rf"{re.escape(stage)} is the first result that differs"):
+        assert_stages_close("plain", np.float64, references)
+
+
+def test_a_full_size_model_equals_transformers(references):
+    assert_stages_close("plain", np.float64, references)
     config = GPT2Config.preset("gpt2")
     weights = seeded_weights(config, seed=124, scale=0.02)
     tokens = seeded_tokens(config, 124, (1, 40))

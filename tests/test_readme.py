@@ -2,15 +2,26 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
 
+from numpy_gpt2.__main__ import main
+from numpy_gpt2.hub import bundled_folder
+
 from .conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    ROOT / "README.md",
+    *ROOT.glob("*/README.md"),
+    *ROOT.glob("numpy_gpt2/*/README.md"),
+    ROOT / "weights" / "shakespeare" / "README.md",
+]
 READING = (ROOT / "numpy_gpt2" / "README.md").read_text(encoding="utf-8")
 
 
@@ -35,8 +46,35 @@ def test_python_example_prints_the_text_of_the_readme(capsys):
     assert capsys.readouterr().out == output
 
 
+def python_blocks(page):
+    return re.findall(r"^( *)```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if python_blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+    """In one namespace, in a folder with the model weights/run."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundled_folder(), tmp_path / "weights" / "run")
+    names = {}
+    for _, block in python_blocks(page):
+        exec(textwrap.dedent(block), names)
+    assert names
+
+
+def test_the_model_card_shows_what_the_model_prints(capsys):
+    card = PAGES[-1].read_text(encoding="utf-8")
+    command = re.search(r'`python -m numpy_gpt2 (.*) "ROMEO:"`', card)[1]
+    samples = re.findall(r"```text\n(.*?)```", card, re.DOTALL)
+    assert len(samples) == 3
+    for seed, sample in enumerate(samples, start=1):
+        assert main([*command.replace("N", str(seed)).split(), "ROMEO:"]) == 0
+        assert "ROMEO:" + capsys.readouterr().out == sample
+
+
 def test_links_of_the_readmes_exist():
-    for page in [ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("numpy_gpt2/*/README.md")]:
+    for page in PAGES:
         for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
             path, _, anchor = link.partition("#")
             target = page.parent / path

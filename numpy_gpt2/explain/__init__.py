@@ -9,10 +9,13 @@ __main__.py                        the command, `python -m numpy_gpt2.explain "P
 
 from __future__ import annotations
 
+import sys
 from html import escape
 from pathlib import Path
+from types import ModuleType
 
 from ..checkpoint import Model, load
+from ..hub import choose_model
 from .analysis import MAX_TOKENS, Analysis, analyze
 from .page import page_html
 from .text import text_report
@@ -21,7 +24,7 @@ __all__ = ["Explanation", "explain"]
 
 
 class Explanation(Analysis):
-    """An analysis with a page and a report. `explanation["h.3.attn.pattern"]` is an array; `analysis.py` lists them."""
+    """An analysis with a page and a report. `explanation["h.3.attn.pattern"]` is an array; `keys()` lists them."""
 
     def page(self) -> str:
         """The page, as HTML that loads nothing else."""
@@ -38,7 +41,7 @@ class Explanation(Analysis):
 
 def explain(
     prompt: str,
-    model: Model | str | Path,
+    model: Model | str | Path | None = None,
     *,
     target: str | None = None,
     ablate: bool = False,
@@ -47,11 +50,22 @@ def explain(
 ) -> Explanation:
     """Run a prompt through a model and keep everything that can be shown about it.
 
-    `model` is the result of `load`, or a name for it. `target` is the text whose probability is explained; the default
-    is the most probable next token. `ablate` removes each head and each MLP in turn and measures the effect. A prompt
-    of more than `max_tokens` tokens is cut from the left. `progress` shows a progress bar.
+    `model` is the result of `load`, or a name for it; the default is the model that the commands use. `target` is the
+    text whose probability is explained; the default is the most probable next token. `ablate` removes each head and
+    each MLP in turn and measures the effect. A prompt of more than `max_tokens` tokens is cut from the left. `progress`
+    shows a progress bar.
 
     Raises ValueError for an empty target, for a target that is longer than the window, and for damaged weights.
     """
-    model = model if isinstance(model, Model) else load(model)
+    if not isinstance(model, Model):
+        model = load(choose_model(None) if model is None else model)
     return Explanation(**vars(analyze(prompt, model, target, ablate, max_tokens, progress)))
+
+
+class CallableModule(ModuleType):
+    """After `from numpy_gpt2 import explain`, the name is this package. A call of it calls the function."""
+
+    __call__ = staticmethod(explain)
+
+
+sys.modules[__name__].__class__ = CallableModule

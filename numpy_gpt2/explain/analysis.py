@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, KeysView
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,14 @@ class Analysis:
     arrays: dict[str, np.ndarray]
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[name]
+        if name in self.arrays:
+            return self.arrays[name]
+        nearest = "".join(f"; the nearest is {near!r}" for near in get_close_matches(str(name), self.arrays, n=1))
+        raise KeyError(f"there is no array {name!r}{nearest}; keys() lists all names")
+
+    def keys(self) -> KeysView[str]:
+        """The names of all arrays."""
+        return self.arrays.keys()
 
     @property
     def facts(self) -> str:

@@ -60,7 +60,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[st
         description="Train a GPT-2 on text files. With the default settings this takes about ten minutes on two cores.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("corpus", metavar="CORPUS.txt", nargs="+", help="UTF-8 text files")
+    parser.add_argument("corpus", metavar="CORPUS.txt", nargs="+", help="UTF-8 text files; - is standard input")
     parser.add_argument(
         "--out",
         metavar="FOLDER",

@@ -179,6 +179,16 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
     def due(interval: int) -> bool:
         return interval > 0 and (run.step % interval == 0 or run.step == options.max_steps)
 
+    def show_losses(loss: float, tokens_per_second: float) -> None:
+        held = f", held out {run.rows[-1]['val_loss']:.4f}" if run.rows and len(held_out) else ""
+        bar.set_postfix_str(f"loss {loss:.4f}{held}, {tokens_per_second:,.0f} tokens/s", refresh=False)
+
+    def evaluate_and_show() -> bool:
+        last = run.losses[-1], run.tokens_per_second
+        is_best = evaluate(run, held_out, pool)
+        show_losses(*last)
+        return is_best
+
     with (
         thread_pool() as pool,
         delayed_interrupt() as interrupted,
@@ -186,13 +196,10 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
     ):
         while run.step < options.max_steps and not interrupted() and time.monotonic() < deadline:
             take_step(run, tokens, pool)
-            held = f", held out {run.rows[-1]['val_loss']:.4f}" if run.rows and len(held_out) else ""
-            bar.set_postfix_str(
-                f"loss {run.losses[-1]:.4f}{held}, {run.tokens_per_second:,.0f} tokens/s", refresh=False
-            )
+            show_losses(run.losses[-1], run.tokens_per_second)
             bar.update()
             is_evaluated = due(options.eval_interval) or run.step == options.max_steps
-            is_best = is_evaluated and evaluate(run, held_out, pool)
+            is_best = is_evaluated and evaluate_and_show()
             is_first = is_evaluated and len(run.rows) == 1 and run.step < options.checkpoint_interval
             if due(options.checkpoint_interval) or is_first:
                 save_checkpoint(run, tokens, tokenizer, folder)
@@ -208,7 +215,7 @@ def train(run: Run, tokens: np.ndarray, held_out: np.ndarray, tokenizer: tiktoke
             if options.checkpoint_interval:
                 save_checkpoint(run, tokens, tokenizer, folder)
             if run.losses:
-                if evaluate(run, held_out, pool):
+                if evaluate_and_show():
                     save_best(run, tokenizer, folder)
                 save_log(run, folder)
         return interrupted()

@@ -13,6 +13,7 @@ from numpy_gpt2 import generate, load, save_model
 from ..conftest import run_in_process, write_model
 
 EOT = 264  # the last token of the tiny tokenizer; ids below 256 are bytes
+SEPARATED = "--- sample 1 of 2\n{}\n--- sample 2 of 2\n{}\n"  # the output of --num-samples 2
 SMILE = "\N{GRINNING FACE}"  # four bytes, and four tokens
 
 

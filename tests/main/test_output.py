@@ -1,5 +1,6 @@
 """--json, --stats, --threads, --params, --help, and wrong command lines."""
 
+import json
 import os
 import re
 import resource
@@ -174,7 +175,7 @@ def test_help_shows_every_flag_and_examples_that_work(cli):
         "--version",
     ]:
         assert re.search(rf"^  .*{flag}\b", result.out, re.M), flag
-    lines = re.findall(r"^  python -m numpy_gpt2 (.*?)(?:  .*)?$", result.out, re.M)
+    lines = re.findall(r"^  python -m numpy_gpt2 (.*?)(?:  .*)?$", result.out.partition("\nother programs")[0], re.M)
     assert len(lines) >= 5
     for line in lines:
         command.parse_arguments(shlex.split(line.partition("<")[0]))
@@ -211,3 +212,59 @@ def test_values_out_of_range_are_errors(cli, tiny, arguments):
 )
 def test_wrong_command_lines_are_errors(cli, tiny, arguments):
     assert_one_error(cli("-m", tiny, *arguments), 2, "--help")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-f", "x.txt"], "-f is not an option; to read the prompt from a file, write - < FILE"),
+        (["a", "--file=x.txt"], "--file is not an option; to read the prompt from a file, write - < FILE"),
+        (["a", "--warmth", "1"], "--warmth is not an option; see"),
+        (["Once", "--warmth=1", "upon"], "--warmth is not an option; see"),
+        (["Once", "upon", "a-time"], "upon a-time (a prompt of several words needs quotes)"),
+    ],
+)
+def test_the_error_names_the_option_that_is_unknown(cli, arguments, message):
+    assert_one_error(cli(*arguments), 2, message)
+
+
+def test_help_says_how_to_type_a_line_end_after_stop(cli):
+    assert "$'\\n\\n'" in cli("--help").out
+
+
+# The other programs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "the following arguments are required: CORPUS.txt, --out"),
+        (["evaluate"], "TEXT.txt"),
+        (["explain", "--text", "-o", "x", "a"], "--text"),
+    ],
+)
+def test_the_name_of_a_program_as_first_word_runs_it(cli, arguments, message):
+    assert_one_error(cli(*arguments), 2, message)
+
+
+def test_a_program_gets_the_words_after_its_name(cli, tiny):
+    result = cli("evaluate", "-", "-m", tiny, "--json", stdin=b"the you")
+    assert (result.status, json.loads(result.out)["bytes"]) == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prompt"),
+    [(["--", "train"], "train"), (["-t", 0, "train"], "train"), (["train "], "train "), (["Train"], "Train")],
+)
+def test_any_other_first_word_is_not_a_program(cli, tiny, arguments, prompt):
+    first, *others = arguments
+    options = ["-m", tiny, "-n", 3, "--json"]
+    line = [*options, *arguments] if first == "--" else [first, *others, *options]
+    [sample] = json_samples(cli(*line).out)
+    assert sample["prompt"] == prompt
+
+
+def test_help_lists_the_programs(cli):
+    out = cli("--help").out
+    assert re.findall(r"^  python -m numpy_gpt2 (\w+) …", out, re.M) == [*command.PROGRAMS]
+    assert "-- train" in out

@@ -15,7 +15,9 @@ import pytest
 from numpy_gpt2 import __main__ as command
 
 from ..conftest import run_cli, write_model
-from .conftest import EOT, SMILE, generated, json_samples, write_scripted_model
+from .conftest import EOT, SEPARATED, SMILE, generated, json_samples, write_scripted_model
+
+FEW = ["-n", "8", "--greedy", "a"]  # eight tokens
 
 
 def ctrl_c_after(*rows):
@@ -47,7 +49,9 @@ def test_no_prompt_on_a_terminal_is_an_error(tiny):
     os.close(terminal)
     os.close(stdin)
     assert (result.returncode, result.stdout) == (2, b"")
-    assert re.fullmatch(rb"error: there is no prompt[^\n]+\n", result.stderr)
+    assert re.fullmatch(
+        rb'error: there is no prompt[^\n]+ python -m numpy_gpt2 "Once upon a time"[^\n]+\n', result.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,12 +83,11 @@ def test_text_is_utf8_in_every_locale(tmp_path, env):
     assert error.startswith("error: ")
 
 
-def test_separators_are_printed_between_the_samples(tiny):
-    """stdout and stderr go to the same stream here, as in a terminal."""
-    with start_process(tiny, "-n", 8, "--greedy", "--num-samples", 2, "a", stderr=subprocess.STDOUT) as process:
-        out, _ = process.communicate()
+def test_several_samples_in_a_file_can_be_told_apart(tiny, tmp_path):
+    with open(tmp_path / "f", "wb") as file, start_process(tiny, "--num-samples", 2, *FEW, stdout=file) as process:
+        assert process.communicate()[1] == b""
     text = generated(tiny, [97], 8)[1]
-    assert out.decode() == f"--- sample 1 of 2\n{text}\n--- sample 2 of 2\n{text}\n"
+    assert (tmp_path / "f").read_text(encoding="utf-8") == SEPARATED.format(text, text)
 
 
 def test_an_error_is_one_line_on_stderr(tmp_path):
@@ -114,9 +117,9 @@ def test_a_full_disk_is_one_error_line(tiny, arguments):
 
 
 def test_a_closed_stderr_is_no_error(tiny):
-    argv = [sys.executable, "-m", "numpy_gpt2", "-m", tiny, "-n", "8", "--greedy", "--num-samples", "2", "--stats", "a"]
+    argv = [sys.executable, "-m", "numpy_gpt2", "-m", tiny, "--num-samples", "2", "--stats", *FEW]
     result = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *argv], stdout=subprocess.PIPE)
-    assert (result.returncode, result.stdout.decode()) == (0, 2 * (generated(tiny, [97], 8)[1] + "\n"))
+    assert (result.returncode, result.stdout.decode()) == (0, SEPARATED.format(*[generated(tiny, [97], 8)[1]] * 2))
 
 
 def test_ctrl_c_keeps_the_text_so_far(tiny):
@@ -163,7 +166,7 @@ def test_ctrl_c_prints_all_samples_with_the_text_held_back(cli, tiny, replace_ge
     rows = [97, 97], [98, 0xC3], [99, 0xA9], [100, -1]
     replace_generate(ctrl_c_after(*rows))
     result = cli("-m", tiny, "--num-samples", 2, "--stop", "cde", "x")
-    assert (result.status, result.out) == (130, "abcd\naé\n")
+    assert (result.status, result.out) == (130, SEPARATED.format("abcd", "aé"))
     replace_generate(ctrl_c_after(*rows))
     result = cli("-m", tiny, "--num-samples", 2, "--json", "x")
     assert [sample["finish_reason"] for sample in json_samples(result.out)] == ["interrupted", "stop"]

@@ -61,8 +61,8 @@ def test_several_samples_equal_a_batch_of_generate(cli, tiny):
     assert len(set(texts)) == 3
     arguments = ["-m", tiny, "-n", 30, "-t", 1.2, "-k", 0, "-s", 5, "--ignore-eos", "--num-samples", 3, "ab"]
     result = cli(*arguments)
-    assert result.out == "".join(text + "\n" for text in texts)
-    assert result.err == "--- sample 1 of 3\n--- sample 2 of 3\n--- sample 3 of 3\n"
+    assert result.out == "".join(f"--- sample {i} of 3\n{text}\n" for i, text in enumerate(texts, start=1))
+    assert result.err == ""
     result = cli(*arguments, "--json")
     assert [sample["text"] for sample in json_samples(result.out)] == texts
     assert result.err == ""

@@ -14,7 +14,7 @@ from numpy_gpt2 import __main__ as command
 from numpy_gpt2 import load_tokenizer
 
 from ..conftest import assert_one_error, write_model
-from .conftest import EOT, SMILE, generated, json_samples, write_scripted_model
+from .conftest import EOT, SEPARATED, SMILE, generated, json_samples, write_scripted_model
 
 # Greedy text
 
@@ -27,10 +27,16 @@ def test_stdout_is_exactly_the_greedy_continuation(cli, tiny, prompt):
     assert (result.status, result.out, result.err) == (0, text + "\n", "")
 
 
-def test_temperature_0_is_greedy_and_greedy_overrides_temperature(cli, tiny):
-    text = generated(tiny, [97], 20)[1] + "\n"
-    assert cli("-m", tiny, "-t", 0, "-n", 20, "a").out == text
-    assert cli("-m", tiny, "--greedy", "-t", 2, "-n", 20, "a").out == text
+@pytest.mark.parametrize("flags", ["-t 0", "-t 0 -k 5 -p 0.5", "--greedy -t 0 -k 0 -p 1", "--greedy -k 1 -s 3"])
+def test_greedy_and_temperature_0_take_the_most_probable_token(cli, tiny, flags):
+    assert cli("-m", tiny, *flags.split(), "-n", 20, "a").out == generated(tiny, [97], 20)[1] + "\n"
+
+
+@pytest.mark.parametrize("flags", ["-t 2", "--temperature 0.8", "-k 40", "--top-k 2", "-p 0.9", "-t 1 -p 0.9"])
+def test_greedy_with_an_option_that_samples_is_an_error(cli, tiny, flags):
+    assert_one_error(
+        cli("-m", tiny, "--greedy", *flags.split(), "a"), 2, "--greedy does not sample, so it contradicts -"
+    )
 
 
 def test_an_empty_prompt_starts_from_endoftext(cli, tiny):
@@ -185,7 +191,7 @@ def test_stop_strings_may_span_tokens(cli, tmp_path):
 
 def test_generation_stops_when_every_sample_has_reached_a_stop_string(cli, tiny, replace_generate):
     replace_generate(itertools.chain([[97, 97], [98, 99], [100, 98]], map(pytest.fail, ["this step is one too many"])))
-    assert cli("-m", tiny, "--num-samples", 2, "--stop", "b", "x").out == "a\nac\n"
+    assert cli("-m", tiny, "--num-samples", 2, "--stop", "b", "x").out == SEPARATED.format("a", "ac")
 
 
 def test_samples_share_the_memory_of_a_long_prompt(cli, tiny):

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import json
 import math
 import os
@@ -59,6 +60,13 @@ def test_unusable_texts_and_sizes_are_errors(cli, tmp_path, out, texts, flags, m
     paths = [written(tmp_path / f"text{i}", text) for i, text in enumerate(texts)]
     assert_one_error(cli(*paths, "--out", out, *TINY_RUN, *flags), 1, mentioned)
     assert not out.exists()
+
+
+def test_a_dash_is_standard_input(cli, corpus, out, tmp_path, uninterrupted, monkeypatch):
+    for flags in (["--time-limit", 1e-9], ["--resume"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(corpus.read_bytes())))
+        assert cli("-", "--out", out, *FULL_RUN, *flags).status == 0
+    assert result_of(out) == result_of(uninterrupted)
 
 
 def test_shortest_usable_text_can_be_trained_on(cli, tmp_path, out):

@@ -152,6 +152,14 @@ def test_samples_go_to_stdout_and_the_rest_to_stderr(cli, corpus, out):
     assert re.search(r" 12/12 .*loss \d\.\d+, held out \d\.\d+, [\d,]+ tokens/s", result.err)
 
 
+@pytest.mark.parametrize("last", [12, 5], ids=["completed", "interrupted"])
+def test_the_bar_ends_with_the_last_evaluation(cli, corpus, out, monkeypatch, last):
+    break_by_ctrl_c(monkeypatch, last)
+    result = cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 12, "--eval-interval", 4)
+    assert log(out)[-1]["step"] == last
+    assert re.findall(r"held out (\d\.\d+)", result.err)[-1] == f"{log(out)[-1]['val_loss']:.4f}"
+
+
 @pytest.mark.parametrize(("flag", "steps"), [("--eval-interval", [7]), ("--eval-interval=3", [3, 6, 7])])
 def test_last_step_is_always_evaluated(cli, corpus, out, flag, steps):
     flags = [flag] if "=" in flag else [flag, 0]
