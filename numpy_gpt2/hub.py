@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr
+from .credentials import endpoint, redact
 from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, has_tokenizer, load_tokenizer
 from .weights import FILE, WEIGHT_FILES, shard_names, weight_files
 
@@ -66,8 +67,8 @@ def model_folder(name: str | Path) -> Path:
     if name == BUNDLED:
         return bundled_folder()
     raise FileNotFoundError(
-        f"there is no model {name!r}; it must be a folder, a folder in {weights_folder()}, one of {', '.join(NAMES)},"
-        " or owner/name on the hub"
+        f"there is no model {redact(name)!r}; it must be a folder, a folder in {weights_folder()}, one of"
+        f" {', '.join(NAMES)}, or owner/name on the hub"
     )
 
 
@@ -118,11 +119,6 @@ def is_complete(folder: Path) -> bool:
     return has_tokenizer(folder) and all(path.exists() for path in paths)
 
 
-def endpoint() -> str:
-    """The hub's address: `HF_ENDPOINT`, or Hugging Face's."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
 def file_url(repository: str, file: str) -> str:
     """The address of a file on the hub."""
     return f"{endpoint()}/{repository}/resolve/main/{file}"
@@ -145,7 +141,7 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
 def by_hand(repository: str, folder: Path, with_weights: bool = True) -> str:
     """What the user can do if the download of a model, or of its tokenizer only, fails."""
     *files, last = (*MODEL_FILES, FILE) if with_weights else VOCAB_AND_MERGES
-    page = f"{endpoint()}/{repository}/tree/main"
+    page = f"{redact(endpoint())}/{repository}/tree/main"
     return f"to download it by hand, put {', '.join(files)} and {last} from {page} into {folder}"
 
 
@@ -168,11 +164,17 @@ def download_model(repository: str, folder: Path, with_weights: bool = True) -> 
     return folder
 
 
-def fetch(repository: str, file: str, folder: Path, check: Callable[[Path], object] | None = None) -> None:
+def fetch(
+    repository: str,
+    file: str,
+    folder: Path,
+    check: Callable[[Path], object] | None = None,
+    limit: int | None = None,
+) -> None:
     """Download one file of a model, unless it is there. Raises what `download_file` raises."""
-    from .download import download_file
+    from .download import LIMIT, download_file
 
-    download_file(file_url(repository, file), folder / file, check)
+    download_file(file_url(repository, file), folder / file, check, limit=limit or LIMIT)
 
 
 def fetch_tokenizer(repository: str, folder: Path) -> None:
@@ -198,15 +200,28 @@ def fetch_tokenizer(repository: str, folder: Path) -> None:
 
 def fetch_weights(repository: str, folder: Path) -> None:
     """Download the first of `WEIGHT_FILES` that the repository has. If it is an index, download the shards, too."""
+    limit = largest_weights(GPT2Config.from_json(folder / "config.json"))
     missing: list[FileNotFoundError] = []
     for file in WEIGHT_FILES:
         if any((folder / name).exists() for name in WEIGHT_FILES):
             break
         try:
-            fetch(repository, file, folder, shard_names if file.endswith(".json") else None)
+            if file.endswith(".json"):
+                fetch(repository, file, folder, shard_names)
+            else:
+                fetch(repository, file, folder, limit=limit)
         except FileNotFoundError as error:
             missing.append(error)
     if len(missing) == len(WEIGHT_FILES):
         raise missing[0]
     for path in weight_files(folder):
-        fetch(repository, path.name, folder)
+        fetch(repository, path.name, folder, limit=limit)
+
+
+def largest_weights(config: GPT2Config) -> int:
+    """The most bytes that a file of weights may have: 8 for each number, with a head and a mask for each layer.
+
+    1 MB is for the header. The file has the size that the hub announces, but not every hub announces one.
+    """
+    n_head, n_masks = config.vocab_size * config.n_embd, config.n_layer * config.n_positions**2
+    return 8 * (config.num_parameters() + n_head + n_masks) + 1_000_000

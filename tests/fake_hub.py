@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -130,6 +131,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body[: self.limit])
 
+    def start_endless(self, status: int, **headers: str) -> None:
+        """Send chunks until the client hangs up."""
+        self.answer(status, b"", Content_Length="", Transfer_Encoding="chunked", **headers)
+        self.close_connection = True
+        with suppress(OSError):
+            while not self.hub.closing.is_set():
+                self.wfile.write(b"10000\r\n%b\r\n" % bytes(1 << 16))
+
     def log_message(self, *_) -> None: ...
 
 
@@ -179,6 +188,16 @@ def chunked(n: int | None = None):
         handler.close_connection = True
 
     return fault
+
+
+def endless(handler: Handler, body: bytes) -> None:
+    """Send a body without an end."""
+    handler.start_endless(200)
+
+
+def deep(handler: Handler, body: bytes) -> None:
+    """Send JSON that is nested too deeply."""
+    handler.answer(200, b"[" * 100_000)
 
 
 def gzipped(handler: Handler, body: bytes) -> None:
