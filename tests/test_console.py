@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_notes_and_bars_without_standard_error_go_nowhere(monkeypatch, capsys, t
     """Not to standard output, which `print` uses where standard error is None."""
     monkeypatch.setattr(sys, "stderr", None)
     tries = iter([False, True])
-    monkeypatch.setattr("numpy_gpt2.download.try_lock", lambda _: next(tries))
+    monkeypatch.setattr("numpy_gpt2.download.try_lock", lambda _: nullcontext(next(tries)))
     with locked(tmp_path):
         pass
     monkeypatch.setattr("numpy_gpt2.int8.read_metadata", lambda _: None)

@@ -11,7 +11,6 @@ import pytest
 from numpy_gpt2 import GPT2Config, cross_entropy, forward, load
 from numpy_gpt2.train import TrainConfig
 from numpy_gpt2.train import run as run_module
-from numpy_gpt2.train.run import load_checkpoint
 from numpy_gpt2.train.step import as_weights, learning_rate
 
 from ..conftest import run_cli
@@ -187,17 +186,3 @@ def test_step_with_infinite_loss_is_not_saved(cli, corpus, out, flags):
     assert result.status == 1
     assert "after 1 steps" in messages(result.err)[-1]
     assert os.listdir(out) == []
-
-
-def test_run_is_saved_when_the_progress_bar_has_no_reader(cli, corpus, out, monkeypatch):
-    """As when `tee` or `less` ends."""
-
-    def break_at_5(bar, n=1):
-        bar.n += n
-        if bar.n == 5:
-            raise BrokenPipeError
-
-    monkeypatch.setattr("tqdm.tqdm.update", break_at_5)
-    result = cli(corpus, "--out", out, *FULL_RUN, "--checkpoint-interval", 1000)
-    assert result.status == 1
-    assert load_checkpoint(out).step == 5
