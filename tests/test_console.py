@@ -14,7 +14,7 @@ from numpy_gpt2.console import print_stderr, progress_bar
 from numpy_gpt2.download import locked
 from numpy_gpt2.int8 import load_int8
 
-from .conftest import ROOT
+from .conftest import ROOT, write_model
 
 
 class Terminal(io.StringIO):
@@ -115,14 +115,12 @@ def test_a_wrong_command_line_is_an_error_without_standard_error(stderr, tmp_pat
     assert run(["numpy_gpt2", "-m", tmp_path / "none", "hi"], stderr, tmp_path, tmp_path / "none") == (1, "")
 
 
-def test_notes_and_bars_without_standard_error_go_nowhere(monkeypatch, capsys, tmp_path, tiny):
+def test_notes_and_bars_without_standard_error_go_nowhere(monkeypatch, capsys, tmp_path):
     """Not to standard output, which `print` uses where standard error is None."""
     monkeypatch.setattr(sys, "stderr", None)
     tries = iter([False, True])
     monkeypatch.setattr("numpy_gpt2.download.try_lock", lambda _: nullcontext(next(tries)))
     with locked(tmp_path):
         pass
-    monkeypatch.setattr("numpy_gpt2.int8.read_metadata", lambda _: None)
-    load_int8(tiny)
-    (tiny / "model.int8.safetensors").unlink()
+    load_int8(write_model(tmp_path / "model"))
     assert capsys.readouterr().out == ""
