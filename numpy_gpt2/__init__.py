@@ -11,9 +11,10 @@ Read these to understand GPT-2, in this order:
 
 Then the machinery around it:
 
-    config.py, weights.py, tokenizer.py                the contents of a checkpoint, and how they are read
+    config.py, weights.py, pickled.py, tokenizer.py    the contents of a checkpoint, and how they are read
     special.py                                         the error function, for the exact GELU
-    hub.py, download.py, checkpoint.py, files.py       find, download, load and save a model
+    hub.py, download.py, credentials.py                find and download a model
+    checkpoint.py, files.py                            load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
     stream.py, cli.py, console.py, __main__.py         tokens -> printed text; the command line
     interrupts.py                                      Ctrl-C in a command

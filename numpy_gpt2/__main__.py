@@ -30,7 +30,7 @@ from .console import print_stderr, write
 from .generate import generate
 from .hub import DEFAULT_MODEL
 from .lookup import LONGEST_DRAFT
-from .stream import TextStream, end_of_text
+from .stream import TextStream, end_of_text, excluded_tokens
 from .tokenizer import ENDOFTEXT, prompt_ids
 
 EXAMPLES = """\
@@ -137,6 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
         top_p=arguments.top_p,
         stop_tokens=() if arguments.ignore_eos else end_of_text(model),
         n_vocab=model.tokenizer.n_vocab,
+        excluded=excluded_tokens(model),
         lookup=LONGEST_DRAFT if arguments.lookup else 0,
         rng=arguments.seed,
     )

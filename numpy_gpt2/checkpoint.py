@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike
 
 from .config import GPT2Config
 from .files import staged_writes
-from .hub import MODEL_FILES, model_folder
+from .hub import GENERATION_CONFIG, MODEL_FILES, model_folder
 from .int8 import load_int8
-from .tokenizer import load_tokenizer, save_tokenizer
+from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, has_tokenizer, load_tokenizer, save_tokenizer
 from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_weights
 
 
@@ -39,11 +39,13 @@ def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
     fit together.
     """
     folder = model_folder(name_or_folder)
-    if missing := [name for name in MODEL_FILES if not (folder / name).exists()]:
+    found = VOCAB_AND_MERGES if has_tokenizer(folder) else ()
+    if missing := [name for name in MODEL_FILES if name not in found and not (folder / name).exists()]:
         raise FileNotFoundError(
             f"{folder} has no {' and no '.join(missing)}; a model folder must have them beside {FILE}"
+            f" ({TOKENIZER_JSON} can replace {' and '.join(VOCAB_AND_MERGES)})"
         )
-    config = GPT2Config.from_json(folder / "config.json")
+    config = GPT2Config.from_json(folder / "config.json").with_generation_config(folder / GENERATION_CONFIG)
     weights = load_int8(folder) if np.dtype(dtype) == np.int8 else load_weights(folder, dtype)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(tokenizer, config, folder)
@@ -51,7 +53,7 @@ def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
 
 
 def check_vocabulary(tokenizer: tiktoken.Encoding, config: GPT2Config, folder: Path) -> None:
-    """Raise ValueError if the tokenizer has more tokens than the model. The model may have more: they are padding."""
+    """Raise ValueError if the tokenizer has more ids than the model. The model may have more: they are padding."""
     if tokenizer.n_vocab > config.vocab_size:
         raise ValueError(
             f"{folder}: the tokenizer has {tokenizer.n_vocab} tokens; it must have at most {config.vocab_size}, the"
@@ -60,7 +62,7 @@ def check_vocabulary(tokenizer: tiktoken.Encoding, config: GPT2Config, folder: P
 
 
 def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokenizer: tiktoken.Encoding) -> None:
-    """Write config.json, model.safetensors, vocab.json and merges.txt. transformers can load this folder, too.
+    """Write config.json, model.safetensors and the tokenizer's files. transformers can load this folder, too.
 
     A save that fails changes nothing in the folder. Raises ValueError if weights, config and tokenizer do not fit
     together.
@@ -78,3 +80,6 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
         (staging / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         save_weights(staging / FILE, weights)
         save_tokenizer(staging, tokenizer)
+        is_stale = not (staging / ADDED_TOKENS).exists()
+    if is_stale:
+        (folder / ADDED_TOKENS).unlink(missing_ok=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from .files import read_json
 from .model import ACTIVATIONS
 
 Shape = tuple[int, ...]
@@ -49,6 +49,7 @@ class GPT2Config:
     tie_word_embeddings: bool = True  # the head is the token embedding, transposed
     bos_token_id: int | list[int] | None = 50256
     eos_token_id: int | list[int] | None = 50256
+    pad_token_id: int | list[int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
@@ -68,7 +69,7 @@ class GPT2Config:
             raise ValueError(
                 f"activation_function is {self.activation_function!r}; it must be one of {', '.join(ACTIVATIONS)}"
             )
-        for name in ("bos_token_id", "eos_token_id"):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = getattr(self, name)
             tokens = value if isinstance(value, list) else [] if value is None else [value]
             if any(type(token) is not int for token in tokens):
@@ -90,10 +91,7 @@ class GPT2Config:
 
         Raises FileNotFoundError for a missing file, and ValueError if it is not JSON or not the config of a GPT-2.
         """
-        try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON ({error}); download it again") from None
+        values = read_json(path)
         model_type = values.get("model_type", "gpt2") if isinstance(values, dict) else None
         if model_type != "gpt2":
             raise ValueError(f"{path} is not a GPT-2: its model_type is {model_type!r}; it must be 'gpt2'")
@@ -101,6 +99,20 @@ class GPT2Config:
         fields = {field.name for field in dataclasses.fields(cls)}
         try:
             return cls(**{name: value for name, value in values.items() if name in fields})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def with_generation_config(self, path: str | Path) -> GPT2Config:
+        """This config with the `eos_token_id` and the `pad_token_id` of a `generation_config.json`, where it has them.
+
+        Raises ValueError if the file is not JSON, or if they are not token ids. A missing file changes nothing.
+        """
+        values = read_json(path) if Path(path).exists() else {}
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is a {type(values).__name__}; it must be a JSON object")
+        found = {name: values[name] for name in ("eos_token_id", "pad_token_id") if values.get(name) is not None}
+        try:
+            return dataclasses.replace(self, **found)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 

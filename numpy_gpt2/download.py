@@ -7,7 +7,8 @@ requests takes time.
 from __future__ import annotations
 
 import hashlib
-import os
+import io
+import json
 import re
 import shutil
 import threading
@@ -15,18 +16,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
+from requests.auth import AuthBase
 from urllib3.exceptions import NewConnectionError
 
 from .console import print_stderr, progress_bar
+from .credentials import authorization, redact
 from .files import try_lock
 
 TIMEOUT = 10.0  # seconds to wait for an answer, or for more data
 ATTEMPTS = 5  # failures in a row that end a download; new data starts the count again
 PAUSE = 0.5  # seconds before the next attempt, doubled with each failure in a row
 CHUNK = 1 << 14  # bytes per write; a broken connection loses less than one write
+LIMIT = 100_000_000  # the most bytes of a file, unless the caller says otherwise
 
 
 def download_file(
@@ -34,6 +37,7 @@ def download_file(
     path: Path,
     check: Callable[[Path], object] | None = None,
     *,
+    limit: int = LIMIT,
     timeout: float = TIMEOUT,
     attempts: int = ATTEMPTS,
     pause: float = PAUSE,
@@ -42,6 +46,8 @@ def download_file(
 
     The data is written to `path` + ".part". If that file exists, the download continues at its end. The file
     is renamed to `path` when its size and sha256 are right and `check(part)` raises no ValueError.
+
+    A file of more bytes than announced, or than `limit`, is refused as soon as that is known.
 
     Temporary errors (5xx, resets, timeouts) are retried with growing pauses. Raises FileNotFoundError if the server has
     no such file, ValueError if `check` does, and OSError with a one-line message for everything else.
@@ -52,7 +58,7 @@ def download_file(
     failures, largest = 0, size_of(part)
     while True:
         try:
-            receive(url, part, timeout)
+            receive(url, part, limit, timeout)
             break
         except requests.RequestException as error:
             failures, largest = (0, size_of(part)) if size_of(part) > largest else (failures + 1, largest)
@@ -64,7 +70,7 @@ def download_file(
             check(part)
     except ValueError as error:
         part.unlink()
-        raise ValueError(str(error).replace(str(part), url)) from None
+        raise ValueError(redact(str(error).replace(str(part), url))) from None
     part.replace(path)
 
 
@@ -73,35 +79,76 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def receive(url: str, part: Path, timeout: float) -> None:
+class Authorization(AuthBase):
+    """Sends the header "Authorization". requests then does not look for a user and a password in ~/.netrc."""
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self.value
+        return request
+
+
+class Session(requests.Session):
+    """The session of a request to the hub. Redirects to another host get no authorization; their bodies are not read.
+
+    Proxies and certificates are those of the environment, as in requests.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers["Accept-Encoding"] = "identity"  # sizes and ranges of a compressed answer would not be the file's
+        if value := authorization():
+            self.auth = Authorization(value)
+        self.hooks["response"] = [self.drop_body_of_redirect]
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        if self.auth is None:
+            super().rebuild_auth(prepared_request, response)  # also looks into ~/.netrc
+        elif self.should_strip_auth(str(response.request.url), str(prepared_request.url)):
+            prepared_request.headers.pop("Authorization", None)
+
+    def drop_body_of_redirect(self, response: requests.Response, **_: object) -> None:
+        if response.is_redirect:
+            response.close()
+            response.raw = io.BytesIO()
+
+
+@contextmanager
+def open_url(url: str, timeout: float, **headers: str) -> Iterator[requests.Response]:
+    """Send a request to the hub and yield the answer. Its body is read in the `with` block."""
+    with Session() as session, session.get(url, headers=headers, stream=True, timeout=timeout) as response:
+        yield response
+
+
+def receive(url: str, part: Path, limit: int, timeout: float) -> None:
     """One attempt to download the missing rest of `part`. Returns when its size and sha256 are right.
 
-    A part that is too short is kept. A part that is too long or has the wrong sha256 is deleted. Raises
-    requests.RequestException if the request fails or another attempt may help, FileNotFoundError for status 404, and
-    OSError otherwise.
+    A part with a wrong size or sha256 is deleted. Raises requests.RequestException if the request fails or another
+    attempt may help, FileNotFoundError for status 404, and OSError otherwise.
     """
-    start = size_of(part)
-    headers = {"Accept-Encoding": "identity"}  # sizes and ranges of a compressed answer would not be the file's
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    if token := os.environ.get("HF_TOKEN", "").strip():
-        headers["Authorization"] = f"Bearer {token}"  # requests removes it when it is redirected to another host
-
-    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+    start, name = size_of(part), redact(url)
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    with open_url(url, timeout, **headers) as response:
         status = response.status_code
         if status == 404:
-            raise FileNotFoundError(f"there is no {url}")
+            raise FileNotFoundError(f"there is no {name}")
         if status in (401, 403):
-            raise PermissionError(f"{url} answers {status}: there is no such model, or it needs HF_TOKEN to be set")
+            raise PermissionError(f"{name} answers {status}: there is no such model, or it needs HF_TOKEN to be set")
         size, sha256 = expected_size_and_sha256(response)
+        if size is not None and size > limit:
+            raise OSError(f"{name} has {size:,} bytes; it must have at most {limit:,}")
+        limit = limit if size is None else size
         if status != 416:  # 416: no bytes after `start`; the part is complete or of another file
             response.raise_for_status()
             if status not in (200, 206):
-                raise OSError(f"{url} answers {status}; it must be 200 (the file) or 206 (the rest of it)")
+                raise OSError(f"{name} answers {status}; it must be 200 (the file) or 206 (the rest of it)")
             start = start if status == 206 else 0  # 200: the server ignores ranges and sends the whole file
             part.parent.mkdir(parents=True, exist_ok=True)
             if size and (free := shutil.disk_usage(part.parent).free) < size - start:
                 raise OSError(f"{part.parent} has {free:,} bytes free; the download needs {size - start:,}")
+            received = start
             with (
                 open(part, "ab" if start else "wb") as file,
                 progress_bar(desc=part.stem, initial=start, total=size, unit="B", unit_scale=True) as progress,
@@ -110,16 +157,24 @@ def receive(url: str, part: Path, timeout: float) -> None:
                     file.write(data)
                     file.flush()  # kept even if the process is killed
                     progress.update(len(data))
+                    received += len(data)
+                    if received > limit:
+                        break
 
     received = size_of(part)
     if size is not None and received < size:
-        raise requests.ConnectionError(f"{url} was cut off at {received:,} of {size:,} bytes")
-    with open(part, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
-    if ((size is not None or status == 416) and received != size) or digest != sha256:
-        part.unlink()
-        message = f"{url} is damaged: {received} bytes, sha256 {digest}; the hub says {size} bytes, sha256 {sha256}"
-        raise requests.ConnectionError(message) if start else OSError(message)  # retry if the old part may be wrong
+        raise requests.ConnectionError(f"{name} was cut off at {received:,} of {size:,} bytes")
+    if received > limit:
+        whose = "the limit of such a file" if size is None else "the announced size"
+        message = f"{name} is damaged: it has more than {limit:,} bytes, {whose}"
+    else:
+        with open(part, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if sha256 else None
+        if (status != 416 or received == size) and digest == sha256:
+            return
+        message = f"{name} is damaged: {received} bytes, sha256 {digest}; the hub says {size} bytes, sha256 {sha256}"
+    part.unlink()
+    raise requests.ConnectionError(message) if start else OSError(message)  # retry if the old part may be wrong
 
 
 def expected_size_and_sha256(response: requests.Response) -> tuple[int | None, str | None]:
@@ -131,7 +186,9 @@ def expected_size_and_sha256(response: requests.Response) -> tuple[int | None, s
     if size is None:
         size = response.headers.get("Content-Range", "").rpartition("/")[2]  # "bytes 5-9/10"; with 416 "bytes */10"
     sha256 = linked.get("x-linked-etag", "").strip('"')
-    return int(size) if size.isdecimal() else None, sha256 if re.fullmatch("[0-9a-f]{64}", sha256) else None
+    return int(size) if re.fullmatch("[0-9]{1,18}", size) else None, sha256 if re.fullmatch(
+        "[0-9a-f]{64}", sha256
+    ) else None
 
 
 def why_unreachable(url: str, seconds: float) -> str | None:
@@ -140,19 +197,19 @@ def why_unreachable(url: str, seconds: float) -> str | None:
     A server that responds with 5xx counts as reachable. A response with 4xx does not count, and neither does one that
     is not JSON: networks with a login page send such responses in place of the server's.
     """
-    problem: str | None = f"{urlsplit(url).netloc}: no answer within {seconds:g} seconds"
+    problem: str | None = f"{host(url)}: no answer within {seconds:g} seconds"
 
     def ask() -> None:
         nonlocal problem
         for _ in range(ATTEMPTS):
             try:
-                answer = requests.get(url, timeout=TIMEOUT)
-                if answer.status_code < 500:
-                    answer.raise_for_status()
-                    answer.json()
+                with open_url(url, TIMEOUT) as answer:
+                    if answer.status_code < 500:
+                        answer.raise_for_status()
+                        json.loads(read_small(answer))
                 problem = None
                 return
-            except (OSError, ValueError) as error:  # ValueError: an invalid address
+            except (OSError, ValueError, RecursionError) as error:  # ValueError: an invalid address
                 problem = describe(error, url)
                 if not (isinstance(error, requests.RequestException) and is_temporary(error)):
                     return
@@ -165,6 +222,16 @@ def why_unreachable(url: str, seconds: float) -> str | None:
     except RuntimeError:  # can't start new thread
         ask()
     return problem
+
+
+def read_small(response: requests.Response) -> bytes:
+    """The body of an answer. Raises OSError for more than LIMIT bytes."""
+    body = bytearray()
+    for data in response.iter_content(CHUNK):
+        body += data
+        if len(body) > LIMIT:
+            raise OSError(f"{redact(response.url)} has more than {LIMIT:,} bytes, the limit of such a file")
+    return bytes(body)
 
 
 def is_temporary(error: requests.RequestException) -> bool:
@@ -187,13 +254,21 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def describe(error: Exception, url: str) -> str:
-    """An error in one line: the host and the innermost cause."""
+    """An error in one line, without secrets: the host and the innermost cause."""
     *_, cause = causes(error)
     if cause is error:
-        return str(error)
+        return redact(str(error))
     request = getattr(error, "request", None)  # after a redirect, its host is not that of `url`
-    host = urlsplit(request.url if request else url).netloc
-    return f"{host}: {getattr(cause, 'strerror', None) or cause}"
+    return redact(f"{host(request.url if request else url)}: {getattr(cause, 'strerror', None) or cause}")
+
+
+def host(url: str) -> str:
+    """The host and port of an address.
+
+    >>> host("https://me:pw@hub.org:8080/gpt2/resolve/main/config.json")
+    'hub.org:8080'
+    """
+    return re.sub(r"^[^/]*//|/.*", "", redact(url))
 
 
 @contextmanager

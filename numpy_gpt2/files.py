@@ -1,7 +1,8 @@
-"""Files: all-or-nothing writes, locks between processes, and text in UTF-8."""
+"""Files: all-or-nothing writes, locks between processes, text in UTF-8, and JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 STAGING = ".unfinished-"  # the names of staging folders begin with this
 LOCK = ".lock"
@@ -99,3 +101,11 @@ def read_utf8(path: str | Path) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); convert it first") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file. Raises FileNotFoundError for a missing file, and ValueError if it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); download it again") from None

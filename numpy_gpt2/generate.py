@@ -42,14 +42,15 @@ def generate(
     top_p: float | None = None,
     stop_tokens: Collection[int] = (),
     n_vocab: int | None = None,
+    excluded: Collection[int] = (),
     lookup: int = LONGEST_DRAFT,
     rng: "np.random.Generator | int | None" = None,
 ) -> Iterator[Any]:
     """Continue `tokens`, one token at a time: (T,) gives an iterator of ints, (B, T) an iterator of (B,) int arrays.
 
     `temperature=0` is greedy; `sampling.probabilities` explains the rest. A stop token ends the iteration and is not
-    yielded. In a batch, a finished row yields −1 until all have finished. Ids of `n_vocab` and above are never chosen.
-    `lookup` is how many tokens may be guessed ahead. Guessing is faster and gives the same tokens (`lookup.py`).
+    yielded. In a batch, a finished row yields −1 until all have finished. Ids in `excluded`, and from `n_vocab` on, are
+    never chosen. `lookup` tokens at most are guessed ahead, which is faster and gives the same tokens (`lookup.py`).
 
     The model sees a window of `n_positions` tokens. When it is full, its last half becomes the start of a new window.
     A prompt that is longer is cut from the left, with a warning. Raises ValueError for impossible arguments.
@@ -73,12 +74,11 @@ def generate(
     rng = np.random.default_rng(rng)
 
     def choose(scores: np.ndarray) -> np.ndarray:
-        scores = scores[:, :n_vocab]
-        if np.isnan(scores).any():
+        scores[:, [*excluded]] = -math.inf
+        if np.isnan(scores := scores[:, :n_vocab]).any():
             raise ValueError("the model's scores are not numbers; its weights are damaged")
-        if temperature == 0:
-            return scores.argmax(axis=-1)
-        return sample(probabilities(scores, temperature, top_k, top_p), rng)
+        greedy = temperature == 0
+        return scores.argmax(axis=-1) if greedy else sample(probabilities(scores, temperature, top_k, top_p), rng)
 
     text = np.atleast_2d(prompt).astype(np.int64)  # np.append of unsigned and signed ids would give floats
     drafts = Lookup(lookup if len(text) == 1 else 0)

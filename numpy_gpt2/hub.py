@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .config import RELEASED_SIZES, GPT2Config
 from .console import print_stderr
-from .tokenizer import load_tokenizer
-from .weights import FILE, INDEX, shard_names
+from .credentials import endpoint, redact
+from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, has_tokenizer, load_tokenizer
+from .weights import FILE, WEIGHT_FILES, shard_names, weight_files
 
 NAMES = (*RELEASED_SIZES, "distilgpt2")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DEFAULT_MODEL = "gpt2"
 BUNDLED = "shakespeare"
-TOKENIZER_FILES = ("vocab.json", "merges.txt")
-MODEL_FILES = ("config.json", *TOKENIZER_FILES)  # of a model folder, beside the weights
+GENERATION_CONFIG = "generation_config.json"
+MODEL_FILES = ("config.json", *VOCAB_AND_MERGES)  # of a model folder, beside the weights
 
 
 def weights_folder() -> Path:
@@ -65,8 +67,8 @@ def model_folder(name: str | Path) -> Path:
     if name == BUNDLED:
         return bundled_folder()
     raise FileNotFoundError(
-        f"there is no model {name!r}; it must be a folder, a folder in {weights_folder()}, one of {', '.join(NAMES)},"
-        " or owner/name on the hub"
+        f"there is no model {redact(name)!r}; it must be a folder, a folder in {weights_folder()}, one of"
+        f" {', '.join(NAMES)}, or owner/name on the hub"
     )
 
 
@@ -98,7 +100,7 @@ def tokenizer_folder(name: str | Path) -> Path:
     if Path(name).is_dir() or not is_on_hub(name):
         return model_folder(name)
     folder = weights_folder() / name
-    if not all((folder / file).exists() for file in TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         download_model(name, folder, with_weights=False)
     return folder
 
@@ -110,14 +112,11 @@ def is_on_hub(name: str) -> bool:
 
 def is_complete(folder: Path) -> bool:
     """Whether a folder holds all files of a model. An unfinished download has another name, so it does not count."""
-    sharded = (folder / INDEX).exists() and not (folder / FILE).exists()
-    weights = shard_names(folder / INDEX) if sharded else [FILE]
-    return all((folder / name).exists() for name in (*MODEL_FILES, *weights))
-
-
-def endpoint() -> str:
-    """The hub's address: `HF_ENDPOINT`, or Hugging Face's."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    try:
+        paths = [folder / "config.json", *weight_files(folder)]
+    except FileNotFoundError:
+        return False
+    return has_tokenizer(folder) and all(path.exists() for path in paths)
 
 
 def file_url(repository: str, file: str) -> str:
@@ -141,8 +140,8 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
 
 def by_hand(repository: str, folder: Path, with_weights: bool = True) -> str:
     """What the user can do if the download of a model, or of its tokenizer only, fails."""
-    *files, last = (*MODEL_FILES, FILE) if with_weights else TOKENIZER_FILES
-    page = f"{endpoint()}/{repository}/tree/main"
+    *files, last = (*MODEL_FILES, FILE) if with_weights else VOCAB_AND_MERGES
+    page = f"{redact(endpoint())}/{repository}/tree/main"
     return f"to download it by hand, put {', '.join(files)} and {last} from {page} into {folder}"
 
 
@@ -155,6 +154,8 @@ def download_model(repository: str, folder: Path, with_weights: bool = True) -> 
 
         with locked(weights_folder()):
             fetch(repository, "config.json", folder, GPT2Config.from_json)  # first: it shows whether this is a GPT-2
+            with suppress(FileNotFoundError):  # not every repository has one
+                fetch(repository, GENERATION_CONFIG, folder)
             fetch_tokenizer(repository, folder)
             if with_weights:
                 fetch_weights(repository, folder)
@@ -163,34 +164,64 @@ def download_model(repository: str, folder: Path, with_weights: bool = True) -> 
     return folder
 
 
-def fetch(repository: str, file: str, folder: Path, check: Callable[[Path], object] | None = None) -> None:
+def fetch(
+    repository: str,
+    file: str,
+    folder: Path,
+    check: Callable[[Path], object] | None = None,
+    limit: int | None = None,
+) -> None:
     """Download one file of a model, unless it is there. Raises what `download_file` raises."""
-    from .download import download_file
+    from .download import LIMIT, download_file
 
-    download_file(file_url(repository, file), folder / file, check)
+    download_file(file_url(repository, file), folder / file, check, limit=limit or LIMIT)
 
 
 def fetch_tokenizer(repository: str, folder: Path) -> None:
-    """Download the tokenizer's two files. If they are not a valid tokenizer, both are deleted."""
-    for file in TOKENIZER_FILES:
-        fetch(repository, file, folder)
+    """Download vocab.json, merges.txt and added_tokens.json, or else tokenizer.json. A damaged tokenizer is deleted."""
+    if not has_tokenizer(folder):
+        try:
+            for file in VOCAB_AND_MERGES:
+                fetch(repository, file, folder)
+            with suppress(FileNotFoundError):  # only a model that was fine-tuned with more tokens has it
+                fetch(repository, ADDED_TOKENS, folder)
+        except FileNotFoundError as missing:
+            try:
+                fetch(repository, TOKENIZER_JSON, folder)
+            except FileNotFoundError:
+                raise missing from None
     try:
         load_tokenizer(folder)
     except ValueError:
-        for file in TOKENIZER_FILES:
-            (folder / file).unlink()
+        for file in (*VOCAB_AND_MERGES, ADDED_TOKENS, TOKENIZER_JSON):
+            (folder / file).unlink(missing_ok=True)
         raise
 
 
 def fetch_weights(repository: str, folder: Path) -> None:
-    """Download `model.safetensors`. If the repository has a shard index instead, download the index and the shards."""
-    if not (folder / INDEX).exists():
+    """Download the first of `WEIGHT_FILES` that the repository has. If it is an index, download the shards, too."""
+    limit = largest_weights(GPT2Config.from_json(folder / "config.json"))
+    missing: list[FileNotFoundError] = []
+    for file in WEIGHT_FILES:
+        if any((folder / name).exists() for name in WEIGHT_FILES):
+            break
         try:
-            return fetch(repository, FILE, folder)
-        except FileNotFoundError as missing:
-            try:
-                fetch(repository, INDEX, folder, shard_names)
-            except FileNotFoundError:
-                raise missing from None
-    for shard in shard_names(folder / INDEX):
-        fetch(repository, shard, folder)
+            if file.endswith(".json"):
+                fetch(repository, file, folder, shard_names)
+            else:
+                fetch(repository, file, folder, limit=limit)
+        except FileNotFoundError as error:
+            missing.append(error)
+    if len(missing) == len(WEIGHT_FILES):
+        raise missing[0]
+    for path in weight_files(folder):
+        fetch(repository, path.name, folder, limit=limit)
+
+
+def largest_weights(config: GPT2Config) -> int:
+    """The most bytes that a file of weights may have: 8 for each number, with a head and a mask for each layer.
+
+    1 MB is for the header. The file has the size that the hub announces, but not every hub announces one.
+    """
+    n_head, n_masks = config.vocab_size * config.n_embd, config.n_layer * config.n_positions**2
+    return 8 * (config.num_parameters() + n_head + n_masks) + 1_000_000

@@ -11,7 +11,7 @@ import tiktoken
 from .checkpoint import Model
 from .generate import generate
 from .lookup import LONGEST_DRAFT
-from .tokenizer import ENDOFTEXT, prompt_ids
+from .tokenizer import ENDOFTEXT, prompt_ids, unused_ids
 
 
 def generate_text(
@@ -46,6 +46,7 @@ def generate_text(
         top_p=top_p,
         stop_tokens=end_of_text(model),
         n_vocab=model.tokenizer.n_vocab,
+        excluded=excluded_tokens(model),
         lookup=lookup,
         rng=rng,
     )
@@ -135,8 +136,16 @@ class TextStream:
 
 def end_of_text(model: Model) -> set[int]:
     """The tokens that end a text: `eos_token_id` of the model's config, and the tokenizer's `<|endoftext|>`."""
-    eos = model.config.eos_token_id
-    tokens = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    if ENDOFTEXT in model.tokenizer.special_tokens_set:
-        tokens = [*tokens, model.tokenizer.eot_token]
-    return {token for token in tokens if token < model.config.vocab_size}
+    tokens = config_tokens(model.config.eos_token_id, model)
+    return tokens | {model.tokenizer.eot_token} if ENDOFTEXT in model.tokenizer.special_tokens_set else tokens
+
+
+def excluded_tokens(model: Model) -> set[int]:
+    """The ids that are never generated: padding, unless it ends a text, and ids that no token stands for."""
+    return config_tokens(model.config.pad_token_id, model) - end_of_text(model) | unused_ids(model.tokenizer)
+
+
+def config_tokens(value: int | list[int] | None, model: Model) -> set[int]:
+    """The token ids in a field of the config. Ids that the model does not have are left out."""
+    values = value if isinstance(value, list) else [-1 if value is None else value]
+    return {token for token in values if token in range(model.config.vocab_size)}

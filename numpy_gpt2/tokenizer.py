@@ -1,4 +1,4 @@
-"""GPT-2's tokenizer: vocab.json + merges.txt -> a tiktoken.Encoding, and back.
+"""GPT-2's tokenizer: vocab.json + merges.txt, or tokenizer.json -> a tiktoken.Encoding, and back.
 
 GPT-2 reads bytes, not characters. Encoding a text takes three steps:
 
@@ -14,9 +14,14 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import tiktoken
+
+from .files import read_json
 
 # How GPT-2 cuts a text into pieces. \p{L} is any letter and \p{N} any number. Possessive quantifiers (++) never
 # backtrack: long runs of one kind take linear time. White space before a word is one piece without its last character.
@@ -41,46 +46,154 @@ BYTE_OF_CHARACTER = {ord(character): byte for byte, character in enumerate(CHARA
 
 ENDOFTEXT = "<|endoftext|>"
 
+VOCAB_AND_MERGES = ("vocab.json", "merges.txt")
+ADDED_TOKENS = "added_tokens.json"  # tokens that were added for a fine-tuning; beside vocab.json and merges.txt
+TOKENIZER_JSON = "tokenizer.json"  # all of a tokenizer in one file
+TOKENIZER_CONFIG = "tokenizer_config.json"  # tells transformers which of its classes reads tokenizer.json
+
+# Fields of tokenizer.json that change the tokens of a text -> the values that GPT-2 may have. None: null or missing.
+GPT2_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "model.type": ("BPE", None),
+    "normalizer": (None,),
+    "pre_tokenizer.type": ("ByteLevel",),
+    "pre_tokenizer.add_prefix_space": (False,),
+    "pre_tokenizer.use_regex": (True, None),
+    "model.dropout": (None, 0),
+    "model.continuing_subword_prefix": (None, ""),
+    "model.end_of_word_suffix": (None, ""),
+    "model.byte_fallback": (False, None),
+    "model.ignore_merges": (False, None),
+}
+
 LEARNABLE_SIZES = range(257, 1_000_001)  # vocabulary sizes: at least 256 bytes and ENDOFTEXT
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of a tokenizer: vocab.json and merges.txt, or tokenizer.json."""
+    return all((folder / name).exists() for name in VOCAB_AND_MERGES) or (folder / TOKENIZER_JSON).exists()
 
 
 def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
     """The tokenizer of a model folder. `.encode_ordinary(text)` -> ids, `.decode(ids)` -> text.
 
-    Entries of vocab.json that are not the result of a merge, such as `<|endoftext|>`, are special tokens. Raises
-    FileNotFoundError for a missing file, and ValueError if the files are damaged or do not belong together.
+    It is read from vocab.json, merges.txt and, if there is one, added_tokens.json. Where vocab.json or merges.txt is
+    missing, it is read from tokenizer.json. Added tokens are special tokens. So are entries of the vocabulary that are
+    not the result of a merge, such as `<|endoftext|>`.
+
+    Raises FileNotFoundError for a missing file, and ValueError if the files are damaged, do not belong together, or are
+    a tokenizer of another kind than GPT-2's.
     """
     folder = Path(folder)
+    is_pair = all((folder / name).exists() for name in VOCAB_AND_MERGES) or not (folder / TOKENIZER_JSON).exists()
+    source = " and ".join(VOCAB_AND_MERGES) if is_pair else TOKENIZER_JSON
+    document = {} if is_pair else read_tokenizer_json(folder / TOKENIZER_JSON)
     try:
-        vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        merges = [line.split() for line in lines if line and not line.startswith("#version")]
-        merged = [left + right for left, right in merges]
-        mergeable = [*CHARACTER_OF_BYTE, *merged]
-        ranks = {spelled_bytes(token): vocab[token] for token in mergeable}
-        # tiktoken merges in the order of the ids, so the ids must follow the order of merges.txt.
-        ids = [vocab[token] for token in merged]
-        if sorted(vocab.values()) != [*range(len(vocab))] or sorted(set(ids)) != ids:
-            raise ValueError("the ids must be 0, 1, 2, … without gaps, and increase in the order of merges.txt")
-        special = {token: vocab[token] for token in vocab.keys() - set(mergeable)}
-        if lost := [token for token in special if not token.isascii()]:  # such as Ġthe: not special, its merge is lost
-            raise ValueError(f"merges.txt has no merge for {lost[0]!r} and {len(lost) - 1} more tokens")
+        vocab, merges, added = parts_of_pair(folder) if is_pair else parts_of_tokenizer_json(document)
+        ranks, special = ranks_and_special_tokens(vocab, merges, added)
         return tiktoken.Encoding(
             folder.resolve().name, pat_str=PIECE_PATTERN, mergeable_ranks=ranks, special_tokens=special
         )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"{folder}: vocab.json and merges.txt are not a GPT-2 tokenizer ({error!r}); download both again"
-        ) from None
+        verb, advice = ("are", "download both again") if is_pair else ("is", "download it again")
+        raise ValueError(f"{folder}: {source} {verb} not a GPT-2 tokenizer ({error!r}); {advice}") from None
+
+
+Parts = tuple[dict[str, int], list[list[str]], dict[str, int]]  # vocabulary, merges, added tokens
+
+
+def parts_of_pair(folder: Path) -> Parts:
+    """Read vocab.json, merges.txt and, if there is one, added_tokens.json."""
+    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [line.split() for line in lines if line and not line.startswith("#version")]
+    path = folder / ADDED_TOKENS
+    return vocab, merges, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def parts_of_tokenizer_json(document: dict[str, Any]) -> Parts:
+    """The same of tokenizer.json. A merge is "a b", or ["a", "b"] in files since 2024."""
+    model, added = document["model"], document.get("added_tokens") or []
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    return model["vocab"], merges, {token["content"]: token["id"] for token in added}
+
+
+def ranks_and_special_tokens(
+    vocab: dict[str, int], merges: list[list[str]], added: dict[str, int]
+) -> tuple[dict[bytes, int], dict[str, int]]:
+    """The ids of all tokens that are bytes or results of merges, and of the others. Raises ValueError and others."""
+    merged = [left + right for left, right in merges]
+    mergeable = [*CHARACTER_OF_BYTE, *merged]
+    ranks = {spelled_bytes(token): vocab[token] for token in mergeable}
+    # tiktoken merges in the order of the ids, so the ids must follow the order of the merges.
+    ids = [vocab[token] for token in merged]
+    if sorted(set(ids)) != ids:
+        raise ValueError("the ids must increase in the order of the merges")
+    others = {token: vocab[token] for token in vocab.keys() - set(mergeable) - added.keys()}
+    if lost := [token for token in others if not token.isascii()]:  # such as Ġthe: not special, its merge is lost
+        raise ValueError(f"there is no merge for {lost[0]!r} and {len(lost) - 1} more tokens")
+    ids = [*(vocab | added).values()]
+    if vocab | added != added | vocab or len(set(ids)) < len(ids) or min(ids) < 0:
+        raise ValueError("each token must have one id of its own, 0 or more")
+    return ranks, others | added
+
+
+def read_tokenizer_json(path: Path) -> Any:
+    """Read a tokenizer.json. Raises ValueError, which names the field, if its tokens would not be GPT-2's."""
+    document = read_json(path)
+    for field, allowed in GPT2_SETTINGS.items():
+        value = document
+        for name in field.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value not in allowed:
+            kind = value["type"] if isinstance(value, dict) and "type" in value else value
+            raise ValueError(f"{path}: {field} is {json.dumps(kind)}; it must be {json.dumps(allowed[0])}, as in GPT-2")
+    post_processor = json.dumps(document.get("post_processor"))
+    if any(f'"{kind}"' in post_processor for kind in ("SpecialToken", "BertProcessing", "RobertaProcessing")):
+        raise ValueError(f"{path}: post_processor adds tokens to each text; it must be null, or add none, as in GPT-2")
+    added = document.get("added_tokens")
+    for token in added if isinstance(added, list) else []:
+        for field in ("single_word", "lstrip", "rstrip"):
+            if isinstance(token, dict) and token.get(field):
+                content = token.get("content")
+                raise ValueError(f"{path}: {field} of the added token {content!r} is true; it must be false")
+    return document
+
+
+def encode_special(text: str, tokenizer: tiktoken.Encoding, special: Collection[str]) -> np.ndarray:
+    """The ids of a text, (n,), in which these special tokens stand for themselves. Of two, the longer one is found.
+
+    >>> encode_special("a<|endoftext|>b", byte_tokenizer(), {ENDOFTEXT})
+    array([ 97, 256,  98])
+    """
+    longest_first, id_of = sorted(special, key=len, reverse=True), special_tokens(tokenizer)
+    parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if special else [text]
+    ids = [
+        [id_of[part]] if i % 2 else tokenizer.encode_to_numpy(part, disallowed_special=())
+        for i, part in enumerate(parts)
+    ]
+    return np.concatenate(ids).astype(np.int64)
 
 
 def prompt_ids(prompt: str, tokenizer: tiktoken.Encoding) -> list[int]:
-    """The tokens of a prompt. An empty prompt becomes `<|endoftext|>`: in training, it marked the start of a text."""
+    """The tokens of a prompt. An empty prompt becomes `<|endoftext|>`: in training, it marked the start of a text.
+
+    Added tokens in the prompt, such as `<|im_start|>`, stand for themselves. `<|endoftext|>` is ordinary text.
+    """
     if not prompt and ENDOFTEXT not in tokenizer.special_tokens_set:
         raise ValueError(
             f"the prompt is empty and the tokenizer has no {ENDOFTEXT}; the prompt must have at least one character"
         )
-    return tokenizer.encode_ordinary(prompt) or [tokenizer.eot_token]
+    prompt = prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half of a surrogate pair: U+FFFD
+    ids = encode_special(prompt, tokenizer, tokenizer.special_tokens_set - {ENDOFTEXT})
+    return ids.tolist() or [tokenizer.eot_token]
+
+
+def unused_ids(tokenizer: tiktoken.Encoding) -> set[int]:
+    """The ids below `n_vocab` that no token stands for. Most tokenizers have none."""
+    special = {*special_tokens(tokenizer).values()}
+    if len(tokenizer.token_byte_values()) + len(special) == tokenizer.n_vocab:
+        return set()
+    return {*range(tokenizer.n_vocab)} - {*token_ranks(tokenizer).values()} - special
 
 
 def byte_tokenizer() -> tiktoken.Encoding:
@@ -116,15 +229,60 @@ def train_tokenizer(text: str, n_vocab: int) -> tiktoken.Encoding:
 
 
 def save_tokenizer(folder: str | Path, tokenizer: tiktoken.Encoding) -> None:
-    """Write `vocab.json` and `merges.txt`. `load_tokenizer` reads them back as the same tokenizer."""
-    ranks = token_ranks(tokenizer)
+    """Write a tokenizer. `load_tokenizer` reads it back as the same tokenizer.
+
+    The files are vocab.json, merges.txt, added_tokens.json (if there are added tokens), tokenizer.json and
+    tokenizer_config.json. Other programs read the last two.
+    """
+    ranks, special = token_ranks(tokenizer), special_tokens(tokenizer)
     tokens = sorted(ranks, key=lambda token: ranks[token])
-    vocab = {spelled(token): ranks[token] for token in tokens}
-    vocab |= {token: tokenizer.encode_single_token(token) for token in sorted(tokenizer.special_tokens_set)}
-    merges = (map(spelled, last_merge(token, ranks)) for token in tokens if len(token) > 1)
-    lines = ["#version: 0.2", *map(" ".join, merges)]
-    (Path(folder) / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
-    (Path(folder) / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    vocab = {spelled(token): ranks[token] for token in tokens} | special
+    merges = [" ".join(map(spelled, last_merge(token, ranks))) for token in tokens if len(token) > 1]
+    end = ENDOFTEXT if ENDOFTEXT in special else None
+    files = {
+        "vocab.json": vocab,
+        TOKENIZER_JSON: tokenizer_json(vocab, merges, special),
+        TOKENIZER_CONFIG: {
+            "tokenizer_class": "GPT2Tokenizer",
+            "add_prefix_space": False,
+            **dict.fromkeys(("bos_token", "eos_token", "unk_token"), end),
+        },
+    }
+    if added := {token: id for token, id in special.items() if token != ENDOFTEXT}:
+        files[ADDED_TOKENS] = added
+    for name, content in files.items():
+        (Path(folder) / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
+
+
+def tokenizer_json(vocab: dict[str, int], merges: list[str], special: dict[str, int]) -> dict[str, Any]:
+    """The content of tokenizer.json, as the tokenizers library writes it for GPT-2."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": id, "content": token, **flags} for id, token in sorted((id, token) for token, id in special.items())
+        ],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": byte_level | {"trim_offsets": False},
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }
 
 
 def spelled(token: bytes) -> str:
@@ -161,6 +319,11 @@ def pieces(text: str) -> list[str]:
         only = tiktoken.Encoding(kind, pat_str=kind, mergeable_ranks=BYTE_RANKS, special_tokens={})
         table |= dict.fromkeys(map(ord, only.decode(only.encode_ordinary(characters))), ascii_character)
     return [text[match.start() : match.end()] for match in ASCII_PATTERN.finditer(text.translate(table))]
+
+
+def special_tokens(tokenizer: tiktoken.Encoding) -> dict[str, int]:
+    """The special tokens: text -> id. `encode_single_token` would return the id of an ordinary token of equal bytes."""
+    return tokenizer._special_tokens
 
 
 def token_ranks(tokenizer: tiktoken.Encoding) -> dict[bytes, int]:

@@ -1,4 +1,4 @@
-"""safetensors files -> the weights dict, and back. Names and shapes are checked against the config.
+"""Files of a model -> the weights dict, and back. Names and shapes are checked against the config.
 
 Also GPT-2's initialization, `init_weights`, which training starts from.
 """
@@ -23,6 +23,7 @@ Weights = dict[str, np.ndarray]
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+WEIGHT_FILES = (FILE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that exists is read
 
 STORED_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -33,7 +34,7 @@ MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")
 def load_weights(folder: str | Path, dtype: DTypeLike = np.float32) -> Weights:
     """The weights of a model folder: name -> array. Names are Hugging Face's without the prefix "transformer.".
 
-    Reads `model.safetensors`, or the shards that `model.safetensors.index.json` lists. `dtype` is float32 or float64.
+    Reads the first of `WEIGHT_FILES` that exists. An index lists shards. `dtype` is float32 or float64.
     Tensors that are stored in this dtype become read-only views of the memory-mapped file. The others are converted.
 
     Raises FileNotFoundError for a missing file, and ValueError if a file is damaged or does not fit `config.json`. The
@@ -50,8 +51,10 @@ def read_tensors(folder: Path) -> Weights:
     config = GPT2Config.from_json(folder / "config.json")
     tensors: Weights = {}
     for path in weight_files(folder):
-        for name, tensor in map_tensors(path):
+        for name, tensor in map_pickled(path) if path.suffix == ".bin" else map_tensors(path):
             name = name.removeprefix("transformer.")
+            if not name.isprintable():
+                raise ValueError(f"{path} has a tensor with the name {name!r:.100}; it must be printable")
             if name in tensors:
                 raise ValueError(f"{folder} has {name} twice; it must be there once")
             tensors[name] = tensor
@@ -62,24 +65,26 @@ def read_tensors(folder: Path) -> Weights:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: a single file, or all shards of the index."""
-    if (folder / FILE).exists():
-        return [folder / FILE]
-    if (folder / INDEX).exists():
-        return [folder / name for name in shard_names(folder / INDEX)]
+    """The files with the weights of a model folder: a single file, or all shards of an index."""
+    for name in WEIGHT_FILES:
+        if (folder / name).exists():
+            is_index = name.endswith(".json")
+            return [folder / shard for shard in shard_names(folder / name)] if is_index else [folder / name]
     raise FileNotFoundError(
-        f"{folder} has neither {FILE} nor {INDEX}; a checkpoint in another format must be converted to safetensors"
+        f"{folder} has no weights; it must have one of {', '.join(WEIGHT_FILES)}, so weights in another format must be"
+        " converted"
     )
 
 
 def shard_names(index: Path) -> list[str]:
     """The file names in a shard index. Raises ValueError if it is damaged or names a file outside its folder."""
+    suffix = "bin" if index.name.startswith("pytorch_model.bin") else "safetensors"
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not names or any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+        if not names or any(Path(name).name != name or not name.endswith(f".{suffix}") for name in names):
             raise ValueError(f"it lists the files {names}")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{index} is not an index of safetensors shards ({error}); download it again") from None
+        raise ValueError(f"{index} is not an index of {suffix} shards ({error}); download it again") from None
     return names
 
 
@@ -100,12 +105,24 @@ def map_tensors(path: Path, dtypes: Mapping[str, str] = STORED_DTYPES) -> Iterab
     header_end = 8 + int.from_bytes(data[:8].tobytes(), "little")
     header = json.loads(data[8:header_end].tobytes())
     for name, entry in header.items():
-        if name == "__metadata__" or MASK_BUFFER.fullmatch(name.removeprefix("transformer.")):
+        if name == "__metadata__" or is_mask(name):
             continue
         if entry["dtype"] not in dtypes:
             raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}")
         start, end = (header_end + offset for offset in entry["data_offsets"])
         yield name, data[start:end].view(dtypes[entry["dtype"]]).reshape(entry["shape"])
+
+
+def map_pickled(path: Path) -> Iterable[tuple[str, np.ndarray]]:
+    """The same for a file of `torch.save`."""
+    from .pickled import read_pickled  # zipfile and pickletools take 30 ms to import
+
+    return read_pickled(path, STORED_DTYPES, is_mask).items()
+
+
+def is_mask(name: str) -> bool:
+    """Whether a tensor is a causal mask and not a parameter."""
+    return MASK_BUFFER.fullmatch(name.removeprefix("transformer.")) is not None
 
 
 def as_dtype(tensor: np.ndarray, dtype: np.dtype) -> np.ndarray:

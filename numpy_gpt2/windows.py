@@ -15,7 +15,7 @@ import tiktoken
 from .config import GPT2Config
 from .files import read_utf8
 from .model import cross_entropy, forward
-from .tokenizer import ENDOFTEXT
+from .tokenizer import encode_special
 from .weights import Weights
 
 # Tokens in one forward pass. The intermediate arrays of this many tokens fit into the processor's cache.
@@ -30,13 +30,15 @@ def read_text(path: str | Path) -> str:
 
 
 def encode(text: str, tokenizer: tiktoken.Encoding) -> np.ndarray:
-    """Return the token ids of a text, (n,). `<|endoftext|>` in the text becomes the token that separates documents.
+    """Return the token ids of a text, (n,). Special tokens in the text stand for themselves.
+
+    `<|endoftext|>` is the token that separates documents.
 
     >>> from numpy_gpt2.tokenizer import byte_tokenizer
     >>> encode("abc<|endoftext|>a", byte_tokenizer()).tolist()
     [97, 98, 99, 256, 97]
     """
-    return tokenizer.encode_to_numpy(text, allowed_special={ENDOFTEXT}, disallowed_special=()).astype(np.int64)
+    return encode_special(text, tokenizer, tokenizer.special_tokens_set)
 
 
 def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:

@@ -10,17 +10,20 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from numpy_gpt2.hub import MODEL_FILES
+from numpy_gpt2.hub import GENERATION_CONFIG, MODEL_FILES
+from numpy_gpt2.tokenizer import ADDED_TOKENS
 from numpy_gpt2.weights import FILE
 
 MODEL = "someone/tiny"
 ALL_FILES = (*MODEL_FILES, FILE)
+OPTIONAL = (GENERATION_CONFIG, ADDED_TOKENS)  # requests for these are not recorded if the hub does not have them
 
 
 class Request(NamedTuple):
@@ -92,9 +95,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.hub.requests.append(Request(self.place, self.path, headers))
         repository, _, file = self.path.lstrip("/").partition("/resolve/main/")
         body = self.hub.files.get(file)
+        if file not in OPTIONAL or body is not None:
+            self.hub.requests.append(Request(self.place, self.path, headers))
         if fault := next(self.hub.faults[self.place, file], None):
             self.answer(fault) if isinstance(fault, int) else fault(self, body)
         elif repository == "gpt2":
@@ -126,6 +130,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body[: self.limit])
+
+    def start_endless(self, status: int, **headers: str) -> None:
+        """Send chunks until the client hangs up."""
+        self.answer(status, b"", Content_Length="", Transfer_Encoding="chunked", **headers)
+        self.close_connection = True
+        with suppress(OSError):
+            while not self.hub.closing.is_set():
+                self.wfile.write(b"10000\r\n%b\r\n" % bytes(1 << 16))
 
     def log_message(self, *_) -> None: ...
 
@@ -178,6 +190,16 @@ def chunked(n: int | None = None):
     return fault
 
 
+def endless(handler: Handler, body: bytes) -> None:
+    """Send a body without an end."""
+    handler.start_endless(200)
+
+
+def deep(handler: Handler, body: bytes) -> None:
+    """Send JSON that is nested too deeply."""
+    handler.answer(200, b"[" * 100_000)
+
+
 def gzipped(handler: Handler, body: bytes) -> None:
     """Send the file compressed."""
     handler.answer(200, gzip.compress(body), Content_Encoding="gzip")
@@ -204,7 +226,7 @@ def page(handler: Handler, body: bytes) -> None:
 
 def serve(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Run a hub with one tiny model. The environment points to it, and to tmp_path / "weights"."""
-    server = Hub({path.name: path.read_bytes() for path in tiny.iterdir()})
+    server = Hub({name: (tiny / name).read_bytes() for name in ALL_FILES})
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", server.address())

@@ -17,6 +17,8 @@ from numpy_gpt2.weights import save_weights
 from .conftest import write_tokenizer
 from .reference.seeded import FOLDER
 
+TOKENIZER_FILES = {"vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"}
+
 
 @pytest.fixture
 def models(tiny, tmp_path, monkeypatch):
@@ -38,7 +40,7 @@ def test_a_saved_model_loads_as_the_same_model(tiny, tmp_path):
         np.testing.assert_array_equal(again.weights[name], array)
     assert again.tokenizer.encode_ordinary("the you") == model.tokenizer.encode_ordinary("the you")
     files = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
-    assert files == {"config.json", "model.safetensors", "vocab.json", "merges.txt"}
+    assert files == {"config.json", "model.safetensors", *TOKENIZER_FILES}
 
 
 def test_a_saved_folder_can_be_saved_over_itself(tiny, tmp_path):
@@ -78,7 +80,7 @@ def test_saved_files_follow_the_umask(tiny, tmp_path, umask, mode):
     finally:
         os.umask(before)
     files = [*(tmp_path / "model").iterdir()]
-    assert len(files) == 4
+    assert len(files) == 6
     assert {path.stat().st_mode & 0o777 for path in files} == {mode}
 
 
@@ -115,6 +117,7 @@ def test_a_model_that_is_not_found_is_an_error(models):
 def test_missing_files_are_named_in_the_error(models):
     (models / "mine" / "config.json").unlink()
     (models / "mine" / "merges.txt").unlink()
+    (models / "mine" / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"has no config.json and no merges.txt; .* beside model.safetensors"):
         gpt2.load("mine")
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from numpy_gpt2 import download as download_module
 from numpy_gpt2.download import ATTEMPTS, download_file, locked, why_unreachable
 from numpy_gpt2.weights import FILE
 
@@ -25,6 +26,8 @@ from .fake_hub import (
     bare_416,
     chunked,
     closed_port,
+    deep,
+    endless,
     first,
     gzipped,
     hang_up,
@@ -205,7 +208,7 @@ def test_an_answer_without_the_file_is_an_error(server, folder):
     ("redirect", "n_requests", "message"),
     [
         ({"X-Linked-Etag": f'"{ZEROS}"'}, 1, "sha256 {sha256}; the hub says {size} bytes, sha256 " + ZEROS),
-        ({"X-Linked-Size": "100"}, 1, "is damaged: {size} bytes, sha256 {sha256}; the hub says 100 bytes"),
+        ({"X-Linked-Size": "100"}, 1, "is damaged: it has more than 100 bytes, the announced size"),
         ({"X-Linked-Size": "200000"}, 6, "was cut off at {size:,} of 200,000 bytes"),
     ],
 )
@@ -237,6 +240,36 @@ def test_a_file_that_fails_its_check_is_deleted(server, folder):
     with pytest.raises(ValueError, match=f"^{server.url('config.json')} is wrong$"):
         download(server, folder, "config.json", check=check)
     assert stored(folder) == {}
+
+
+@pytest.mark.parametrize("size", [None, "50000"])
+@pytest.mark.parametrize("part", [b"", b"left"])
+def test_an_endless_body_is_refused_at_its_bound(server, folder, size, part):
+    """The bound is the size that the hub announces, else the caller's limit."""
+    server.redirect = {"X-Linked-Size": size or ""}
+    server.faults["store", FILE] = itertools.repeat(endless)
+    folder.mkdir(parents=True)
+    if part:
+        (folder / f"{FILE}.part").write_bytes(part)
+    assert f"more than {int(size or 80_000):,} bytes" in failure(server, folder, limit=80_000)
+    assert stored(folder) == {}
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("file", ["config.json", FILE])
+def test_an_announced_size_above_the_limit_is_refused(server, folder, file):
+    size = len(server.files[file])
+    assert f"has {size:,} bytes; it must have at most 99" in failure(server, folder, file, limit=99)
+    assert stored(folder) == {}
+
+
+def test_the_body_of_a_redirect_is_not_read(server, folder):
+    def redirect(handler, body) -> None:
+        handler.start_endless(302, Location=server.address("store") + handler.path)
+
+    server.faults["hub", FILE] = iter([redirect])
+    download(server, folder)
+    assert stored(folder) == {FILE: server.files[FILE]}
 
 
 # No connection
@@ -305,12 +338,15 @@ def test_a_file_store_that_cannot_be_reached_is_not_retried(server, folder, paus
         ([403], "403"),
         ([404], "404"),
         ([page], "Expecting value"),
+        ([deep], "recursion"),
+        ([endless], "more than 300,000 bytes"),
         (itertools.repeat(reset), "Connection reset by peer"),
         (itertools.repeat(stall), "no answer within 0.6 seconds"),
     ],
 )
-def test_why_unreachable_names_the_problem(server, faults, problem):
+def test_why_unreachable_names_the_problem(server, monkeypatch, faults, problem):
     server.faults["hub", "config.json"] = iter(faults)
+    monkeypatch.setattr(download_module, "LIMIT", 300_000)
     answer = why_unreachable(server.url("config.json"), 0.6)
     assert problem in (answer or "") if problem else answer is None
 

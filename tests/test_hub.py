@@ -107,6 +107,42 @@ def test_a_repository_without_safetensors_is_an_error(server):
     assert f"there is no {server.address()}/{MODEL}/resolve/main/{FILE};" in failure()
 
 
+def with_pickles(server: Hub, *shards: bytes) -> list[str]:
+    """Replace the server's weights by one or several files of torch.save. Returns the names of all of them."""
+    del server.files[FILE]
+    if len(shards) == 1:
+        names = ["pytorch_model.bin"]
+    else:
+        names = [f"pytorch_model-{i}.bin" for i in range(len(shards))]
+        weight_map = json.dumps({"weight_map": {f"h.{i}": name for i, name in enumerate(names)}})
+        server.files["pytorch_model.bin.index.json"] = weight_map.encode()
+    server.files |= dict(zip(names, shards, strict=True))
+    return names
+
+
+@pytest.mark.parametrize("shards", [[b"whole"], [b"first", b"second", b"third"]])
+def test_a_repository_without_safetensors_has_its_pickles_downloaded(server, folder, shards):
+    names = with_pickles(server, *shards)
+    assert hub.model_folder(MODEL) == folder
+    assert stored(folder) == server.files
+    assert hub.is_complete(folder)
+    (folder / names[-1]).unlink()
+    assert not hub.is_complete(folder)
+    server.requests.clear()
+    hub.model_folder(MODEL)
+    assert server.requests[-1].file == names[-1]
+    assert not {*names[:-1]} & {request.file for request in server.requests}
+    assert stored(folder) == server.files
+
+
+def test_safetensors_are_preferred_to_pickles(server, folder):
+    whole = server.files[FILE]
+    with_pickles(server, b"whole")
+    server.files[FILE] = whole
+    hub.model_folder(MODEL)
+    assert set(stored(folder)) == {*MODEL_FILES, FILE}
+
+
 @pytest.mark.parametrize("value", ["1", "ON", "yes", "true"])
 def test_offline_means_no_requests(server, folder, monkeypatch, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
@@ -128,6 +164,33 @@ def test_a_damaged_tokenizer_is_deleted(server, folder):
     server.files["merges.txt"] = good
     assert hub.model_folder(MODEL) == folder
     assert stored(folder)["merges.txt"] == good
+
+
+def test_tokenizer_json_is_downloaded_where_vocab_or_merges_are_missing(server, folder, tiny):
+    server.files["tokenizer.json"] = (tiny / "tokenizer.json").read_bytes()
+    hub.model_folder(MODEL)
+    assert "tokenizer.json" not in stored(folder)
+    shutil.rmtree(folder)
+    del server.files["merges.txt"], server.files["vocab.json"]
+    hub.model_folder(MODEL)
+    assert stored(folder) == server.files
+    assert hub.is_complete(folder)
+    assert load(MODEL).tokenizer.encode_ordinary("the") == [257]
+
+
+def test_a_tokenizer_json_of_another_kind_is_deleted_before_the_weights_are_downloaded(server, folder):
+    server.files["tokenizer.json"] = b'{"normalizer": {"type": "Precompiled"}}'
+    del server.files["merges.txt"]
+    assert 'tokenizer.json: normalizer is "Precompiled"; it must be null' in failure(ValueError)
+    assert set(stored(folder)) == {"config.json"}
+
+
+def test_added_tokens_and_generation_config_are_downloaded(server, folder):
+    server.files["added_tokens.json"] = b'{"the": 257}'
+    server.files["generation_config.json"] = b'{"eos_token_id": [3, 4]}'
+    model = load(MODEL)
+    assert stored(folder) == server.files
+    assert (model.tokenizer.special_tokens_set, model.config.eos_token_id) == ({"<|endoftext|>", "the"}, [3, 4])
 
 
 # Files with wrong content

@@ -18,9 +18,16 @@ from ..cli import Parser, argument_type, exit_status, keep_freed_memory, limit_t
 from ..config import GPT2Config
 from ..console import print_stderr
 from ..files import staged_writes, try_lock
-from ..hub import MODEL_FILES, TOKENIZER_FILES, tokenizer_folder
-from ..tokenizer import ENDOFTEXT, byte_tokenizer, load_tokenizer, train_tokenizer
-from ..weights import FILE, INDEX, init_weights
+from ..hub import MODEL_FILES, tokenizer_folder
+from ..tokenizer import (
+    ENDOFTEXT,
+    TOKENIZER_JSON,
+    byte_tokenizer,
+    has_tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
+from ..weights import FILE, WEIGHT_FILES, init_weights
 from ..windows import encode, read_text
 from .config import CHANGEABLE, FLAGS, TrainConfig
 from .run import CHECKPOINT, is_log_complete, load_checkpoint, save_best, save_log, train
@@ -139,7 +146,7 @@ def begin(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tiktoken
     """Return a new run with these settings. Raises ValueError if the folder already has a run or a model."""
     if (folder / CHECKPOINT).exists():
         raise ValueError(f"{folder} already has a run; continue it with --resume, or start a run in another --out")
-    if found := [name for name in (FILE, INDEX, *MODEL_FILES) if (folder / name).exists()]:
+    if found := [name for name in (*WEIGHT_FILES, *MODEL_FILES, TOKENIZER_JSON) if (folder / name).exists()]:
         raise ValueError(
             f"{folder} already has a {found[0]}; use another --out, and --init-from {folder} to start with this model"
         )
@@ -164,7 +171,7 @@ def resume_run(given: dict[str, Any], text: str, folder: Path) -> tuple[Run, tik
             same = "left out" if before is None else before
             raise ValueError(f"{flag(name)} is {value}; with --resume it must be {same}, as when the run began")
     run.options = dataclasses.replace(run.options, **{"time_limit": None} | given)  # an old time limit has no effect
-    if all((folder / name).exists() for name in TOKENIZER_FILES):
+    if has_tokenizer(folder):
         return run, load_tokenizer(folder)
     return run, make_tokenizer(run.options.tokenizer, split(text, run.options.val_fraction)[0])  # killed while saving
 

@@ -17,12 +17,13 @@ import numpy as np
 import tiktoken
 from safetensors import SafetensorError, safe_open
 
-from ..checkpoint import save_model
+from ..checkpoint import Model, save_model
 from ..config import GPT2Config
 from ..console import print_stderr, progress_bar, write
 from ..files import staged_writes
 from ..generate import generate
 from ..model import cross_entropy, forward
+from ..stream import excluded_tokens
 from ..threads import thread_pool
 from ..tokenizer import save_tokenizer
 from ..weights import save_tensors
@@ -120,6 +121,7 @@ def sample(run: Run, tokenizer: tiktoken.Encoding) -> str:
         temperature=0.8,
         top_k=40,
         n_vocab=tokenizer.n_vocab,
+        excluded=excluded_tokens(Model(weights, run.config, tokenizer)),
         rng=rng,
     )
     return tokenizer.decode([*tokens])

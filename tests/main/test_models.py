@@ -64,8 +64,8 @@ def test_a_damaged_default_model_is_not_replaced(cli, tiny, tmp_path, monkeypatc
     assert_one_error(cli("a"), 1, gpt2 / "model.safetensors")
 
 
-def remove(name):
-    return lambda folder: (folder / name).unlink()
+def remove(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
 
 
 def truncate(name, size):
@@ -85,8 +85,8 @@ def configure(**fields):
     [
         (remove("config.json"), "config.json"),
         (remove("model.safetensors"), "model.safetensors"),
-        (remove("vocab.json"), "vocab.json"),
-        (remove("merges.txt"), "merges.txt"),
+        (remove("vocab.json", "tokenizer.json"), "vocab.json"),
+        (remove("merges.txt", "tokenizer.json"), "merges.txt"),
         (truncate("config.json", 20), "config.json"),
         (truncate("model.safetensors", 0), "model.safetensors"),
         (truncate("model.safetensors", 5000), "model.safetensors"),

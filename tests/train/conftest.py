@@ -21,7 +21,14 @@ from .. import conftest
 from ..conftest import run_in_process, write_model
 
 SPEED = ("tokens_per_second", "seconds")  # columns of the log that differ between two equal runs
-MODEL_FILES = ["config.json", "merges.txt", "model.safetensors", "vocab.json"]
+MODEL_FILES = [
+    "config.json",
+    "merges.txt",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+]
 FILES = sorted([*MODEL_FILES, "checkpoint.safetensors", "loss.svg", "train.jsonl"])
 SIZES = ["--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--n-positions", 16, "--batch-size", 4]
 TINY_RUN = [*SIZES, "--warmup", 5, "--lr", 0.01, "--sample-interval", 0]

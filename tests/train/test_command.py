@@ -266,7 +266,7 @@ def test_folder_with_a_model_or_a_run_is_not_overwritten(cli, corpus, interrupte
         assert everything_in(folder) == before
 
 
-@pytest.mark.parametrize("file", ["config.json", "vocab.json", "merges.txt"])
+@pytest.mark.parametrize("file", ["config.json", "vocab.json", "merges.txt", "tokenizer.json"])
 def test_folder_with_one_file_of_a_model_is_not_overwritten(cli, corpus, out, file):
     out.mkdir()
     written(out / file, "something")
