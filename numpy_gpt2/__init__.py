@@ -16,8 +16,8 @@ Then the machinery around it:
     hub.py, download.py, credentials.py                find and download a model
     checkpoint.py, files.py                            load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
-    stream.py, cli.py, console.py, __main__.py         tokens -> printed text; the command line
-    interrupts.py                                      Ctrl-C in a command
+    stream.py                                          tokens -> text, as soon as it is certain
+    cli.py, console.py, interrupts.py, __main__.py     the command line
     windows.py, evaluate.py                            the loss of a text
     train/                                             the training loop, its checkpoints and its log
     explain/                                           an HTML page that shows one prompt inside the model

@@ -173,7 +173,7 @@ def test_drafts_do_not_change_the_distribution_of_samples(monkeypatch):
         first, second, third = (distribution([*prompt, a, b][:n]) for n in (8, 9, 10))
         expected[a, b] = first[a] * second[b] * third
     lengths = record_passes(monkeypatch)
-    n = 20_000
+    n = 8_000
     counts = np.zeros_like(expected)
     for _ in range(n):
         options = {"max_new_tokens": 3, "temperature": 1.3, "rng": rng}
