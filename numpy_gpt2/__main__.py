@@ -9,7 +9,6 @@ import secrets
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,8 +214,7 @@ def print_parameters(name: str) -> None:
 
     Nothing is downloaded for the four released sizes of GPT-2.
     """
-    is_local = Path(name).is_dir() or hub.is_complete(hub.weights_folder() / name)
-    preset = name in RELEASED_SIZES and not is_local
+    preset = name in RELEASED_SIZES and not hub.local_folder(name)
     config = GPT2Config.preset(name) if preset else GPT2Config.from_json(hub.model_folder(name) / "config.json")
     shapes, total = config.parameter_shapes(), config.num_parameters()
     rows = [("parameter", "shape", "count")]

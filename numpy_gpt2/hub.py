@@ -55,11 +55,9 @@ def model_folder(name: str | Path) -> Path:
     or shard index is not valid.
     """
     name = os.fspath(name)
-    if Path(name).is_dir():
-        return Path(name)
+    if local := local_folder(name):
+        return local
     folder = weights_folder() / name
-    if is_complete(folder):
-        return folder
     if is_on_hub(name):
         return download_model(name, folder)
     if folder.is_dir():
@@ -70,6 +68,14 @@ def model_folder(name: str | Path) -> Path:
         f"there is no model {redact(name)!r}; it must be a folder, a folder in {weights_folder()}, one of"
         f" {', '.join(NAMES)}, or owner/name on the hub"
     )
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of a model that needs no download: any folder, or a complete one under `weights/`. None otherwise."""
+    if Path(name).is_dir():
+        return Path(name)
+    folder = weights_folder() / name
+    return folder if is_complete(folder) else None
 
 
 def choose_model(name: str | None) -> str:

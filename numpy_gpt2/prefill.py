@@ -38,7 +38,8 @@ def prefill(
     if len(chunks) == 1 or len(chunks) < thread_count():
         return np.concatenate([hidden_states(chunk, weights, config, cache) for chunk in chunks], axis=1)
 
-    cache.reserve(max(cache.length + T, cache.keys.shape[3]))  # now, because the chunks share these arrays
+    if cache.keys.shape[3] < cache.length + T:
+        cache.reserve(cache.length + T)  # now, because the chunks share these arrays
     chunk_caches: list[ChunkCache] = []
     for chunk in chunks:
         chunk_caches.append(ChunkCache(cache, chunk_caches[-1] if chunk_caches else None, chunk.shape[1]))
