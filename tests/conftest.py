@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,8 @@ from numpy_gpt2 import GPT2Config, Model, init_weights, load, load_tokenizer, sa
 from numpy_gpt2.explain import Explanation, explain
 from numpy_gpt2.hub import bundled_folder, weights_folder
 from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT
+
+from .fake_hub import MODEL, Hub, serve
 
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -107,3 +110,15 @@ def gpt2_tokenizer_folder() -> Path:
         if (folder / "merges.txt").exists():
             return folder
     pytest.skip("needs GPT-2's tokenizer: weights/gpt2, or gpt2-tokenizer in the folder that NUMPY_GPT2_DATA names")
+
+
+@pytest.fixture
+def server(tiny, tmp_path, monkeypatch) -> Iterator[Hub]:
+    """A fake hub with the tiny model; see `fake_hub.serve`."""
+    yield from serve(tiny, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Where the model of the fake hub is downloaded to."""
+    return tmp_path / "weights" / MODEL

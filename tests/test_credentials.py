@@ -2,7 +2,6 @@
 
 import base64
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,6 @@ from .fake_hub import (
     hang_up,
     page,
     reset,
-    serve,
     stored,
 )
 
@@ -34,9 +32,9 @@ TOKEN, PASSWORD, SIGNATURE = "hf_Secret1", "pw-Secret2", "Secret3"
 
 
 @pytest.fixture
-def server(tiny, tmp_path, monkeypatch) -> Iterator[Hub]:
+def server(server, tmp_path, monkeypatch) -> Hub:
     monkeypatch.setenv("HOME", str(tmp_path))  # no ~/.netrc but the tests'
-    yield from serve(tiny, tmp_path, monkeypatch)
+    return server
 
 
 def with_password(address: str, password: str = PASSWORD) -> str:

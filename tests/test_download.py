@@ -8,7 +8,6 @@ import shutil
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,24 +32,12 @@ from .fake_hub import (
     hang_up,
     page,
     reset,
-    serve,
     stall,
     stored,
     without_length,
 )
 
 ZEROS = "0" * 64  # a wrong sha256
-
-
-@pytest.fixture
-def server(tiny, tmp_path, monkeypatch) -> Iterator[Hub]:
-    yield from serve(tiny, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Where the files go."""
-    return tmp_path / "weights" / MODEL
 
 
 def download(server: Hub, folder: Path, file: str = FILE, *, pause: float = 0, **options) -> None:

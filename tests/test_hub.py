@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -22,18 +21,7 @@ from numpy_gpt2.hub import MODEL_FILES
 from numpy_gpt2.weights import FILE, INDEX
 
 from .conftest import ROOT, run_cli, write_tokenizer
-from .fake_hub import ALL_FILES, MODEL, Hub, closed_port, first, page, serve, stall, stored, wait_for
-
-
-@pytest.fixture
-def server(tiny, tmp_path, monkeypatch) -> Iterator[Hub]:
-    yield from serve(tiny, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Where the model is downloaded to."""
-    return tmp_path / "weights" / MODEL
+from .fake_hub import ALL_FILES, MODEL, Hub, closed_port, first, page, stall, stored, wait_for
 
 
 def split(server: Hub) -> list[str]:
