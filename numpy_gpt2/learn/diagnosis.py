@@ -1,0 +1,211 @@
+"""A function is checked: right, or what exactly is wrong.
+
+The order is: not written; an error; no result; a wrong type, shape or dtype; a changed argument; a known mistake, or
+two of them; and then only what can be seen. A mistake is named only if it gives the same numbers for every probe.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from html import escape
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from . import seen
+from .compare import TOLERANCES, Case, Outcome, cases, distance, expected, is_right, observe
+from .exercise import Exercise
+from .hooks import first_difference, hook_problem
+from .mistakes import MISTAKES
+from .source import Mistake, can_be_combined, with_mistakes
+
+NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
+
+
+@dataclass
+class Report:
+    """The result of a check: true or false as a condition, its text as a string and in a notebook."""
+
+    name: str
+    right: bool
+    text: str
+    mistake: str | None = None  # such as "layer_norm/ddof"; "a/b+c" for two mistakes
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="white-space: pre-wrap">{escape(self.text)}</pre>'
+
+
+def check_subject(exercise: Exercise, subject: Any) -> Report:
+    """Check a function, or a class for a method."""
+    outcomes = []
+    for case in cases(exercise):
+        outcomes.append(observe(exercise, subject, case))
+        if isinstance(outcomes[0].error, NotImplementedError):
+            break
+    results = [*zip(cases(exercise), outcomes, strict=False)]
+    wrong = [(case, outcome) for case, outcome in results if not is_right(exercise, outcome, case)]
+    if not wrong:
+        problem = hook_problem(exercise, subject)
+        return Report(exercise.name, True, f"{exercise.name}: right." + (f" {problem}" if problem else ""))
+    found = known_mistakes(exercise, outcomes)
+    names = "+".join(mistake.name for mistake in found)
+    lines = [*describe(exercise, subject, results, wrong, found)]
+    text = "\n   ".join([f"{exercise.name}: not yet. {lines[0]}", *lines[1:]])
+    return Report(exercise.name, False, text, f"{exercise.name}/{names}" if found else None)
+
+
+def is_right_everywhere(exercise: Exercise, subject: Any) -> bool:
+    """Whether a subject is right, without a diagnosis."""
+    return all(is_right(exercise, observe(exercise, subject, case), case) for case in cases(exercise))
+
+
+def describe(
+    exercise: Exercise,
+    subject: Any,
+    results: list[tuple[Case, Outcome]],
+    wrong: list[tuple[Case, Outcome]],
+    found: list[Mistake],
+) -> Iterator[str]:
+    """The lines of the diagnosis; the first one follows "not yet."."""
+    case, outcome = wrong[0]
+    sentences = [mistake.sentence for mistake in found]
+    structural = [*structural_problem(exercise, case, outcome)]
+    if structural:
+        yield from structural
+        for sentence in sentences:
+            yield f"This mistake gives exactly this: {sentence}"
+    elif len(found) == 1:
+        yield f"These are exactly the numbers of this mistake: {sentences[0]}"
+    elif found:
+        yield "These are exactly the numbers of two mistakes together:"
+        yield from (f"{i}. {sentence}" for i, sentence in enumerate(sentences, start=1))
+    else:
+        yield "No mistake that is known here gives these numbers. What can be seen:"
+        yield from visible(exercise, case, outcome)
+    yield from which_probes(results, wrong)
+    if not structural:
+        yield from entry(exercise, case, outcome)
+        if exercise.hook == "hook":
+            yield from first_difference(exercise, subject, case)
+        if exercise.remark and not found:
+            yield exercise.remark(exercise, subject, case)
+
+
+def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
+    """What is wrong before numbers can be compared."""
+    if outcome.error is not None:
+        yield from raised(exercise, outcome.error)
+        return
+    if outcome.problem:
+        yield (
+            "It returns None: is a `return` missing?" if outcome.problem.startswith("None ") else outcome.problem + "."
+        )
+        return
+    for name, want in expected(exercise, case).items():
+        got = outcome.arrays[name]
+        if problem := seen.wrong_shape(got, want) or seen.wrong_dtype(got, want):
+            yield (f"{name}: " if name else "") + problem
+            return
+    if outcome.changed:
+        names = " and ".join(outcome.changed)
+        yield f"It changes its argument {names}. The caller's array must stay as it is: write x = x + …, not x += …."
+
+
+def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
+    """An error, the learner's line that raised it, and the shapes of the arrays in this line."""
+    frame, line_number = learners_frame(error)
+    problem = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {problem}" if problem else type(error).__name__
+    if isinstance(error, NotImplementedError):
+        yield f"It is not written to the end: line {line_number} raises NotImplementedError."
+        return
+    if isinstance(error, SystemExit):
+        text = "It calls exit(), which ends the program"
+    if frame is None:
+        parameters = [name for name in exercise.parameters if name not in ("self", exercise.hook)]
+        yield f"{text}. It is called as {exercise.short_name}({', '.join(parameters)})."
+        return
+    line = linecache.getline(frame.f_code.co_filename, line_number).strip()
+    yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
+    named = re.findall(r"[^\W\d]\w*", line)
+    for name, value in frame.f_locals.items():
+        if isinstance(value, np.ndarray) and (name in named or not line):
+            yield f"{name} has the shape {seen.sizes(value.shape)}"
+
+
+def learners_frame(error: BaseException) -> tuple[FrameType | None, int]:
+    """The innermost frame that is the learner's, and its line number."""
+    frame, line_number, step = None, 0, error.__traceback__
+    while step is not None:
+        module = str(step.tb_frame.f_globals.get("__name__"))
+        if module.split(".")[0] not in NOT_LEARNERS:
+            frame, line_number = step.tb_frame, step.tb_lineno
+        step = step.tb_next
+    return frame, line_number
+
+
+def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
+    """What can be seen of the arrays that are wrong."""
+    for name, want in expected(exercise, case).items():
+        got = outcome.arrays[name]
+        if seen.array_distance(got, want, TOLERANCES[case.dtype]) > 1:
+            yield from ((f"{name}: " if name else "") + fact for fact in seen.facts(got, want))
+            yield from (f"It does not hold that {what}." for what, holds in exercise.invariants if not holds(got))
+
+
+def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Outcome]]) -> Iterator[str]:
+    """For which probes the function is right, if there are any."""
+    wrong_cases = [case for case, _ in wrong]
+    right = [case for case, _ in results if case not in wrong_cases]
+    if len(wrong_cases) == 1 and wrong_cases[0].dtype == "float32":
+        yield "In float64 it is right. In float32 it is not."
+    elif right := [case for case in right if case.dtype == "float64"]:
+        fails = [case.probe.what for case in wrong_cases if case.dtype == "float64"]
+        yield f"It is right for {'; '.join(case.probe.what for case in right)}. It is not right for {'; '.join(fails)}."
+
+
+def entry(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
+    """The first wrong entry."""
+    for name, want in expected(exercise, case).items():
+        if text := seen.first_wrong(outcome.arrays[name], want, name, TOLERANCES[case.dtype]):
+            yield text
+            return
+
+
+def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]:
+    """The mistake, or the two mistakes, that give these outcomes for every probe; empty if there are none."""
+    if len(outcomes) < len(cases(exercise)) or not any(outcome.arrays for outcome in outcomes):
+        return []
+
+    def gives(*mistakes: Mistake) -> bool:
+        subject = exercise.subject(with_mistakes(exercise, *mistakes))
+        return all(
+            distance(outcome, observe(exercise, subject, case), case.dtype) <= 1
+            for case, outcome in zip(cases(exercise), outcomes, strict=True)
+        )
+
+    table = MISTAKES.get(exercise.name, [])
+    pairs = (pair for pair in itertools.combinations(table, 2) if can_be_combined(exercise, *pair))
+    candidates: Iterator[tuple[Mistake, ...]] = itertools.chain(((mistake,) for mistake in table), pairs)
+    return next(([*mistakes] for mistakes in candidates if is_possible(gives, *mistakes)), [])
+
+
+def is_possible(gives: Callable[..., bool], *mistakes: Mistake) -> bool:
+    """Whether these mistakes give the outcome. Two mistakes may make code that is no Python."""
+    try:
+        return gives(*mistakes)
+    except SyntaxError:
+        return False
