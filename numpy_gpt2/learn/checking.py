@@ -43,8 +43,13 @@ def check_all(own: Own, names: Iterable[str] = EXERCISES, diagnose: bool = True)
                     continue
                 wrong.append(name)
                 if diagnose and report is None:
-                    report = check_subject(EXERCISES[name], subject)
+                    report = check_subject(EXERCISES[name], subject, forward_of(own, EXERCISES[name], right))
     return Progress(right, wrong, report)
+
+
+def forward_of(own: Own, exercise: Exercise, right: list[str]) -> Any:
+    """The learner's forward function of a backward function, if it is right."""
+    return own.subject(EXERCISES[exercise.forward]) if exercise.forward in right else None
 
 
 def check_one(own: Own, exercise: Exercise) -> Report:
@@ -57,7 +62,7 @@ def check_one(own: Own, exercise: Exercise) -> Report:
     names = [*EXERCISES]
     before = check_all(own, names[: names.index(name)], diagnose=False)
     with own.using([*before.right, name]):
-        report = check_subject(exercise, own.subject(exercise))
+        report = check_subject(exercise, own.subject(exercise), forward_of(own, exercise, before.right))
     used = getattr(getattr(own.functions[name], "__code__", None), "co_names", ())
     if replaced := [other for other in before.wrong if other.rpartition(".")[2] in used]:
         them = "yours is" if len(replaced) == 1 else "yours are"

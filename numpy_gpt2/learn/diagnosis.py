@@ -6,6 +6,7 @@ two of them; and then only what can be seen. A mistake is named only if it gives
 
 from __future__ import annotations
 
+import copy
 import itertools
 import linecache
 import re
@@ -20,6 +21,7 @@ import numpy as np
 from . import seen
 from .compare import TOLERANCES, Case, Outcome, cases, distance, expected, is_right, observe
 from .exercise import Exercise
+from .exercises import EXERCISES
 from .hooks import first_difference, hook_problem
 from .mistakes import MISTAKES
 from .source import Mistake, can_be_combined, with_mistakes
@@ -48,8 +50,8 @@ class Report:
         return f'<pre style="white-space: pre-wrap">{escape(self.text)}</pre>'
 
 
-def check_subject(exercise: Exercise, subject: Any) -> Report:
-    """Check a function, or a class for a method."""
+def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Report:
+    """Check a function, or a class for a method. `forward` is the learner's forward function of a backward function."""
     outcomes = []
     for case in cases(exercise):
         outcomes.append(observe(exercise, subject, case))
@@ -62,7 +64,9 @@ def check_subject(exercise: Exercise, subject: Any) -> Report:
         return Report(exercise.name, True, f"{exercise.name}: right." + (f" {problem}" if problem else ""))
     found = known_mistakes(exercise, outcomes)
     names = "+".join(mistake.name for mistake in found)
-    lines = [*describe(exercise, subject, results, wrong, found)]
+    if exercise.forward and forward is None:
+        forward = EXERCISES[exercise.forward].reference
+    lines = [*describe(exercise, subject, results, wrong, found, forward)]
     text = "\n   ".join([f"{exercise.name}: not yet. {lines[0]}", *lines[1:]])
     return Report(exercise.name, False, text, f"{exercise.name}/{names}" if found else None)
 
@@ -78,6 +82,7 @@ def describe(
     results: list[tuple[Case, Outcome]],
     wrong: list[tuple[Case, Outcome]],
     found: list[Mistake],
+    forward: Any,
 ) -> Iterator[str]:
     """The lines of the diagnosis; the first one follows "not yet."."""
     case, outcome = wrong[0]
@@ -97,11 +102,9 @@ def describe(
         yield from visible(exercise, case, outcome)
     yield from which_probes(results, wrong)
     if not structural:
-        yield from entry(exercise, case, outcome)
+        yield from entry(exercise, case, outcome, forward)
         if exercise.hook == "hook":
             yield from first_difference(exercise, subject, case)
-        if exercise.remark and not found:
-            yield exercise.remark(exercise, subject, case)
 
 
 def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
@@ -177,12 +180,33 @@ def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Ou
         yield f"It is right for {'; '.join(case.probe.what for case in right)}. It is not right for {'; '.join(fails)}."
 
 
-def entry(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
-    """The first wrong entry."""
+def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Iterator[str]:
+    """The first wrong entry; for a gradient, also its numerical value."""
     for name, want in expected(exercise, case).items():
-        if text := seen.first_wrong(outcome.arrays[name], want, name, TOLERANCES[case.dtype]):
-            yield text
+        got = outcome.arrays[name]
+        place = seen.first_wrong(got, want, TOLERANCES[case.dtype])
+        if place is not None:
+            yield seen.entry(name or "yours", place, got, want)
+            if exercise.loss and case.dtype == "float64":
+                loss = exercise.loss(forward, *copy.deepcopy(case.arguments))
+                gradient = seen.number(numerical_gradient(loss.value, loss.arrays[name], place))
+                yield f"The numerical gradient of your {exercise.forward} is {gradient} there."
             return
+
+
+def numerical_gradient(value: Callable[[], float], array: np.ndarray, place: tuple[int, ...], h: float = 1e-5) -> float:
+    """(L(x + h) - L(x - h)) / 2h, where x is one entry of the array that L depends on.
+
+    >>> x = np.array([3.0])
+    >>> round(numerical_gradient(lambda: float(x[0] ** 2), x, (0,)), 6)
+    6.0
+    """
+    x, values = array[place], []
+    for step in (h, -h):
+        array[place] = x + step
+        values.append(float(value()))
+    array[place] = x
+    return (values[0] - values[1]) / (2 * h)
 
 
 def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]:

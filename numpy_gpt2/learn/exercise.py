@@ -88,9 +88,16 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
+class Loss(NamedTuple):
+    """What a backward function differentiates: a number, and the arrays behind it, by the names of the outputs."""
+
+    value: Callable[[], float]  # Σ dy · forward(arrays), computed from the arrays as they are now
+    arrays: dict[str, np.ndarray]
+
+
 @dataclass(frozen=True, eq=False)
 class Exercise:
-    """A function that a learner writes. FRAMEWORK: see `exercises/` for examples.
+    """A function that a learner writes.
 
     `name` is the function's name in its module, or "Class.method". `run(subject, *arguments)` calls the subject and
     returns what is compared: an array, a number, or a tuple or dict of them. The subject is the function. For a method,
@@ -105,7 +112,8 @@ class Exercise:
     outputs: tuple[str, ...] = ()  # names for the parts of a tuple
     may_change: tuple[str, ...] = ()  # the arguments that the reference changes; a cache need not be named
     invariants: tuple[tuple[str, Callable[[np.ndarray], bool]], ...] = ()  # what must hold for the (first) result
-    remark: Callable[..., str] | None = None  # (exercise, subject, probe, namespace) -> a further line, or ""
+    forward: str | None = None  # of a backward function: the name of its forward function
+    loss: Callable[..., Loss] | None = None  # of a backward function: (forward function, *arguments) -> Loss
     reference: Any = field(init=False, repr=False)  # the function; kept here, because `--with` replaces it elsewhere
 
     def __post_init__(self) -> None:

@@ -43,8 +43,10 @@ def first_difference(exercise: Exercise, subject: Any, case: Case) -> Iterator[s
     got, want = recorded(exercise, subject, case), recorded(exercise, exercise.reference, case)
     for name in want:
         if name in got and array_distance(got[name], want[name], TOLERANCES[case.dtype]) > 1:
-            problem = seen.wrong_shape(got[name], want[name]) or seen.first_wrong(got[name], want[name], "it", 1e-9)
-            yield f"The first named result that differs is {name!r}: {problem}"
+            problem = seen.wrong_shape(got[name], want[name])
+            if place := not problem and seen.first_wrong(got[name], want[name], TOLERANCES[case.dtype]):
+                problem = seen.entry(name, place, got[name], want[name])
+            yield f"The first named result that differs: {problem}"
             return
 
 

@@ -18,6 +18,8 @@ Change = tuple[Any, Any, Any]  # a dict or a class, a name in it, and its new va
 
 MISSING = object()  # the value of a name that is not there
 
+CLASS_NAMES = {"__module__", "__doc__", "__dict__", "__weakref__", "__qualname__", "__firstlineno__"}
+
 STUBS = [
     compile(f"def f(): raise NotImplementedError{arguments}", "", "exec").co_consts[0].co_code
     for arguments in ("", "()", "('')")
@@ -101,12 +103,17 @@ class Own:
         """What `install` sets."""
         chosen = {*self.functions} if names is None else {*names}
         yield from self.completions(chosen)
+        for owner in {EXERCISES[name].owner for name in chosen} - {None}:
+            own_class = self.namespace[owner.__name__]
+            if own_class is not owner:  # its own `__init__` and other helpers, too
+                members = {name: value for name, value in vars(own_class).items() if is_written(value)}
+                yield from ((owner, name, members[name]) for name in members.keys() - CLASS_NAMES)
         yield from replacements({name: self.functions[name] for name in chosen})
 
 
 def missing_members(owner: type, complete: type) -> Iterator[tuple[str, Any]]:
     """What a learner's class lacks, if it does not inherit from the package's."""
-    present = {name for parent in owner.__mro__[:-1] for name in vars(parent)} | {"__dict__", "__weakref__"}
+    present = {name for parent in owner.__mro__[:-1] for name in vars(parent)} | CLASS_NAMES
     return ((name, value) for name, value in vars(complete).items() if name not in present)
 
 

@@ -138,19 +138,21 @@ def some_rows(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
         yield f"{np.count_nonzero(right)} of {right.size} entries are right."
 
 
-def first_wrong(got: np.ndarray, want: np.ndarray, name: str, tolerance: float) -> str:
-    """The first entry that is wrong, beside what it should be."""
+def first_wrong(got: np.ndarray, want: np.ndarray, tolerance: float) -> tuple[int, ...] | None:
+    """The index of the first entry that is wrong; None if all are right."""
     numbers, wanted = got.astype(np.float64), want.astype(np.float64)
     finite = np.isfinite(wanted)
     largest = float(np.abs(wanted[finite]).max(initial=0)) or 1.0
     with np.errstate(invalid="ignore"):
         right = np.where(finite, np.abs(numbers - wanted) <= tolerance * largest, numbers == wanted)
-    if right.all():
-        return ""
-    place = np.unravel_index(int((~right).argmax()), right.shape)
-    index = f"[{', '.join(str(int(i)) for i in place)}]" if place else ""
+    return None if right.all() else tuple(int(i) for i in np.unravel_index(int((~right).argmax()), right.shape))
+
+
+def entry(name: str, place: tuple[int, ...], got: np.ndarray, want: np.ndarray) -> str:
+    """One entry, and what it should be, with as many digits as they need to differ."""
+    index = f"[{', '.join(map(str, place))}]" if place else ""
     digits = next((n for n in range(4, 17) if number(got[place], n) != number(want[place], n)), 17)
-    return f"{name or 'yours'}{index} = {number(got[place], digits)}, it should be {number(want[place], digits)}"
+    return f"{name}{index} = {number(got[place], digits)}, it should be {number(want[place], digits)}"
 
 
 def number(x: float, digits: int = 4) -> str:

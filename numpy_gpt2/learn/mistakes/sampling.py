@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from ..source import Mistake
+from ..source import Mistake, mistake
 
-MISTAKES: dict[str, list[Mistake]] = {}
+MISTAKES: dict[str, list[Mistake]] = {
+    "generate_plainly": [
+        mistake(
+            "first_row", "The scores are those of the first row. The last row predicts the next token.", ("[-1]", "[0]")
+        ),
+    ],
+}
