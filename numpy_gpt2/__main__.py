@@ -17,7 +17,12 @@ from .samples import continue_prompts, json_line, print_stats, summarize
 from .stream import TextStream
 from .tokenizer import prompt_ids
 
-PROGRAMS = {"train": ".train.__main__", "evaluate": ".evaluate", "explain": ".explain.__main__"}
+PROGRAMS = {
+    "train": ".train.__main__",
+    "evaluate": ".evaluate",
+    "explain": ".explain.__main__",
+    "learn": ".learn.__main__",
+}
 
 
 def run(arguments: argparse.Namespace) -> int:

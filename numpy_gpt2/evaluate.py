@@ -169,6 +169,7 @@ def command(argv: list[str] | None) -> int:
     add("--stride", metavar="N", type=positive_int, help="start a window every N tokens (default: the window's length)")
     add("--hellaswag", metavar="FILE.jsonl", help="measure the accuracy on this file of HellaSwag, without TEXT.txt")
     add("--json", action="store_true", help="print one JSON object in one line")
+    parser.add_with()
     arguments = parser.parse_args(argv)
     if (arguments.text is None) == (arguments.hellaswag is None):
         parser.error("give either TEXT.txt or --hellaswag FILE.jsonl")

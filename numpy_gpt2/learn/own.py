@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from ..files import read_utf8
 from .exercise import Exercise
 from .exercises import EXERCISES
 
@@ -158,6 +159,8 @@ def replacements(functions: dict[str, Any]) -> Iterator[Change]:
             yield exercise.owner, exercise.short_name, adapted(exercise, function)
         else:
             swaps[id(exercise.reference)] = adapted(exercise, function)
+        if not function.__doc__:
+            function.__doc__ = exercise.reference.__doc__  # the explain page shows the equation
     for module_name, module in [*sys.modules.items()]:
         if not module_name.startswith("numpy_gpt2") or module_name.startswith(__package__):
             continue
@@ -197,13 +200,38 @@ def adapted(exercise: Exercise, function: Callable[..., Any]) -> Callable[..., A
 
 
 def load_file(path: str | Path) -> Own:
-    """Run a learner's file as a module. Raises whatever its code raises, and SyntaxError."""
-    path = Path(path).resolve()
+    """Run a learner's file as a module. Raises OSError, or ValueError with one line about what is wrong in the file."""
+    path = Path(path)
+    text, full_path = read_utf8(path), str(path.resolve())
     module = ModuleType(path.stem)
-    module.__file__ = str(path)
+    module.__file__ = full_path
     sys.modules.setdefault(path.stem, module)
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-    exec(code, vars(module))
+    sys.path.append(str(Path(full_path).parent))
+    try:
+        exec(compile(text.removeprefix("\ufeff"), full_path, "exec", dont_inherit=True), vars(module))
+    except (Exception, SystemExit) as error:
+        raise ValueError(load_problem(error, path.name, full_path)) from None
     return Own(vars(module))
+
+
+def load_problem(error: BaseException, name: str, full_path: str) -> str:
+    """Why a file does not run, in one line."""
+    if isinstance(error, SyntaxError):
+        return f"{name} is not Python: line {error.lineno}: {error.msg}"
+    line = f"line {line_of(error, full_path)}"
+    if isinstance(error, SystemExit):
+        return f"{name} calls exit() in {line}; it must only define functions"
+    if isinstance(error, EOFError):
+        return f"{name} reads standard input in {line}; it must only define functions"
+    text = " ".join(str(error).split())
+    return f"{name} does not run: {line}: {type(error).__name__}{': ' * bool(text)}{text}"
+
+
+def line_of(error: BaseException, full_path: str) -> int:
+    """The innermost line of a file in an error's traceback; 0 if there is none."""
+    step, line = error.__traceback__, 0
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == full_path:
+            line = step.tb_lineno
+        step = step.tb_next
+    return line

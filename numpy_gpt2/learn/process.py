@@ -55,23 +55,6 @@ def timeout_text(traceback: str, path: Path, time_limit: int) -> str:
     return f"{path.name} did not end within {time_limit} seconds: is there an endless loop?{where}"
 
 
-def load_problem(error: BaseException, path: Path) -> str:
-    """Why a file does not run, in one line."""
-    if isinstance(error, SyntaxError):
-        return f"{path.name} is not Python: line {error.lineno}: {error.msg}."
-    line_number, step = 0, error.__traceback__
-    while step is not None:
-        if step.tb_frame.f_code.co_filename == str(path.resolve()):
-            line_number = step.tb_lineno
-        step = step.tb_next
-    if isinstance(error, SystemExit):
-        return f"{path.name} calls exit() in line {line_number}; it must only define functions."
-    if isinstance(error, EOFError):
-        return f"{path.name} reads standard input in line {line_number}; it must only define functions."
-    text = " ".join(str(error).split())
-    return f"{path.name} does not run: line {line_number}: {type(error).__name__}{': ' * bool(text)}{text}"
-
-
 def main(argv: list[str]) -> None:
     """The new process: run the file, do the task, and print the result as JSON."""
     task, name, time_limit, *words = argv
@@ -84,8 +67,8 @@ def main(argv: list[str]) -> None:
 
         try:
             loaded = own.load_file(path)
-        except (Exception, SystemExit) as error:
-            result = {"problem": load_problem(error, path)}
+        except (OSError, ValueError) as error:
+            result = {"problem": str(error)}
         else:
             result = tasks.TASKS[task](loaded, path, *words)
     if lines := printed.getvalue().splitlines():
