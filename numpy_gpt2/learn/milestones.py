@@ -1,30 +1,125 @@
-"""What the learner's functions can do together, printed when a part is complete."""
+"""What the learner's functions can do together: printed when a part is complete and the next one is not begun."""
 
 from __future__ import annotations
 
+import copy
+import itertools
+import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .. import model
-from ..checkpoint import load
+from .. import backward, model
+from ..checkpoint import Model, load
+from ..config import GPT2Config
 from ..hub import bundled_folder
+from ..threads import SerialExecutor
+from ..train import step as training
+from ..train.config import TrainConfig
+from ..weights import init_weights
+from .checking import hook_problems
+from .diagnosis import numerical_gradient
 from .own import Own
 
-PROMPT = "To be, or not to be: that is the"
+decoding: Any = import_module("..generate", __package__)  # the module: the package's attribute is the function
+
+PROMPT = "O Romeo, Romeo! wherefore art"
+N_TOKENS = 48  # of a text
+N_STEPS = 50  # of training
+
+
+def bundled() -> tuple[Model, list[int]]:
+    """The bundled model, and the prompt in its tokens."""
+    loaded = load(bundled_folder())
+    return loaded, loaded.tokenizer.encode_ordinary(PROMPT)
+
+
+def with_hook(own: Own) -> list[str]:
+    """The functions that use the hook as the package's do. Gradients need the results that the hook records."""
+    return [name for name in own.functions if name not in hook_problems(own, own.functions)]
 
 
 def own_logits(own: Own) -> Iterator[str]:
     """Part 1: the logits of the bundled model."""
-    weights, config, tokenizer = load(bundled_folder())
-    tokens = tokenizer.encode_ordinary(PROMPT)
+    (weights, config, tokenizer), tokens = bundled()
     want = model.forward(tokens, weights, config)
     with own.installed():
         got = model.forward(tokens, weights, config)
     difference = float(np.abs(got - want).max() / np.abs(want).max())
-    word = tokenizer.decode([int(got[-1].argmax())])
-    yield f"your forward pass gives the bundled model's logits, to {difference:.0e} of the largest."
-    yield f"After {PROMPT!r}, your model's first word is {word!r}."
+    yield f"your forward pass gives the bundled model's logits; they differ by {difference:.0e} of the largest."
+    yield f"After {PROMPT!r}, the first word of your model is {tokenizer.decode([int(got[-1].argmax())])!r}."
 
 
-MILESTONES: dict[int, Callable[[Own], Iterator[str]]] = {1: own_logits}
+def own_text(own: Own) -> Iterator[str]:
+    """Part 2: a text."""
+    (weights, config, tokenizer), tokens = bundled()
+    with own.installed():
+        text = [*decoding.generate_plainly(tokens, weights, config, N_TOKENS, np.random.default_rng(0))]
+    yield "this is the first text that your functions have written:"
+    yield from tokenizer.decode([*tokens, *text]).split("\n")
+
+
+def own_cache(own: Own) -> Iterator[str]:
+    """Part 3: the speed without and with the cache."""
+    (weights, config, _), tokens = bundled()
+    speeds, texts = [], []
+    with own.installed():
+        plainly = decoding.generate_plainly(tokens, weights, config, N_TOKENS, np.random.default_rng(0))
+        cached = decoding.generate(tokens, weights, config, max_new_tokens=N_TOKENS, lookup=0, rng=0)
+        for text in (plainly, cached):
+            start = time.perf_counter()
+            texts.append([*text])
+            speeds.append(N_TOKENS / (time.perf_counter() - start))
+    same = "the same text" if texts[0] == texts[1] else "another text, which must not be"
+    yield f"{same}, {speeds[0]:,.0f} tokens/s without your cache, {speeds[1]:,.0f} with it."
+
+
+def own_gradients(own: Own) -> Iterator[str]:
+    """Part 4: gradients of a small model, beside numerical ones."""
+    config = GPT2Config(vocab_size=11, n_positions=6, n_embd=8, n_layer=2, n_head=2)
+    rng = np.random.default_rng(0)
+    weights = {name: 5 * array.astype(np.float64) for name, array in init_weights(config, rng).items()}
+    tokens, targets = rng.integers(11, size=(2, 3, 6))
+    largest = 0.0
+    with own.installed(with_hook(own)):
+        _, gradients = backward.loss_and_gradients(tokens, targets, weights, config)
+        for name, array in weights.items():
+            place = tuple(int(rng.integers(n)) for n in array.shape)
+            numerical = numerical_gradient(lambda: loss(tokens, targets, weights, config), array, place)
+            largest = max(largest, abs(gradients[name][place] - numerical) / float(np.abs(gradients[name]).max()))
+    yield f"{len(weights)} of your gradients agree with numerical ones, to {largest:.0e} of the largest entry."
+
+
+def loss(tokens: np.ndarray, targets: np.ndarray, weights: dict[str, np.ndarray], config: GPT2Config) -> float:
+    """The loss, as a function of the weights."""
+    return float(model.cross_entropy(model.forward(tokens, weights, config), targets))
+
+
+def own_training(own: Own) -> Iterator[str]:
+    """Part 5: some steps of training, beside the package's."""
+    text = np.frombuffer(Path(model.__file__).read_bytes(), np.uint8)
+    config = GPT2Config(vocab_size=256, n_positions=32, n_embd=32, n_layer=2, n_head=2)
+    options = TrainConfig(batch_size=8, max_steps=N_STEPS, warmup=10, lr=0.01, dropout=0.1)
+    runs = [training.new_run(options, config, init_weights(config, np.random.default_rng(0)))]
+    runs.append(copy.deepcopy(runs[0]))
+    for run, names in zip(runs, (with_hook(own), []), strict=True):
+        with own.installed(names):
+            for _ in range(N_STEPS):
+                training.take_step(run, text, SerialExecutor())
+    yield f"{N_STEPS} steps of training, on the text of model.py. The loss with your functions, and with the package's:"
+    mine, theirs = (run.losses for run in runs)
+    for i in itertools.chain([0], range(9, N_STEPS, 10)):
+        yield f"   step {i + 1:>2}   {mine[i]:.6f}   {theirs[i]:.6f}"
+    yield f"The largest difference is {max(abs(a - b) for a, b in zip(mine, theirs, strict=True)):.0e}."
+
+
+MILESTONES: dict[int, Callable[[Own], Iterator[str]]] = {
+    1: own_logits,
+    2: own_text,
+    3: own_cache,
+    4: own_gradients,
+    5: own_training,
+}
