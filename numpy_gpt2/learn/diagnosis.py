@@ -12,6 +12,7 @@ import linecache
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from html import escape
 from types import FrameType
 from typing import Any
@@ -101,6 +102,9 @@ def describe(
         yield "No mistake that is known here gives these numbers. What can be seen:"
         yield from visible(exercise, case, outcome)
     yield from which_probes(results, wrong)
+    last_case, last = results[-1]
+    if not structural and not last.error and (problem := wrong_dtype(exercise, last_case, last)):
+        yield f"Also: {problem}"
     if not structural:
         yield from entry(exercise, case, outcome, forward)
         if exercise.hook == "hook":
@@ -127,10 +131,18 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
         yield f"It changes its argument {names}. The caller's array must stay as it is: write x = x + …, not x += …."
 
 
+def wrong_dtype(exercise: Exercise, case: Case, outcome: Outcome) -> str:
+    """A sentence if a dtype is wrong."""
+    pairs = ((outcome.arrays.get(name), want) for name, want in expected(exercise, case).items())
+    return next((text for got, want in pairs if got is not None and (text := seen.wrong_dtype(got, want))), "")
+
+
 def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
     """An error, the learner's line that raised it, and the shapes of the arrays in this line."""
     frame, line_number = learners_frame(error)
     problem = " ".join(str(error).split())
+    if problem.startswith("matmul: Input operand"):  # NumPy's own text needs a page of explanation
+        problem = "the shapes do not fit the product @"
     text = f"{type(error).__name__}: {problem}" if problem else type(error).__name__
     if isinstance(error, NotImplementedError):
         yield f"It is not written to the end: line {line_number} raises NotImplementedError."
@@ -145,6 +157,9 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
     yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
     named = re.findall(r"[^\W\d]\w*", line)
     for name, value in frame.f_locals.items():
+        if isinstance(value, dict) and isinstance(error, KeyError) and (name in named or not line):
+            nearest = get_close_matches(str(error.args[0]), map(str, value), n=2, cutoff=0)
+            yield f"the nearest names in {name} are {' and '.join(map(repr, nearest))}"
         if isinstance(value, np.ndarray) and (name in named or not line):
             yield f"{name} has the shape {seen.sizes(value.shape)}"
 
@@ -217,7 +232,7 @@ def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]
     def gives(*mistakes: Mistake) -> bool:
         subject = exercise.subject(with_mistakes(exercise, *mistakes))
         return all(
-            distance(outcome, observe(exercise, subject, case), case.dtype) <= 1
+            distance(outcome, observe(exercise, subject, case), case.dtype, any_float=True) <= 1
             for case, outcome in zip(cases(exercise), outcomes, strict=True)
         )
 
