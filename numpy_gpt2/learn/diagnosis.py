@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import seen
-from .compare import TOLERANCES, Case, Outcome, cases, distance, expected, is_right, observe
+from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance, expected, is_right, observe
 from .exercise import Exercise
 from .exercises import EXERCISES
 from .hooks import first_difference, hook_problem
@@ -213,18 +213,40 @@ def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]
     """The mistake, or the two mistakes, that give these outcomes for every probe; empty if there are none."""
     if len(outcomes) < len(cases(exercise)) or not any(outcome.arrays for outcome in outcomes):
         return []
+    first, table = cases(exercise)[0], MISTAKES.get(exercise.name, [])
+    wrong = wrong_parts(exercise, outcomes[0])
+    reach: dict[Mistake, set[str]] = {}
 
     def gives(*mistakes: Mistake) -> bool:
         subject = exercise.subject(with_mistakes(exercise, *mistakes))
-        return all(
-            distance(outcome, observe(exercise, subject, case), case.dtype) <= 1
-            for case, outcome in zip(cases(exercise), outcomes, strict=True)
-        )
+        for case, outcome in zip(cases(exercise), outcomes, strict=True):
+            given = observe(exercise, subject, case)
+            if case is first and len(mistakes) == 1:
+                reach[mistakes[0]] = wrong_parts(exercise, given)
+            if distance(outcome, given, case.dtype) > 1:
+                return False
+        return True
 
-    table = MISTAKES.get(exercise.name, [])
-    pairs = (pair for pair in itertools.combinations(table, 2) if can_be_combined(exercise, *pair))
+    pairs = (
+        (a, b)
+        for a, b in itertools.combinations(table, 2)
+        if reach[a] | reach[b] == wrong and can_be_combined(exercise, a, b)
+    )
     candidates: Iterator[tuple[Mistake, ...]] = itertools.chain(((mistake,) for mistake in table), pairs)
     return next(([*mistakes] for mistakes in candidates if is_possible(gives, *mistakes)), [])
+
+
+def wrong_parts(exercise: Exercise, outcome: Outcome) -> set[str]:
+    """What is wrong in the outcome of the first case. Two mistakes together make wrong what either does.
+
+    This keeps the search for pairs short: only pairs that reach the wrong arrays, and no others, are tried.
+    """
+    case = cases(exercise)[0]
+    if outcome.error is not None or outcome.problem:
+        return {"everything"}
+    want, tolerance = expected(exercise, case), TOLERANCES[case.dtype]
+    wrong = {name for name, array in outcome.arrays.items() if array_distance(array, want[name], tolerance) > 1}
+    return wrong | {f"argument {name}" for name in outcome.changed}
 
 
 def is_possible(gives: Callable[..., bool], *mistakes: Mistake) -> bool:
