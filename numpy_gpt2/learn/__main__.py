@@ -98,7 +98,7 @@ def check(path: Path, name: str | None) -> int:
     result = run_in_process("check_named", path, name) if name else run_in_process("check", path)
     status = print_result(result)
     if number := result.get("milestone"):
-        print_result(run_in_process("reach", path, str(number), time_limit=120, threads=0))
+        print_result(run_in_process("reach", path, str(number), time_limit=120))
     return status
 
 
@@ -157,7 +157,7 @@ def command(argv: list[str] | None) -> int:
         write(f"{arguments.reset} is a stub again; the old one is below it, as a comment\n")
         return 0
     if arguments.show:
-        return print_result(run_in_process("show", path, arguments.show, time_limit=60, threads=0))
+        return print_result(run_in_process("show", path, arguments.show, time_limit=60))
     if arguments.watch:
         return watch(path, arguments.name)
     return check(path, arguments.name)

@@ -136,14 +136,23 @@ def is_right(exercise: Exercise, outcome: Outcome, case: Case) -> bool:
     return distance(outcome, Outcome(expected(exercise, case)), case.dtype) <= 1
 
 
-def distance(a: Outcome, b: Outcome, dtype: str) -> float:
-    """The largest difference of two outcomes, in tolerances; inf if they are of different kinds."""
+def is_right_everywhere(exercise: Exercise, subject: Any) -> bool:
+    """Whether a subject is right, without a diagnosis."""
+    return all(is_right(exercise, observe(exercise, subject, case), case) for case in cases(exercise))
+
+
+def distance(a: Outcome, b: Outcome, dtype: str, *, any_float: bool = False) -> float:
+    """The largest difference of two outcomes, in tolerances; inf if they are of different kinds.
+
+    With `any_float`, float32 and float64 do not count as different.
+    """
     if (type(a.error), a.problem, a.changed) != (type(b.error), b.problem, b.changed) or [*a.arrays] != [*b.arrays]:
         return math.inf
-    return max((array_distance(a.arrays[name], b.arrays[name], TOLERANCES[dtype]) for name in a.arrays), default=0.0)
+    tolerance, pairs = TOLERANCES[dtype], zip(a.arrays.values(), b.arrays.values(), strict=True)
+    return max((array_distance(x, y, tolerance, any_float=any_float) for x, y in pairs), default=0.0)
 
 
-def array_distance(x: np.ndarray, y: np.ndarray, tolerance: float) -> float:
+def array_distance(x: np.ndarray, y: np.ndarray, tolerance: float, *, any_float: bool = False) -> float:
     """The largest difference of two arrays, in tolerances. The unit is `tolerance` times the largest entry of y.
 
     It is inf for different shapes or dtypes, and if nan or inf are in different places. A number has no dtype.
@@ -151,7 +160,7 @@ def array_distance(x: np.ndarray, y: np.ndarray, tolerance: float) -> float:
     >>> array_distance(np.array([1.0, 2.0]), np.array([1.0, 4.0]), tolerance=0.1)
     5.0
     """
-    if x.shape != y.shape or (x.ndim and not is_same_dtype(x, y)):
+    if x.shape != y.shape or (x.ndim and not is_same_dtype(x, y) and not (any_float and x.dtype.kind == y.dtype.kind)):
         return math.inf
     x, y = x.astype(np.float64), y.astype(np.float64)
     finite = np.isfinite(y)

@@ -6,12 +6,12 @@ two of them; and then only what can be seen. A mistake is named only if it gives
 
 from __future__ import annotations
 
-import copy
 import itertools
 import linecache
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from html import escape
 from types import FrameType
 from typing import Any
@@ -21,9 +21,9 @@ import numpy as np
 from . import seen
 from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance, expected, is_right, observe
 from .exercise import Exercise
-from .exercises import EXERCISES
 from .hooks import first_difference, hook_problem
 from .mistakes import MISTAKES
+from .numerical import compared
 from .source import Mistake, can_be_combined, with_mistakes
 
 NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
@@ -51,7 +51,10 @@ class Report:
 
 
 def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Report:
-    """Check a function, or a class for a method. `forward` is the learner's forward function of a backward function."""
+    """Check a function, or a class for a method.
+
+    For a backward function, `forward` is the learner's forward function, right or wrong, or None.
+    """
     outcomes = []
     for case in cases(exercise):
         outcomes.append(observe(exercise, subject, case))
@@ -64,16 +67,9 @@ def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Repo
         return Report(exercise.name, True, f"{exercise.name}: right." + (f" {problem}" if problem else ""))
     found = known_mistakes(exercise, outcomes)
     names = "+".join(mistake.name for mistake in found)
-    if exercise.forward and forward is None:
-        forward = EXERCISES[exercise.forward].reference
     lines = [*describe(exercise, subject, results, wrong, found, forward)]
     text = "\n   ".join([f"{exercise.name}: not yet. {lines[0]}", *lines[1:]])
     return Report(exercise.name, False, text, f"{exercise.name}/{names}" if found else None)
-
-
-def is_right_everywhere(exercise: Exercise, subject: Any) -> bool:
-    """Whether a subject is right, without a diagnosis."""
-    return all(is_right(exercise, observe(exercise, subject, case), case) for case in cases(exercise))
 
 
 def describe(
@@ -101,6 +97,9 @@ def describe(
         yield "No mistake that is known here gives these numbers. What can be seen:"
         yield from visible(exercise, case, outcome)
     yield from which_probes(results, wrong)
+    last_case, last = results[-1]
+    if not structural and not last.error and (problem := wrong_dtype(exercise, last_case, last)):
+        yield f"Also: {problem}"
     if not structural:
         yield from entry(exercise, case, outcome, forward)
         if exercise.hook == "hook":
@@ -127,10 +126,18 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
         yield f"It changes its argument {names}. The caller's array must stay as it is: write x = x + …, not x += …."
 
 
+def wrong_dtype(exercise: Exercise, case: Case, outcome: Outcome) -> str:
+    """A sentence if a dtype is wrong."""
+    pairs = ((outcome.arrays.get(name), want) for name, want in expected(exercise, case).items())
+    return next((text for got, want in pairs if got is not None and (text := seen.wrong_dtype(got, want))), "")
+
+
 def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
     """An error, the learner's line that raised it, and the shapes of the arrays in this line."""
     frame, line_number = learners_frame(error)
     problem = " ".join(str(error).split())
+    if problem.startswith("matmul: Input operand"):  # NumPy's own text needs a page of explanation
+        problem = "the shapes do not fit the product @"
     text = f"{type(error).__name__}: {problem}" if problem else type(error).__name__
     if isinstance(error, NotImplementedError):
         yield f"It is not written to the end: line {line_number} raises NotImplementedError."
@@ -145,6 +152,9 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
     yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
     named = re.findall(r"[^\W\d]\w*", line)
     for name, value in frame.f_locals.items():
+        if isinstance(value, dict) and isinstance(error, KeyError) and (name in named or not line):
+            nearest = get_close_matches(str(error.args[0]), map(str, value), n=2, cutoff=0)
+            yield f"the nearest names in {name} are {' and '.join(map(repr, nearest))}"
         if isinstance(value, np.ndarray) and (name in named or not line):
             yield f"{name} has the shape {seen.sizes(value.shape)}"
 
@@ -188,25 +198,8 @@ def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Ite
         if place is not None:
             yield seen.entry(name or "yours", place, got, want)
             if exercise.loss and case.dtype == "float64":
-                loss = exercise.loss(forward, *copy.deepcopy(case.arguments))
-                gradient = seen.number(numerical_gradient(loss.value, loss.arrays[name], place))
-                yield f"The numerical gradient of your {exercise.forward} is {gradient} there."
+                yield from compared(exercise, forward, case, outcome, name, place)
             return
-
-
-def numerical_gradient(value: Callable[[], float], array: np.ndarray, place: tuple[int, ...], h: float = 1e-5) -> float:
-    """(L(x + h) - L(x - h)) / 2h, where x is one entry of the array that L depends on.
-
-    >>> x = np.array([3.0])
-    >>> round(numerical_gradient(lambda: float(x[0] ** 2), x, (0,)), 6)
-    6.0
-    """
-    x, values = array[place], []
-    for step in (h, -h):
-        array[place] = x + step
-        values.append(float(value()))
-    array[place] = x
-    return (values[0] - values[1]) / (2 * h)
 
 
 def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]:
@@ -223,7 +216,7 @@ def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]
             given = observe(exercise, subject, case)
             if case is first and len(mistakes) == 1:
                 reach[mistakes[0]] = wrong_parts(exercise, given)
-            if distance(outcome, given, case.dtype) > 1:
+            if distance(outcome, given, case.dtype, any_float=True) > 1:
                 return False
         return True
 

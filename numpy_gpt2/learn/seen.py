@@ -81,7 +81,9 @@ def factor_or_offset(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
     factor, offset = float(got[largest] / want[largest]) if want[largest] else 0.0, float((got - want)[largest])
     tolerance = TOLERANCES["float64"] * max(float(np.abs(want).max()), float(np.abs(got).max()))
     if factor and np.abs(got - factor * want).max() <= tolerance:
-        yield f"Every entry is {number(factor)}{recognized(factor)} times what it should be."
+        if want.size > 1 or recognized(factor):  # of a single number, there is always a factor
+            what = "Every entry" if want.size > 1 else "It"
+            yield f"{what} is {number(factor)}{recognized(factor)} times what it should be."
     elif want.size > 1 and np.abs(got - want - offset).max() <= tolerance:
         yield f"Every entry is {number(abs(offset))}{recognized(abs(offset))} too {'large' if offset > 0 else 'small'}."
 

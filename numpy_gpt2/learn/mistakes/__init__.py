@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..source import Mistake
-from . import attention, blocks, cache, forward, gradients, optimizer, sampling, scores
+from . import attention, blocks, cache, gradients, layers, optimizer, sampling, scores, softmax
 
 MISTAKES: dict[str, list[Mistake]] = {
-    **forward.MISTAKES,
+    **layers.MISTAKES,
+    **softmax.MISTAKES,
     **attention.MISTAKES,
     **blocks.MISTAKES,
     **scores.MISTAKES,

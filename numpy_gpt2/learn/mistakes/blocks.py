@@ -171,6 +171,36 @@ MISTAKES: dict[str, list[Mistake]] = {
             "eps is always 1e-5. It must be config.layer_norm_epsilon.",
             ("eps = config.layer_norm_epsilon", "eps = 1e-5"),
         ),
+        mistake(
+            "eps_fixed_1",
+            "The eps of ln_1 is 1e-5. It must be config.layer_norm_epsilon.",
+            ('w["ln_1.bias"], eps', 'w["ln_1.bias"], 1e-5'),
+        ),
+        mistake(
+            "eps_fixed_2",
+            "The eps of ln_2 is 1e-5. It must be config.layer_norm_epsilon.",
+            ('w["ln_2.bias"], eps', 'w["ln_2.bias"], 1e-5'),
+        ),
+        mistake(
+            "ln_2_of_ln_1",
+            "ln_2 gets the result of ln_1. It must get the sum after attention.",
+            (LN_2, LN_2.replace("(x,", "(normalized,")),
+        ),
+        mistake(
+            "ln_1_swapped",
+            "weight and bias of ln_1 are exchanged.",
+            ('w["ln_1.weight"], w["ln_1.bias"]', 'w["ln_1.bias"], w["ln_1.weight"]'),
+        ),
+        mistake(
+            "ln_2_swapped",
+            "weight and bias of ln_2 are exchanged.",
+            ('w["ln_2.weight"], w["ln_2.bias"]', 'w["ln_2.bias"], w["ln_2.weight"]'),
+        ),
+        mistake(
+            "in_place",
+            "x is changed in place, so the caller's array changes. Write x = x + ..., not x += ...",
+            ('x = hook("resid_mid", ' + ATTENTION_SUM + ")", "x += attn_out"),
+        ),
         mistake("no_mlp", "The MLP is missing.", (MLP_SUM, "x")),
         mistake("no_attention", "Attention is missing.", (ATTENTION_SUM, "x")),
         mistake(
@@ -192,6 +222,26 @@ MISTAKES: dict[str, list[Mistake]] = {
             "positions_without_cache",
             "With a cache, positions start at 0 again. They must start at cache.length.",
             (POSITIONS, "[:T]"),
+        ),
+        mistake(
+            "positions_by_token",
+            "wpe is indexed by token ids. It must be indexed by positions: start to start + T.",
+            (POSITIONS, "[tokens]"),
+        ),
+        mistake(
+            "last_weights",
+            "All blocks use the weights of the last block.",
+            ('f"h.{layer}.{name}"', 'f"h.{config.n_layer - 1}.{name}"'),
+        ),
+        mistake(
+            "blocks_unused",
+            "The results of the blocks are not used: x must become the result of block.",
+            ("x = block(", "_ = block("),
+        ),
+        mistake(
+            "batch_kept",
+            "For tokens (T,), the result must be (T, C), without an axis for the batch.",
+            ("x.reshape(*tokens.shape, C)", "x"),
         ),
         mistake("same_position", "Every token gets the position of the first one.", (POSITIONS, "[[start] * T]")),
         mistake(

@@ -63,8 +63,8 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "last_token",
-            "A target of -1 is taken for the last token. It must be ignored.",
-            ("targets != -1", "targets == targets"),
+            "A target of -1 is taken for the last token, as NumPy counts from the end. It must be ignored.",
+            ("targets = np.asarray(targets)", "targets = np.asarray(targets) % logits.shape[-1]"),
         ),
         mistake(
             "last_token_of_first",
@@ -101,10 +101,18 @@ MISTAKES: dict[str, list[Mistake]] = {
             "This is ln(softmax(x)). Where softmax is 0, the result is inf. Write the logarithm as x - ln Σ exp(x).",
             (LOSS, "-np.log(softmax(x)[np.arange(len(targets)), targets]).mean()"),
         ),
+        *(
+            mistake(
+                f"log_of_softmax_plus_{eps}",
+                f"{eps} is added inside the logarithm. Write it as x - ln Σ exp(x), which needs no such number.",
+                (LOSS, f"-np.log(softmax(x)[np.arange(len(targets)), targets] + {eps}).mean()"),
+            )
+            for eps in ("1e-5", "1e-6", "1e-7", "1e-8", "1e-9", "1e-10", "1e-12", "1e-15")
+        ),
         mistake(
-            "log_of_softmax_eps",
-            "A small number is added inside the logarithm. Write it as x - ln Σ exp(x), which cannot become ln 0.",
-            (LOSS, "-np.log(softmax(x)[np.arange(len(targets)), targets] + 1e-9).mean()"),
+            "log_2_normalizer",
+            "The logarithm of the sum is log₂. It must be ln, np.log.",
+            ("np.log(np.exp(x).sum(axis=-1))", "np.log2(np.exp(x).sum(axis=-1))"),
         ),
         mistake(
             "softmax_twice", "softmax is applied twice.", ("x = x - x.max(axis=-1, keepdims=True)", "x = softmax(x)")

@@ -1,4 +1,4 @@
-"""Mistakes in part 1, in the functions before `block`."""
+"""Mistakes in part 1: `layer_norm` and `gelu`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,12 @@ from ..source import Mistake, mistake
 
 VARIANCE = "(centered * centered).mean(axis=-1, keepdims=True)"
 CENTERED = "x - x.mean(axis=-1, keepdims=True)"
-MEAN_AND_VARIANCE = "centered = {0}; {0}"
 GELU = "0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))"
-MASKED = "np.copyto(scores, -math.inf, where=~mask)"
-SPLIT = "qkv.reshape(B, T, 3, n_head, -1).transpose(2, 0, 3, 1, 4)"
-MASK = "np.arange(S) <= np.arange(S - T, S)[:, None]"
-SCALE = "1 / math.sqrt(self.n_embd // self.n_head)"
 
 
 def over(axes: str) -> tuple[tuple[str, str], ...]:
     """Layer norm with the mean and the variance over other axes."""
     return (CENTERED, f"x - x.mean({axes})"), (VARIANCE, f"(centered * centered).mean({axes})")
-
-
-def softmax_over(axes: str) -> tuple[tuple[str, str], ...]:
-    """Softmax over other axes."""
-    return ("x.max(axis=-1, keepdims=True)", f"x.max({axes})"), ("y.sum(axis=-1, keepdims=True)", f"y.sum({axes})")
 
 
 MISTAKES: dict[str, list[Mistake]] = {
@@ -110,6 +100,26 @@ MISTAKES: dict[str, list[Mistake]] = {
             "batch_and_positions",
             "The mean and the variance are over all positions of the batch. They must be over channels, axis -1.",
             *over("axis=tuple(range(x.ndim - 1)), keepdims=True"),
+        ),
+        mistake(
+            "axis_1",
+            "The mean and the variance are over axis 1, the positions of a batch. They must be over the last axis.",
+            *over("axis=1, keepdims=True"),
+        ),
+        mistake(
+            "rms_norm",
+            "The mean is not subtracted at all, as in RMS norm. It must be subtracted, in the variance, too.",
+            (CENTERED, "x"),
+        ),
+        mistake(
+            "eps_last",
+            "eps is added after the division. It must be added to the variance, inside the root.",
+            ("centered / np.sqrt(variance + eps)", "(centered / np.sqrt(variance) + eps)"),
+        ),
+        mistake(
+            "only_mean_divided",
+            "Only the mean is divided by the standard deviation. x - mean needs brackets: (x - mean) / deviation.",
+            ("centered / np.sqrt(variance + eps)", "(x - x.mean(axis=-1, keepdims=True) / np.sqrt(variance + eps))"),
         ),
         mistake(
             "mean_keepdims", "The mean lost its last axis: keepdims=True is missing.", (CENTERED, "x - x.mean(axis=-1)")
@@ -210,6 +220,28 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("* (x + 0.044715 * x * x * x)", "* x + 0.044715 * x * x * x"),
         ),
         mistake(
+            "tanh_of_root",
+            "tanh is closed too early: tanh(√(2/π)) is a number. The sum must be inside tanh, too.",
+            ("np.tanh(math.sqrt(2 / math.pi) *", "np.tanh(math.sqrt(2 / math.pi)) *"),
+            ("* x * x * x)))", "* x * x * x))"),
+        ),
+        mistake(
+            "brackets_of_1",
+            "x/2 is multiplied by 1 only, not by 1 + tanh(…): brackets are missing.",
+            ("x * (1 + np", "x * 1 + (np"),
+        ),
+        mistake(
+            "x_inside",
+            "x multiplies tanh(…) only. It must multiply 1 + tanh(…).",
+            ("0.5 * x * (1 + np", "0.5 * (1 + x * np"),
+        ),
+        mistake(
+            "brackets_of_x",
+            "This is (x + 0.044715) x³. It must be x + 0.044715 x³.",
+            ("(x + 0.044715 * x * x * x)", "((x + 0.044715) * x * x * x)"),
+        ),
+        mistake("tan", "This is tan, the tangent. It must be tanh.", ("np.tanh", "np.tan")),
+        mistake(
             "outside_tanh",
             "√(2/π) is outside tanh. It must be inside.",
             ("np.tanh(math.sqrt(2 / math.pi) * (x", "math.sqrt(2 / math.pi) * np.tanh((x"),
@@ -223,176 +255,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "in_place",
             "x is multiplied in place, so the caller's array changes. Write x = x * ..., not x *= ...",
             ("return " + GELU, f"x *= {GELU.replace('0.5 * x', '0.5')}\nreturn x"),
-        ),
-    ],
-    "softmax": [
-        mistake(
-            "axis_0", "The sum is over axis 0. It must be over the last axis.", *softmax_over("axis=0, keepdims=True")
-        ),
-        mistake(
-            "axis_2", "The sum is over axis -2. It must be over the last axis.", *softmax_over("axis=-2, keepdims=True")
-        ),
-        mistake(
-            "axis_1",
-            "The sum is over axis 1. It must be over the last axis.",
-            *softmax_over("axis=min(1, x.ndim - 1), keepdims=True"),
-        ),
-        mistake("whole_array", "The sum is over the whole array. Each row must sum to 1.", *softmax_over("")),
-        mistake(
-            "no_maximum",
-            "The maximum is not subtracted. Scores above 709 (88 in float32) then overflow, and the result is nan.",
-            ("x - x.max(axis=-1, keepdims=True)", "x.copy()"),
-        ),
-        mistake(
-            "maximum_of_all",
-            "The maximum of the whole array is subtracted. Rows that are 700 below it become 0/0. Use each row's"
-            " maximum.",
-            ("x.max(axis=-1, keepdims=True)", "x.max()"),
-        ),
-        mistake(
-            "minimum",
-            "The minimum is subtracted. Large scores still overflow. Subtract the maximum.",
-            ("x.max(", "np.where(np.isinf(x), 0, x).min("),
-        ),
-        mistake("not_divided", "exp(x) is not divided by its sum.", ("y /= y.sum(axis=-1, keepdims=True)", "pass")),
-        mistake(
-            "no_exp",
-            "exp is missing: scores are divided by their sum.",
-            ("y = x - x.max(axis=-1, keepdims=True)", "y = x.copy()"),
-            ("np.exp(y, out=y)", "pass"),
-        ),
-        mistake("base_2", "This is 2 to the power of x. It must be exp(x).", ("np.exp(y", "np.exp2(y")),
-        mistake("mean", "exp(x) is divided by its mean. It must be divided by its sum.", ("y.sum(", "y.mean(")),
-        mistake("log", "This is the logarithm of softmax.", ("return y", "return np.log(y)")),
-        mistake(
-            "sigmoid",
-            "This is the sigmoid of each score. The scores of a row must compete.",
-            ("return y", "return 1 / (1 + np.exp(-x))"),
-        ),
-        mistake(
-            "sign",
-            "This is softmax of -x.",
-            ("y = x - x.max(axis=-1, keepdims=True)", "y = x.min(axis=-1, keepdims=True) - x"),
-        ),
-        mistake(
-            "by_norm",
-            "exp(x) is divided by the root of the sum of its squares. It must be divided by its sum.",
-            ("y /= y.sum(axis=-1, keepdims=True)", "y /= np.sqrt((y * y).sum(axis=-1, keepdims=True))"),
-        ),
-        mistake(
-            "maximum_keepdims",
-            "The maximum lost its last axis: keepdims=True is missing.",
-            ("x.max(axis=-1, keepdims=True)", "x.max(axis=-1)"),
-        ),
-        mistake(
-            "sum_keepdims",
-            "The sum lost its last axis: keepdims=True is missing.",
-            ("y.sum(axis=-1, keepdims=True)", "y.sum(axis=-1)"),
-        ),
-        mistake(
-            "in_place",
-            "The maximum is subtracted from x in place, so the caller's array changes.",
-            ("y = x - x.max(axis=-1, keepdims=True)", "y = x\ny -= x.max(axis=-1, keepdims=True)"),
-        ),
-    ],
-    "linear": [
-        mistake(
-            "transposed",
-            "weight is transposed. GPT-2 stores it as (in, out), so it is x @ weight. Only PyTorch's nn.Linear has"
-            " (out, in).",
-            ("@ weight", "@ weight.T"),
-        ),
-        mistake("no_bias", "bias is not added.", ("y += bias", "pass")),
-        mistake("minus_bias", "bias is subtracted. It must be added.", ("y += bias", "y -= bias")),
-        mistake("times_bias", "The product is multiplied by bias. bias must be added.", ("y += bias", "y *= bias")),
-        mistake(
-            "bias_first",
-            "bias is added to x, before the product. It must be added after it.",
-            ("x.reshape(-1, x.shape[-1]) @ weight", "(x + bias).reshape(-1, x.shape[-1]) @ weight"),
-            ("y += bias", "pass"),
-        ),
-        mistake(
-            "scaled",
-            "The product is divided by √C. A linear layer has no such factor.",
-            ("y += bias", "y /= math.sqrt(x.shape[-1])\ny += bias"),
-        ),
-        mistake(
-            "flat",
-            "The result lost the axes of x: it must be reshaped to (..., N).",
-            ("y.reshape(*x.shape[:-1], -1)", "y"),
-        ),
-    ],
-    "causal_mask": [
-        mistake("inverted", "The mask is inverted: it must be True where a query may look.", ("<=", ">")),
-        mistake("itself_hidden", "A position cannot see itself. It must: use <=, not <.", ("<=", "<")),
-        mistake("inverted_itself", "The mask is inverted, and a position does not see itself.", ("<=", ">=")),
-        mistake("next_seen", "A position sees one key of the future.", (MASK, MASK + " + 1")),
-        mistake(
-            "top_left",
-            "The diagonal begins at the top left. With S > T, the first query is at position S - T, so its row"
-            " begins with more Trues.",
-            ("np.arange(S - T, S)", "np.arange(T)"),
-        ),
-        mistake(
-            "top_left_inverted",
-            "The mask is inverted, and its diagonal begins at the top left. Query i is at position S - T + i.",
-            (MASK, "np.arange(S) > np.arange(T)[:, None]"),
-        ),
-        mistake(
-            "top_left_itself_hidden",
-            "A position cannot see itself, and the diagonal begins at the top left. Query i is at position S - T + i.",
-            (MASK, "np.arange(S) < np.arange(T)[:, None]"),
-        ),
-        mistake(
-            "wrong_direction",
-            "The diagonal is moved to the wrong side. Query i is at position S - T + i.",
-            ("S - T, S)", "T - S, 2 * T - S)"),
-        ),
-        mistake("all", "Every query sees every key.", (MASK, "np.ones((T, S), bool)")),
-        mistake("only_itself", "A position sees itself only. It must see all earlier ones, too.", ("<=", "==")),
-        mistake(
-            "only_old",
-            "Every query sees the S - T keys before the new positions only.",
-            (MASK, "np.broadcast_to(np.arange(S) < S - T, (T, S))"),
-        ),
-        mistake(
-            "transposed",
-            "The mask is transposed, (S, T). It must be (T, S): a row for each query.",
-            (MASK, f"({MASK}).T"),
-        ),
-        mistake(
-            "minus_infinity",
-            "These are numbers that are added to scores: 0 or -inf. Here, the mask must be boolean: True where a"
-            " query may look.",
-            (MASK, f"np.where({MASK}, 0.0, -np.inf)"),
-        ),
-        mistake(
-            "minus_large",
-            "These are numbers that are added to scores: 0 or -1e9. Here, the mask must be boolean: True where a"
-            " query may look.",
-            (MASK, f"np.where({MASK}, 0.0, -1e9)"),
-        ),
-        mistake(
-            "minus_10000",
-            "These are numbers that are added to scores: 0 or -1e4. Here, the mask must be boolean: True where a"
-            " query may look.",
-            (MASK, f"np.where({MASK}, 0.0, -1e4)"),
-        ),
-        mistake(
-            "ones",
-            "The mask consists of the numbers 0 and 1. It must be boolean: add .astype(bool).",
-            (MASK, f"({MASK}).astype(float)"),
-        ),
-        mistake(
-            "integers",
-            "The mask consists of the integers 0 and 1. It must be boolean: add .astype(bool).",
-            (MASK, f"({MASK}).astype(int)"),
-        ),
-        mistake(
-            "ones_top_left",
-            "This is np.tril(np.ones((T, S))): numbers, and with its diagonal at the top left. It must be boolean,"
-            " and query i is at position S - T + i.",
-            (MASK, "np.tril(np.ones((T, S)))"),
         ),
     ],
 }
