@@ -10,7 +10,8 @@ from ..checkpoint import Model, load
 from ..console import write
 from ..hub import BUNDLED
 from ..stream import generate_text
-from .diagnosis import Report, check_subject, is_right_everywhere
+from .compare import is_right_everywhere
+from .diagnosis import Report, check_subject
 from .exercise import Exercise
 from .exercises import EXERCISES, exercise_named
 from .hooks import hook_problem
@@ -43,13 +44,13 @@ def check_all(own: Own, names: Iterable[str] = EXERCISES, diagnose: bool = True)
                     continue
                 wrong.append(name)
                 if diagnose and report is None:
-                    report = check_subject(EXERCISES[name], subject, forward_of(own, EXERCISES[name], right))
+                    report = check_subject(EXERCISES[name], subject, forward_of(own, EXERCISES[name]))
     return Progress(right, wrong, report)
 
 
-def forward_of(own: Own, exercise: Exercise, right: list[str]) -> Any:
-    """The learner's forward function of a backward function, if it is right."""
-    return own.subject(EXERCISES[exercise.forward]) if exercise.forward in right else None
+def forward_of(own: Own, exercise: Exercise) -> Any:
+    """The learner's forward function of a backward function, right or wrong, if it is written."""
+    return own.subject(EXERCISES[exercise.forward]) if exercise.forward in own.functions else None
 
 
 def check_one(own: Own, exercise: Exercise) -> Report:
@@ -62,7 +63,7 @@ def check_one(own: Own, exercise: Exercise) -> Report:
     names = [*EXERCISES]
     before = check_all(own, names[: names.index(name)], diagnose=False)
     with own.using([*before.right, name]):
-        report = check_subject(exercise, own.subject(exercise), forward_of(own, exercise, before.right))
+        report = check_subject(exercise, own.subject(exercise), forward_of(own, exercise))
     used = getattr(getattr(own.functions[name], "__code__", None), "co_names", ())
     if replaced := [other for other in before.wrong if other.rpartition(".")[2] in used]:
         them = "yours is" if len(replaced) == 1 else "yours are"

@@ -136,6 +136,11 @@ def is_right(exercise: Exercise, outcome: Outcome, case: Case) -> bool:
     return distance(outcome, Outcome(expected(exercise, case)), case.dtype) <= 1
 
 
+def is_right_everywhere(exercise: Exercise, subject: Any) -> bool:
+    """Whether a subject is right, without a diagnosis."""
+    return all(is_right(exercise, observe(exercise, subject, case), case) for case in cases(exercise))
+
+
 def distance(a: Outcome, b: Outcome, dtype: str, *, any_float: bool = False) -> float:
     """The largest difference of two outcomes, in tolerances; inf if they are of different kinds.
 

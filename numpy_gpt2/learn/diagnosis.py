@@ -6,7 +6,6 @@ two of them; and then only what can be seen. A mistake is named only if it gives
 
 from __future__ import annotations
 
-import copy
 import itertools
 import linecache
 import re
@@ -20,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from . import seen
-from .compare import TOLERANCES, Case, Outcome, cases, distance, expected, is_right, observe
+from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance, expected, is_right, observe
 from .exercise import Exercise
-from .exercises import EXERCISES
 from .hooks import first_difference, hook_problem
 from .mistakes import MISTAKES
+from .numerical import compared
 from .source import Mistake, can_be_combined, with_mistakes
 
 NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
@@ -52,7 +51,10 @@ class Report:
 
 
 def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Report:
-    """Check a function, or a class for a method. `forward` is the learner's forward function of a backward function."""
+    """Check a function, or a class for a method.
+
+    For a backward function, `forward` is the learner's forward function, right or wrong, or None.
+    """
     outcomes = []
     for case in cases(exercise):
         outcomes.append(observe(exercise, subject, case))
@@ -65,16 +67,9 @@ def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Repo
         return Report(exercise.name, True, f"{exercise.name}: right." + (f" {problem}" if problem else ""))
     found = known_mistakes(exercise, outcomes)
     names = "+".join(mistake.name for mistake in found)
-    if exercise.forward and forward is None:
-        forward = EXERCISES[exercise.forward].reference
     lines = [*describe(exercise, subject, results, wrong, found, forward)]
     text = "\n   ".join([f"{exercise.name}: not yet. {lines[0]}", *lines[1:]])
     return Report(exercise.name, False, text, f"{exercise.name}/{names}" if found else None)
-
-
-def is_right_everywhere(exercise: Exercise, subject: Any) -> bool:
-    """Whether a subject is right, without a diagnosis."""
-    return all(is_right(exercise, observe(exercise, subject, case), case) for case in cases(exercise))
 
 
 def describe(
@@ -204,43 +199,48 @@ def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Ite
         if place is not None:
             yield seen.entry(name or "yours", place, got, want)
             if exercise.loss and case.dtype == "float64":
-                loss = exercise.loss(forward, *copy.deepcopy(case.arguments))
-                gradient = seen.number(numerical_gradient(loss.value, loss.arrays[name], place))
-                yield f"The numerical gradient of your {exercise.forward} is {gradient} there."
+                yield from compared(exercise, forward, case, outcome, name, place)
             return
-
-
-def numerical_gradient(value: Callable[[], float], array: np.ndarray, place: tuple[int, ...], h: float = 1e-5) -> float:
-    """(L(x + h) - L(x - h)) / 2h, where x is one entry of the array that L depends on.
-
-    >>> x = np.array([3.0])
-    >>> round(numerical_gradient(lambda: float(x[0] ** 2), x, (0,)), 6)
-    6.0
-    """
-    x, values = array[place], []
-    for step in (h, -h):
-        array[place] = x + step
-        values.append(float(value()))
-    array[place] = x
-    return (values[0] - values[1]) / (2 * h)
 
 
 def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]:
     """The mistake, or the two mistakes, that give these outcomes for every probe; empty if there are none."""
     if len(outcomes) < len(cases(exercise)) or not any(outcome.arrays for outcome in outcomes):
         return []
+    first, table = cases(exercise)[0], MISTAKES.get(exercise.name, [])
+    wrong = wrong_parts(exercise, outcomes[0])
+    reach: dict[Mistake, set[str]] = {}
 
     def gives(*mistakes: Mistake) -> bool:
         subject = exercise.subject(with_mistakes(exercise, *mistakes))
-        return all(
-            distance(outcome, observe(exercise, subject, case), case.dtype, any_float=True) <= 1
-            for case, outcome in zip(cases(exercise), outcomes, strict=True)
-        )
+        for case, outcome in zip(cases(exercise), outcomes, strict=True):
+            given = observe(exercise, subject, case)
+            if case is first and len(mistakes) == 1:
+                reach[mistakes[0]] = wrong_parts(exercise, given)
+            if distance(outcome, given, case.dtype, any_float=True) > 1:
+                return False
+        return True
 
-    table = MISTAKES.get(exercise.name, [])
-    pairs = (pair for pair in itertools.combinations(table, 2) if can_be_combined(exercise, *pair))
+    pairs = (
+        (a, b)
+        for a, b in itertools.combinations(table, 2)
+        if reach[a] | reach[b] == wrong and can_be_combined(exercise, a, b)
+    )
     candidates: Iterator[tuple[Mistake, ...]] = itertools.chain(((mistake,) for mistake in table), pairs)
     return next(([*mistakes] for mistakes in candidates if is_possible(gives, *mistakes)), [])
+
+
+def wrong_parts(exercise: Exercise, outcome: Outcome) -> set[str]:
+    """What is wrong in the outcome of the first case. Two mistakes together make wrong what either does.
+
+    This keeps the search for pairs short: only pairs that reach the wrong arrays, and no others, are tried.
+    """
+    case = cases(exercise)[0]
+    if outcome.error is not None or outcome.problem:
+        return {"everything"}
+    want, tolerance = expected(exercise, case), TOLERANCES[case.dtype]
+    wrong = {name for name, array in outcome.arrays.items() if array_distance(array, want[name], tolerance) > 1}
+    return wrong | {f"argument {name}" for name in outcome.changed}
 
 
 def is_possible(gives: Callable[..., bool], *mistakes: Mistake) -> bool:

@@ -15,6 +15,8 @@ from .exercise import Exercise
 
 Hook = Callable[[str, np.ndarray], np.ndarray]
 
+NEEDED = {"hook": "train and explain need it", "dropout": "train needs it"}  # by the name of the parameter
+
 
 def run_with_hook(exercise: Exercise, subject: Any, case: Case, hook: Hook) -> Any:
     """Call the subject with a hook. Parameters between the probe's arguments and the hook get None."""
@@ -51,8 +53,9 @@ def first_difference(exercise: Exercise, subject: Any, case: Case) -> Iterator[s
 
 
 def altered(name: str, value: np.ndarray) -> np.ndarray:
-    """A hook that changes every array, each name by another factor."""
-    return value * (1 + sum(name.encode()) % 97 / 1000)
+    """A hook that multiplies each entry by a factor of its own, as dropout does. A name always has the same factors."""
+    factors = 1 + 0.1 * np.random.default_rng([*name.encode()]).random(value.shape)
+    return value * factors.astype(value.dtype)
 
 
 def hook_problem(exercise: Exercise, subject: Any) -> str:
@@ -62,14 +65,13 @@ def hook_problem(exercise: Exercise, subject: Any) -> str:
     case = cases(exercise)[0]
     missing = [*recorded(exercise, exercise.reference, case).keys() - recorded(exercise, subject, case).keys()]
     if missing:
-        return (
-            f"It does not call {exercise.hook} for {', '.join(sorted(missing)[:3])}{', …' * (len(missing) > 3)}: {USE}."
-        )
+        names = ", ".join(sorted(missing)[:3]) + ", …" * (len(missing) > 3)
+        return f"It does not call {exercise.hook} for {names}: {NEEDED[exercise.hook]}."
     want, got = (run_with_hook(exercise, f, case, altered) for f in (exercise.reference, subject))
     pairs = zip(*(leaves(result, want, exercise.outputs) for result in (got, want)), strict=True)
     if any(array_distance(x, y, TOLERANCES[case.dtype]) > 1 for (_, x), (_, y) in pairs):
-        return f"It calls {exercise.hook}, but it does not continue with what {exercise.hook} returns: {USE}."
+        return (
+            f"It calls {exercise.hook}, but it does not use what {exercise.hook} returns where it must be used:"
+            f" {NEEDED[exercise.hook]}."
+        )
     return ""
-
-
-USE = "train and explain need it"

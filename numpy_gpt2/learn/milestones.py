@@ -21,7 +21,7 @@ from ..train import step as training
 from ..train.config import TrainConfig
 from ..weights import init_weights
 from .checking import hook_problems
-from .diagnosis import numerical_gradient
+from .numerical import slope
 from .own import Own
 
 decoding: Any = import_module("..generate", __package__)  # the module: the package's attribute is the function
@@ -87,10 +87,10 @@ def own_gradients(own: Own) -> Iterator[str]:
     with own.installed(with_hook(own)):
         _, gradients = backward.loss_and_gradients(tokens, targets, weights, config)
         for name, array in weights.items():
-            place = tuple(int(rng.integers(n)) for n in array.shape)
-            numerical = numerical_gradient(lambda: loss(tokens, targets, weights, config), array, place)
-            largest = max(largest, abs(gradients[name][place] - numerical) / float(np.abs(gradients[name]).max()))
-    yield f"{len(weights)} of your gradients agree with numerical ones, to {largest:.0e} of the largest entry."
+            terms = gradients[name] * (direction := rng.standard_normal(array.shape))
+            numerical = slope(lambda: loss(tokens, targets, weights, config), array, direction)
+            largest = max(largest, abs(terms.sum() - numerical) / float(np.linalg.norm(terms)))
+    yield f"your gradients of all {len(weights)} weights agree with numerical ones, to {largest:.0e} of their size."
 
 
 def loss(tokens: np.ndarray, targets: np.ndarray, weights: dict[str, np.ndarray], config: GPT2Config) -> float:

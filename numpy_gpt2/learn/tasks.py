@@ -73,7 +73,7 @@ def notes(own: Own, right: list[str]) -> list[str]:
         lines.append(f"note: {n} are the package's own functions, imported. They are right, but they are not yours.")
     if problems := hook_problems(own, right):
         lines.append(
-            f"note: {', '.join(problems)}: train and explain need the hook here."
+            f"note: train or explain cannot use {', '.join(problems)}, because of the hook or dropout."
             f" For more: {COMMAND} {next(iter(problems))}"
         )
     return lines
