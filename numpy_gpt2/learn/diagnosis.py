@@ -113,7 +113,7 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
         return
     if outcome.problem:
         yield (
-            "It returns None: is a `return` missing?" if outcome.problem.startswith("None ") else outcome.problem + "."
+            "It returns None: is a `return` missing?" if "None came out" in outcome.problem else outcome.problem + "."
         )
         return
     for name, want in expected(exercise, case).items():
@@ -172,12 +172,15 @@ def learners_frame(error: BaseException) -> tuple[FrameType | None, int]:
 
 
 def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
-    """What can be seen of the arrays that are wrong."""
-    for name, want in expected(exercise, case).items():
-        got = outcome.arrays[name]
-        if seen.array_distance(got, want, TOLERANCES[case.dtype]) > 1:
-            yield from ((f"{name}: " if name else "") + fact for fact in seen.facts(got, want))
-            yield from (f"It does not hold that {what}." for what, holds in exercise.invariants if not holds(got))
+    """What can be seen of the first two arrays that are wrong, and the names of all others."""
+    pairs = {name: (outcome.arrays[name], want) for name, want in expected(exercise, case).items()}
+    wrong = [name for name in pairs if array_distance(*pairs[name], TOLERANCES[case.dtype]) > 1]
+    for name in wrong[:2]:
+        got, want = pairs[name]
+        yield from ((f"{name}: " if name else "") + fact for fact in seen.facts(got, want))
+        yield from (f"It does not hold that {what}." for what, holds in exercise.invariants if not holds(got))
+    if len(wrong) > 2:
+        yield f"Also wrong: {'; '.join(wrong[2:])}."
 
 
 def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Outcome]]) -> Iterator[str]:
