@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 from ..source import Mistake
-from . import attention, blocks, cache, gradients, layers, optimizer, sampling, scores, softmax
+from . import (
+    attention,
+    blocks,
+    cache,
+    cuts,
+    decoding,
+    gradients,
+    layers,
+    optimizer,
+    sampling,
+    schedule,
+    scores,
+    softmax,
+)
 
 MISTAKES: dict[str, list[Mistake]] = {
     **layers.MISTAKES,
@@ -11,8 +24,11 @@ MISTAKES: dict[str, list[Mistake]] = {
     **attention.MISTAKES,
     **blocks.MISTAKES,
     **scores.MISTAKES,
+    **cuts.MISTAKES,
     **sampling.MISTAKES,
+    **decoding.MISTAKES,
     **cache.MISTAKES,
     **gradients.MISTAKES,
+    **schedule.MISTAKES,
     **optimizer.MISTAKES,
 }
