@@ -101,8 +101,8 @@ def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Ite
     else:
         try:
             array = np.asarray(value)
-        except ValueError:  # a list of arrays whose shapes differ
-            array = np.asarray(None)
+        except ValueError:
+            raise TypeError(f"{name}: " * bool(name) + f"{kind(value)} came out, whose items have several shapes") from None
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{name}: " * bool(name) + f"{kind(value)} came out; it must be an array or a number")
         yield name, array

@@ -262,7 +262,19 @@ MISTAKES: dict[str, list[Mistake]] = {
             (DIVIDED, "logits /= temperature + 1e-8"),
         ),
         mistake(
+            "power",
+            "Probabilities are raised to the power of 1/temperature. With a small temperature, all become 0. Divide the"
+            " logits.",
+            (DIVIDED, "weight = softmax(logits) ** (1 / temperature)\nlogits = np.log(weight / weight.sum(-1)[..., None])"),
+        ),
+        mistake(
             "in_place",
+            "The caller's logits are changed. Write logits = logits / temperature, not logits /= temperature.",
+            (IF_TOP_K, f"logits /= temperature\n{IF_TOP_K.replace(' ' * 8, ' ' * 4)}"),
+            (DIVIDED, "pass"),
+        ),
+        mistake(
+            "in_place_after_top_k",
             "The caller's logits are changed. Write logits = logits / temperature, not logits /= temperature.",
             (MINUS_MAX, "logits"),
         ),
