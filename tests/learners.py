@@ -24,5 +24,5 @@ def functions_in(code: str) -> dict[str, Any]:
     """Run code as a learner's file: with the file's imports, and without any other function."""
     imports = new_file().split("# The names of the weights")[0]
     namespace: dict[str, Any] = {"__name__": "my_gpt2"}
-    exec(compile(imports + textwrap.dedent(code), "my_gpt2.py", "exec"), namespace)
+    exec(compile(imports + textwrap.dedent(code), "<learner>", "exec"), namespace)
     return namespace

@@ -154,7 +154,7 @@ def command(argv: list[str] | None) -> int:
         return watch(path, arguments.name) if arguments.watch else status
     if arguments.reset:
         file.reset(path, exercise_named(arguments.reset))
-        write(f"{arguments.reset} is a stub again; the old one is below it, as a comment\n")
+        write(f"{arguments.reset} is a stub again; the old body is below it, as a comment\n")
         return 0
     if arguments.show:
         return print_result(run_in_process("show", path, arguments.show, time_limit=60))

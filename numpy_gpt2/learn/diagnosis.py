@@ -150,6 +150,7 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
         parameters = [name for name in exercise.parameters if name not in ("self", exercise.hook)]
         yield f"{text}. It is called as {exercise.short_name}({', '.join(parameters)})."
         return
+    linecache.checkcache(frame.f_code.co_filename)
     line = linecache.getline(frame.f_code.co_filename, line_number).strip()
     yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
     named = re.findall(r"[^\W\d]\w*", line)

@@ -118,7 +118,7 @@ def place_of(exercise: Exercise, lines: list[str]) -> tuple[int, int]:
 
 
 def reset(path: Path, exercise: Exercise) -> None:
-    """Replace a function by its stub, and keep the old one as a comment below it. An absent one is appended."""
+    """Replace a function by its stub, and keep the old body as a comment below it. An absent function is appended."""
     lines = read_utf8(path).splitlines()
     start, end = place_of(exercise, lines)
     if (start, end) == (0, 0):
@@ -127,6 +127,7 @@ def reset(path: Path, exercise: Exercise) -> None:
         lines += ["", ""]
         start = end = len(lines)
     new = (method_stub if exercise.owner else stub)(exercise.reference).splitlines()
-    old = [f"{INDENT if exercise.owner else ''}# {line}".rstrip() for line in lines[start:end]]
-    lines[start:end] = [*new, *old]
+    indent = INDENT if exercise.owner else ""
+    body = [f"{indent}# {line}".rstrip() for line in lines[start:end] if line not in new]
+    lines[start:end] = [*new, *body]
     write_new(path, "\n".join(lines) + "\n")
