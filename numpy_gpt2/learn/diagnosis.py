@@ -26,6 +26,8 @@ from .mistakes import MISTAKES
 from .numerical import compared
 from .source import Mistake, can_be_combined, with_mistakes
 
+MOST_ARRAYS = 3  # of one result, that are described
+
 NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
 
 
@@ -172,12 +174,27 @@ def learners_frame(error: BaseException) -> tuple[FrameType | None, int]:
 
 
 def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
-    """What can be seen of the arrays that are wrong."""
-    for name, want in expected(exercise, case).items():
-        got = outcome.arrays[name]
-        if seen.array_distance(got, want, TOLERANCES[case.dtype]) > 1:
-            yield from ((f"{name}: " if name else "") + fact for fact in seen.facts(got, want))
-            yield from (f"It does not hold that {what}." for what, holds in exercise.invariants if not holds(got))
+    """What can be seen of the arrays that are wrong: of each in a tuple, and of the first one in a large dict."""
+    wants, gots = expected(exercise, case), outcome.arrays
+    wrong = [name for name in wants if array_distance(gots[name], wants[name], TOLERANCES[case.dtype]) > 1]
+    if len(wants) > 1:
+        yield from which_arrays(wrong, [name for name in wants if name not in wrong])
+    for name in wrong if len(wrong) <= MOST_ARRAYS else wrong[:1]:
+        yield from ((f"{name}: " if name else "") + fact for fact in seen.facts(gots[name], wants[name]))
+        if name == next(iter(wants)):
+            yield from (
+                f"It does not hold that {what}." for what, holds in exercise.invariants if not holds(gots[name])
+            )
+
+
+def which_arrays(wrong: list[str], right: list[str]) -> Iterator[str]:
+    """Which of several arrays are wrong, or which are right: the shorter list."""
+    if not right:
+        yield f"All {len(wrong)} arrays are wrong."
+    elif len(wrong) <= len(right):
+        yield f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong. All others are right."
+    else:
+        yield f"{', '.join(right)} {'is' if len(right) == 1 else 'are'} right. All others are wrong."
 
 
 def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Outcome]]) -> Iterator[str]:

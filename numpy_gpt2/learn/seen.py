@@ -44,8 +44,8 @@ def wrong_dtype(got: np.ndarray, want: np.ndarray) -> str:
     text = f"The dtype is {got.dtype}; it must be {want.dtype}."
     if want.dtype == np.float32 and got.dtype == np.float64:
         text += (
-            " The input was float32. In NumPy, np.sqrt(2) is a float64 number and makes the result float64;"
-            " math.sqrt(2) does not."
+            " The input was float32. In NumPy, np.sqrt(2), np.zeros(n) and np.eye(n) are float64 and make the result"
+            " float64. math.sqrt(2) and np.zeros(n, x.dtype) do not."
         )
     return text
 
