@@ -49,7 +49,7 @@ def check(own: Own, path: Path) -> dict[str, Any]:
     else:
         lines.append(f"All {total} are right. Compare one with the package's: {COMMAND} --show NAME")
     return {
-        "lines": [*lines, *notes(own, right)],
+        "lines": [*lines, *notes(own, right, with_hook=progress.report is None)],
         "status": int(len(right) < total),
         "milestone": 0 if progress.wrong else milestone(own, right),
         "right": right,
@@ -77,13 +77,13 @@ def next_text(name: str, path: Path, right: list[str]) -> str:
     return f"{compare}next: {name}, {where}"
 
 
-def notes(own: Own, right: list[str]) -> list[str]:
-    """Remarks about functions that are right."""
+def notes(own: Own, right: list[str], with_hook: bool) -> list[str]:
+    """Remarks about functions that are right; those about the hook only if there is nothing else to do."""
     lines = []
     if imported := [name for name in right if own.is_reference(name)]:
         n = "all" if len(imported) == len(right) else f"{len(imported)} of {len(right)}"
         lines.append(f"note: {n} are the package's own functions, imported. They are right, but they are not yours.")
-    if problems := hook_problems(own, right):
+    if problems := hook_problems(own, right) if with_hook else {}:
         lines.append(
             f"note: train or explain cannot use {', '.join(problems)}, because of the hook or dropout."
             f" For more: {COMMAND} {next(iter(problems))}"
