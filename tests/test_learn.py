@@ -156,28 +156,23 @@ def test_wrong_functions_do_not_make_their_callers_wrong():
 
 
 def test_all_functions_are_checked_although_an_early_one_is_wrong():
-    own = Own(
-        functions_in("""
-        def layer_norm(x, w, b, eps):
-            return x
+    names = functions_in("""
+        def softmax(x):
+            return np.exp(x)
 
         def linear(x, w, b):
             raise NotImplementedError
 
-        def hidden_states(tokens, weights, config, cache=None):
-            x = weights["wte.weight"][tokens] + weights["wpe.weight"][: len(tokens)]
-            return layer_norm(x, weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon)
+        def attention(q, k, v, mask, scale):
+            return softmax(np.where(mask, scale * q @ k.swapaxes(-1, -2), -math.inf)) @ v
 
         def mlp(x, w, f):
-            return linear(f(linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"])), *[w[f"mlp.c_proj.{n}"] for n in NAMES])
-
-        NAMES = "weight", "bias"
+            return linear(f(linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"])), w["mlp.c_proj.weight"], 0)
     """)
-    )
-    progress = check_all(own)
-    assert progress.right == ["mlp"]
-    assert progress.wrong == ["layer_norm", "hidden_states"]
-    assert progress.report.name == "layer_norm"
+    progress = check_all(Own(names))
+    assert progress.right == ["attention"]
+    assert progress.wrong == ["softmax", "mlp"]
+    assert progress.report.mistake == "softmax/no_maximum+not_divided"
 
 
 HOOKED = """
