@@ -17,6 +17,7 @@ STEP = 1e-5
 AGREE = 1e-6  # how exact a difference of two numbers can be, with this step
 
 
+@np.errstate(all="ignore")
 def slope(value: Callable[[], float], array: np.ndarray, direction: np.ndarray) -> float:
     """(L(x + h d) − L(x − h d)) / 2h: how L changes along a direction d, where x is an array that L depends on.
 
