@@ -23,7 +23,7 @@ from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance,
 from .exercise import Exercise
 from .hooks import first_difference, hook_problem
 from .mistakes import MISTAKES
-from .numerical import compared
+from .numerical import own_gradient
 from .source import Mistake, can_be_combined, with_mistakes
 
 MOST_ARRAYS = 3  # of one result, that are described
@@ -190,7 +190,9 @@ def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
 def which_arrays(wrong: list[str], right: list[str]) -> Iterator[str]:
     """Which of several arrays are wrong, or which are right: the shorter list."""
     if not right:
-        yield f"All {len(wrong)} arrays are wrong."
+        yield (
+            f"{' and '.join(wrong)} are wrong." if len(wrong) <= MOST_ARRAYS else f"All {len(wrong)} arrays are wrong."
+        )
     elif len(wrong) <= len(right):
         yield f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong. All others are right."
     else:
@@ -215,8 +217,8 @@ def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Ite
         place = seen.first_wrong(got, want, TOLERANCES[case.dtype])
         if place is not None:
             yield seen.entry(name or "yours", place, got, want)
-            if exercise.loss and case.dtype == "float64":
-                yield from compared(exercise, forward, case, outcome, name, place)
+            if forward is not None and case.dtype == "float64":
+                yield from own_gradient(exercise, forward, case, outcome, name, place)
             return
 
 
