@@ -2,18 +2,20 @@
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pytest
 
 from numpy_gpt2 import cross_entropy, forward, layer_norm, learn
+from numpy_gpt2.learn import tasks
 from numpy_gpt2.learn.__main__ import main
 from numpy_gpt2.learn.compare import Outcome, cases, distance, expected, observe
 from numpy_gpt2.learn.diagnosis import check_subject
 from numpy_gpt2.learn.exercises import EXERCISES
 from numpy_gpt2.learn.mistakes import MISTAKES
 from numpy_gpt2.learn.notebook import new_notebook
-from numpy_gpt2.learn.own import Own
+from numpy_gpt2.learn.own import Own, load_file
 from numpy_gpt2.learn.process import run_in_process
 from numpy_gpt2.learn.source import line_with, with_mistakes
 
@@ -237,23 +239,36 @@ def test_a_solved_file_passes_and_a_wrong_function_is_diagnosed(path, capsys):
 
 
 BROKEN = {
-    "": "0 of ",
     "def layer_norm(x:": "my_gpt2.py is not Python: line 1: ",
     "x = 1 / 0": "my_gpt2.py does not run: line 1: ZeroDivisionError: division by zero",
-    "\nexit()": "my_gpt2.py calls exit() in line 2",
-    "input()": "my_gpt2.py reads standard input in line 1",
-    "import os; os._exit(0)": "my_gpt2.py ended the process (exit status 0)",
-    "from numpy_gpt2.model import *": "note: all are the package's own functions, imported.",
+    "\nexit()": "my_gpt2.py calls exit() in line 2; it must only define functions",
+    "raise EOFError": "my_gpt2.py reads standard input in line 1; it must only define functions",
+    "\nraise NotImplementedError": "my_gpt2.py does not run: line 2: NotImplementedError",
 }
 
 
 @pytest.mark.parametrize(("text", "said"), BROKEN.items())
+def test_a_file_that_does_not_run_is_one_error(path, text, said):
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_file(path)
+
+
+STATES = {
+    "": "0 of ",
+    "def layer_norm(x:": "my_gpt2.py is not Python: line 1: '(' was never closed\n",
+    "input()": "my_gpt2.py reads standard input in line 1; it must only define functions\n",
+    "import os; os._exit(0)": "my_gpt2.py ended the process (exit status 0).\n",
+    "from numpy_gpt2.model import *": "note: all are the package's own functions, imported.",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), STATES.items())
 def test_a_file_in_any_state_gives_one_message(path, capsys, text, said):
     path.write_text(text, encoding="utf-8")
     result = run_main(main, capsys)
-    assert result.status == 1
+    assert (result.status, result.err) == (1, "")
     assert said in result.out
-    assert "Traceback" not in result.out + result.err
 
 
 def test_an_endless_loop_is_found_and_prints_are_not_shown(path):
@@ -276,14 +291,20 @@ def test_reset_keeps_the_old_function_as_a_comment(path, capsys):
     compile(text, path, "exec")
 
 
-def test_hints_show_and_list(path, capsys):
+def test_hints_show_and_list(path, capsys, monkeypatch):
     path.write_text(file_with("softmax"), encoding="utf-8")
     assert run_main(main, capsys, "--hint", "softmax", "3").out.endswith(
         "line: y = x - x.max(axis=-1, keepdims=True)\n"
     )
-    shown = run_main(main, capsys, "--show", "softmax").out
+    monkeypatch.setattr("numpy_gpt2.learn.tasks.seconds", lambda exercise, subject: 2e-6)
+    shown = "\n".join(tasks.show(load_file(path), path, "softmax")["lines"])
     assert "==== softmax in my_gpt2.py\ndef softmax(x):" in shown
-    assert "the package's" in shown
+    assert shown.endswith("yours takes 2 µs, about as long as the package's (2 µs)")
     assert "\n ✓ softmax " in run_main(main, capsys, "--list").out
     assert run_main(main, capsys, "softmax").out.startswith("softmax: right.\n")
     assert run_main(main, capsys, "sofmax").status == 2
+
+
+def test_the_speed_of_each_function_can_be_measured():
+    for name in ("gelu", "causal_mask", "GPT2Config.attention_scale"):
+        assert 0 < tasks.seconds(EXERCISES[name], EXERCISES[name].subject(EXERCISES[name].reference)) < 10

@@ -86,6 +86,7 @@ def describe(
     case, outcome = wrong[0]
     sentences = [mistake.sentence for mistake in found]
     structural = [*structural_problem(exercise, case, outcome)]
+    dtype = "" if structural else next(filter(None, (wrong_dtype(exercise, *each) for each in wrong)), "")
     if structural:
         yield from structural
         for sentence in sentences:
@@ -95,13 +96,15 @@ def describe(
     elif found:
         yield "These are exactly the numbers of two mistakes together:"
         yield from (f"{i}. {sentence}" for i, sentence in enumerate(sentences, start=1))
+    elif dtype and not [*entry(exercise, case, outcome, None)]:
+        yield dtype
+        dtype = ""
     else:
         yield "No mistake that is known here gives these numbers. What can be seen:"
         yield from visible(exercise, case, outcome)
     yield from which_probes(results, wrong)
-    last_case, last = results[-1]
-    if not structural and not last.error and (problem := wrong_dtype(exercise, last_case, last)):
-        yield f"Also: {problem}"
+    if dtype and "float64" not in (mistake.name for mistake in found):
+        yield f"Also: {dtype}"
     if not structural:
         yield from entry(exercise, case, outcome, forward)
         if exercise.hook == "hook":
@@ -120,7 +123,7 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
         return
     for name, want in expected(exercise, case).items():
         got = outcome.arrays[name]
-        if problem := seen.wrong_shape(got, want) or seen.wrong_dtype(got, want):
+        if problem := seen.wrong_shape(got, want):
             yield (f"{name}: " if name else "") + problem
             return
     if outcome.changed:
@@ -130,8 +133,10 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
 
 def wrong_dtype(exercise: Exercise, case: Case, outcome: Outcome) -> str:
     """A sentence if a dtype is wrong."""
-    pairs = ((outcome.arrays.get(name), want) for name, want in expected(exercise, case).items())
-    return next((text for got, want in pairs if got is not None and (text := seen.wrong_dtype(got, want))), "")
+    for name, want in expected(exercise, case).items():
+        if name in outcome.arrays and (problem := seen.wrong_dtype(outcome.arrays[name], want)):
+            return (f"{name}: " if name else "") + problem
+    return ""
 
 
 def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
@@ -208,6 +213,10 @@ def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Ou
     elif right := [case for case in right if case.dtype == "float64"]:
         fails = [case.probe.what for case in wrong_cases if case.dtype == "float64"]
         yield f"It is right for {'; '.join(case.probe.what for case in right)}. It is not right for {'; '.join(fails)}."
+    raises = [(case, outcome.error) for case, outcome in wrong if outcome.error and case.dtype == "float64"]
+    if raises and wrong[0][1].error is None:
+        case, error = raises[0]
+        yield f"For {case.probe.what}, it raises {type(error).__name__}: {' '.join(str(error).split())}."
 
 
 def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Iterator[str]:

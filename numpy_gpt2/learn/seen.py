@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .compare import TOLERANCES, array_distance, is_same_dtype
+from .compare import TOLERANCES, array_distance, is_same_dtype, rounding
 from .exercise import Inputs
 
 NEARLY = 1e-5  # the error of numbers that are nearly right, of the largest entry
@@ -154,6 +154,7 @@ def some_rows(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
 
 def first_wrong(got: np.ndarray, want: np.ndarray, tolerance: float) -> tuple[int, ...] | None:
     """The index of the first entry that is wrong; None if all are right."""
+    tolerance = max(tolerance, rounding(got, want))
     numbers, wanted = got.astype(np.float64), want.astype(np.float64)
     finite = np.isfinite(wanted)
     largest = float(np.abs(wanted[finite]).max(initial=0)) or 1.0

@@ -11,10 +11,13 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from .exercise import Exercise
 
@@ -119,7 +122,7 @@ def with_mistakes(exercise: Exercise, *mistakes: Mistake) -> Any:
         body = body[:start] + new + body[end:]
     created: dict[str, Any] = {}
     code = compile(f"from __future__ import annotations\n{signature}{body}", f"<{exercise.name}>", "exec")
-    exec(code, exercise.reference.__globals__, created)
+    exec(code, {"np": np, "math": math} | exercise.reference.__globals__, created)
     return created[exercise.short_name]
 
 
