@@ -124,11 +124,21 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
     for name, want in expected(exercise, case).items():
         got = outcome.arrays[name]
         if problem := seen.wrong_shape(got, want):
-            yield (f"{name}: " if name else "") + problem
+            yield order_of_results(exercise, case, outcome) or (f"{name}: " if name else "") + problem
             return
     if outcome.changed:
         names = " and ".join(outcome.changed)
         yield f"It changes its argument {names}. The caller's array must stay as it is: write x = x + …, not x += …."
+
+
+def order_of_results(exercise: Exercise, case: Case, outcome: Outcome) -> str:
+    """A sentence if the results are right, but in another order."""
+    wants = expected(exercise, case)
+    for order in itertools.permutations(wants) if [*wants] == [*exercise.outputs] else ():
+        pairs = ((got, wants[name]) for got, name in zip(outcome.arrays.values(), order, strict=True))
+        if all(array_distance(got, want, TOLERANCES[case.dtype]) <= 1 for got, want in pairs):
+            return f"The results are right, but their order is {', '.join(order)}; it must be {', '.join(wants)}."
+    return ""
 
 
 def wrong_dtype(exercise: Exercise, case: Case, outcome: Outcome) -> str:

@@ -78,7 +78,7 @@ def nearly_right(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
     error = float(np.abs(got - want).max(initial=0) / (np.abs(want).max(initial=0) or 1))
     if error < NEARLY:
         yield (
-            f"Every entry is right to {number(error, 1)} of the largest one, and must be to {TOLERANCES['float64']}."
+            f"Every entry is right to {number(error, 2)} of the largest one; the limit is 1e-09."
             " Is a constant rounded, or a derivative numerical?"
         )
 

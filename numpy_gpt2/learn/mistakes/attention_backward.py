@@ -68,6 +68,21 @@ MISTAKES: dict[str, list[Mistake]] = {
             (SOFTMAX, "pattern * dpattern"),
         ),
         mistake(
+            "sum_of_dpattern",
+            "In softmax's gradient, the sum is that of dpattern. It must be that of dpattern * pattern.",
+            (SOFTMAX, "pattern * (dpattern - dpattern.sum(axis=-1, keepdims=True))"),
+        ),
+        mistake(
+            "mean_in_softmax",
+            "In softmax's gradient, the mean of dpattern * pattern is subtracted. It must be the sum.",
+            (SOFTMAX, "pattern * (dpattern - (dpattern * pattern).mean(axis=-1, keepdims=True))"),
+        ),
+        mistake(
+            "no_pattern_in_softmax",
+            "In softmax's gradient, the outer factor, the pattern, is missing.",
+            (SOFTMAX, "dpattern - np.vecdot(dpattern, pattern)[..., None]"),
+        ),
+        mistake(
             "softmax",
             "softmax is applied to dpattern. It must be softmax_backward(dpattern, pattern).",
             (SOFTMAX, "softmax(dpattern)"),

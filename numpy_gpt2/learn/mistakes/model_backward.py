@@ -34,6 +34,14 @@ MISTAKES: dict[str, list[Mistake]] = {
             (WTE, 'dw["wte.weight"][tokens.reshape(-1)[::-1]] = dx.reshape(-1, C)[::-1]'),
         ),
         mistake(
+            "overwritten_in_text",
+            "In each text, only the last place of a token that occurs several times counts. np.add.at adds them all.",
+            (
+                WTE,
+                'for ids, rows in zip(tokens.reshape(-1, T), dx, strict=True):\n    dw["wte.weight"][ids] += rows',
+            ),
+        ),
+        mistake(
             "mean_of_places",
             "A token's row is the mean over its places. It must be their sum.",
             (
