@@ -23,7 +23,7 @@ from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance,
 from .exercise import Exercise
 from .hooks import first_difference, hook_problem
 from .mistakes import MISTAKES
-from .numerical import compared
+from .numerical import own_gradient
 from .source import Mistake, can_be_combined, with_mistakes
 
 MOST_ARRAYS = 3  # of one result, that are described
@@ -124,11 +124,21 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
     for name, want in expected(exercise, case).items():
         got = outcome.arrays[name]
         if problem := seen.wrong_shape(got, want):
-            yield (f"{name}: " if name else "") + problem
+            yield order_of_results(exercise, case, outcome) or (f"{name}: " if name else "") + problem
             return
     if outcome.changed:
         names = " and ".join(outcome.changed)
         yield f"It changes its argument {names}. The caller's array must stay as it is: write x = x + …, not x += …."
+
+
+def order_of_results(exercise: Exercise, case: Case, outcome: Outcome) -> str:
+    """A sentence if the results are right, but in another order."""
+    wants = expected(exercise, case)
+    for order in itertools.permutations(wants) if [*wants] == [*exercise.outputs] else ():
+        pairs = ((got, wants[name]) for got, name in zip(outcome.arrays.values(), order, strict=True))
+        if all(array_distance(got, want, TOLERANCES[case.dtype]) <= 1 for got, want in pairs):
+            return f"The results are right, but their order is {', '.join(order)}; it must be {', '.join(wants)}."
+    return ""
 
 
 def wrong_dtype(exercise: Exercise, case: Case, outcome: Outcome) -> str:
@@ -195,7 +205,9 @@ def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
 def which_arrays(wrong: list[str], right: list[str]) -> Iterator[str]:
     """Which of several arrays are wrong, or which are right: the shorter list."""
     if not right:
-        yield f"All {len(wrong)} arrays are wrong."
+        yield (
+            f"{' and '.join(wrong)} are wrong." if len(wrong) <= MOST_ARRAYS else f"All {len(wrong)} arrays are wrong."
+        )
     elif len(wrong) <= len(right):
         yield f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong. All others are right."
     else:
@@ -224,8 +236,8 @@ def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Ite
         place = seen.first_wrong(got, want, TOLERANCES[case.dtype])
         if place is not None:
             yield seen.entry(name or "yours", place, got, want)
-            if exercise.loss and case.dtype == "float64":
-                yield from compared(exercise, forward, case, outcome, name, place)
+            if forward is not None and case.dtype == "float64":
+                yield from own_gradient(exercise, forward, case, outcome, name, place)
             return
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from .compare import TOLERANCES, array_distance, is_same_dtype, rounding
 from .exercise import Inputs
 
+NEARLY = 1e-5  # the error of numbers that are nearly right, of the largest entry
+
 AXES = {"B": "row of the batch", "T": "position", "S": "key", "H": "head", "C": "channel", "V": "token", "D": "channel"}
 
 
@@ -55,8 +57,8 @@ def facts(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
     got, want = got.astype(np.float64), want.astype(np.float64)
     yield from not_finite(got, want)
     if np.isfinite(got).all() and np.isfinite(want).all():
-        found = [*factor_or_offset(got, want)] or [*another_order(got, want)]
-        yield from found or some_rows(got, want)
+        tests = (nearly_right, factor_or_offset, another_order, some_rows)
+        yield from next((found for test in tests if (found := [*test(got, want)])), [])
 
 
 def not_finite(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
@@ -69,6 +71,16 @@ def not_finite(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
             yield f"{where} {'is' if wrong.all() else 'are'} {name}" + (
                 "." if wrong.all() else f"; the first is {first}."
             )
+
+
+def nearly_right(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
+    """How exact the array is, if it is nearly right."""
+    error = float(np.abs(got - want).max(initial=0) / (np.abs(want).max(initial=0) or 1))
+    if error < NEARLY:
+        yield (
+            f"Every entry is right to {number(error, 2)} of the largest one; the limit is 1e-09."
+            " Is a constant rounded, or a derivative numerical?"
+        )
 
 
 def factor_or_offset(got: np.ndarray, want: np.ndarray) -> Iterator[str]:

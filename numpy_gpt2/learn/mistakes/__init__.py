@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 from ..source import Mistake
-from . import attention, blocks, cache, gradients, layers, optimizer, sampling, scores, softmax
+from . import (
+    attention,
+    attention_backward,
+    blocks,
+    blocks_backward,
+    cache,
+    layers,
+    layers_backward,
+    model_backward,
+    norm_backward,
+    optimizer,
+    sampling,
+    scores,
+    scores_backward,
+    softmax,
+)
 
 MISTAKES: dict[str, list[Mistake]] = {
     **layers.MISTAKES,
@@ -13,6 +28,11 @@ MISTAKES: dict[str, list[Mistake]] = {
     **scores.MISTAKES,
     **sampling.MISTAKES,
     **cache.MISTAKES,
-    **gradients.MISTAKES,
+    **norm_backward.MISTAKES,
+    **layers_backward.MISTAKES,
+    **attention_backward.MISTAKES,
+    **blocks_backward.MISTAKES,
+    **model_backward.MISTAKES,
+    **scores_backward.MISTAKES,
     **optimizer.MISTAKES,
 }
