@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,7 @@ def token_log_probabilities(tokens: ArrayLike, weights: Weights, config: GPT2Con
 
 def prompt_logprobs(tokens: list[int], model: Model, n_top: int) -> list[dict[str, Any]]:
     """The objects of a prompt's tokens (T,), with `n_top` tokens in each `top`. A long prompt is read in windows."""
-
-    def of_targets(logits: np.ndarray, targets: np.ndarray) -> list[dict[str, Any]]:
-        return token_logprobs(logits, targets, model.tokenizer, n_top)
-
+    of_targets = partial(token_logprobs, tokenizer=model.tokenizer, n_top=n_top)
     parts = map_text(of_targets, np.array(tokens), model.weights, model.config)
     return [first_token(tokens[0], model.tokenizer), *itertools.chain.from_iterable(parts)]
 
