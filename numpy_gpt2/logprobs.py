@@ -57,11 +57,11 @@ def token_log_probabilities(tokens: ArrayLike, weights: Weights, config: GPT2Con
     return np.concatenate([np.empty(0, weights["wte.weight"].dtype), *parts])
 
 
-def prompt_logprobs(tokens: list[int], model: Model, n_top: int) -> list[dict[str, Any]]:
+def prompt_logprobs(tokens: np.ndarray, model: Model, n_top: int) -> list[dict[str, Any]]:
     """The objects of a prompt's tokens (T,), with `n_top` tokens in each `top`. A long prompt is read in windows."""
     of_targets = partial(token_logprobs, tokenizer=model.tokenizer, n_top=n_top)
-    parts = map_text(of_targets, np.array(tokens), model.weights, model.config)
-    return [first_token(tokens[0], model.tokenizer), *itertools.chain.from_iterable(parts)]
+    parts = map_text(of_targets, tokens, model.weights, model.config)
+    return [first_token(int(tokens[0]), model.tokenizer), *itertools.chain.from_iterable(parts)]
 
 
 def map_text(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,11 @@ import numpy as np
 from .checkpoint import Model
 from .console import print_stderr
 from .generate import generate
+from .logprobs import prompt_logprobs, token_logprobs
 from .lookup import LONGEST_DRAFT
 from .stream import TextStream, end_of_text, excluded_tokens
+
+Observe = Callable[[np.ndarray, np.ndarray], None]  # logits (B, V) and the tokens (B,) chosen from them
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,16 @@ class Settings:
     top_p: float | None = None
     seed: int = 0
     num_samples: int = 1
+    logprobs: int | None = None  # the length of each `top`
+    echo: bool = False
 
 
 def continue_prompts(
     prompts: np.ndarray, samples: Sequence[TextStream], model: Model, settings: Settings, rng: np.random.Generator | int
 ) -> Iterator[int]:
     """Continue row i of `prompts` (B, T) in `samples[i]`. Yields the number of new tokens after each step."""
+    if settings.echo:
+        score_prompts(prompts, samples, model, settings.logprobs or 0)
     rows = generate(
         prompts,
         model.weights,
@@ -49,8 +56,31 @@ def continue_prompts(
         excluded=excluded_tokens(model),
         lookup=LONGEST_DRAFT if settings.lookup else 0,
         rng=rng,
+        observe=None if settings.logprobs is None else score_tokens(samples, model, settings.logprobs),
     )
     return append_rows(samples, rows, settings.max_new_tokens)
+
+
+def score_prompts(prompts: np.ndarray, samples: Sequence[TextStream], model: Model, n_top: int) -> None:
+    """Give each sample the log-probabilities of its prompt. Equal prompts are computed once."""
+    scored: dict[bytes, list[dict[str, Any]]] = {}
+    for prompt, sample in zip(prompts, samples, strict=True):
+        if (key := prompt.tobytes()) not in scored:
+            scored[key] = prompt_logprobs(prompt, model, n_top)
+        sample.prompt_logprobs = scored[key]
+
+
+def score_tokens(samples: Sequence[TextStream], model: Model, n_top: int) -> Observe:
+    """An observer for `generate`: it gives each sample the log-probabilities of its tokens."""
+    lists: list[list[dict[str, Any]]] = [[] for _ in samples]
+    for sample, tokens_of_sample in zip(samples, lists, strict=True):
+        sample.logprobs = tokens_of_sample
+
+    def observe(logits: np.ndarray, tokens: np.ndarray) -> None:
+        for tokens_of_sample, token in zip(lists, token_logprobs(logits, tokens, model.tokenizer, n_top), strict=True):
+            tokens_of_sample.append(token)
+
+    return observe
 
 
 def append_rows(samples: Sequence[TextStream], rows: Iterator[np.ndarray], max_new_tokens: int) -> Iterator[int]:
@@ -68,6 +98,10 @@ def append_rows(samples: Sequence[TextStream], rows: Iterator[np.ndarray], max_n
 def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, float | None]) -> str:
     """What --json prints for a sample: an object in one line."""
     result: dict[str, Any] = {"prompt": prompt, "text": sample.text, "tokens": sample.tokens}
+    if sample.logprobs is not None:  # a stop string removes the last tokens
+        result["logprobs"] = sample.logprobs[: len(sample.tokens)]
+    if sample.prompt_logprobs is not None:  # an empty prompt became <|endoftext|>
+        result["prompt_logprobs"] = sample.prompt_logprobs if prompt else []
     result |= {"finish_reason": sample.finish_reason, "seed": seed, "timings": timings}
     return json.dumps(result, ensure_ascii=False) + "\n"
 

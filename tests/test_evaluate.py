@@ -363,7 +363,17 @@ def test_impossible_strides_are_errors(model, stride):
 def test_help_shows_every_flag(cli):
     result = cli("--help")
     assert (result.status, result.err) == (0, "")
-    for flag in ("TEXT.txt", "--model", "--int8", "--threads", "--version", "--stride", "--hellaswag", "--json"):
+    for flag in (
+        "TEXT.txt",
+        "--model",
+        "--int8",
+        "--threads",
+        "--version",
+        "--stride",
+        "--tokens",
+        "--hellaswag",
+        "--json",
+    ):
         assert re.search(rf"^  .*{flag}\b", result.out, re.M), flag
 
 
