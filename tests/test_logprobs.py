@@ -76,11 +76,11 @@ def test_log_probabilities_equal_transformers(model):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, "int8"])
 @pytest.mark.parametrize("n", [1, 2, WINDOW, WINDOW + 1, WINDOW + 2])
 def test_short_texts_have_one_log_probability_less_than_tokens(folder, dtype, n):
-    """In the dtype of the weights. Int8 weights are about 1 % off."""
+    """In the dtype of the weights. Int8 weights are less exact."""
     weights, config, _ = load(folder, dtype)
     logprobs = token_log_probabilities(np.array(TOKENS[:n], np.uint16), weights, config)
     assert logprobs.dtype == (np.float32 if dtype == "int8" else dtype)
-    tolerance = {"int8": 0.5, np.float32: 1e-5}.get(dtype, 1e-8)
+    tolerance = {"int8": 0.2, np.float32: 1e-5}.get(dtype, 1e-8)
     np.testing.assert_allclose(logprobs, REFERENCE["logprobs"][: n - 1], rtol=0, atol=tolerance)
 
 
