@@ -88,6 +88,7 @@ def test_short_texts_have_one_log_probability_less_than_tokens(folder, dtype, n)
     ("tokens", "message"),
     [
         ([], r"the text is float64 \(0,\); it must be token ids, \(T,\) with T ≥ 1"),
+        (np.empty(0, np.int32), r"the text is int32 \(0,\)"),
         ([1.0, 2.0], r"the text is float64 \(2,\)"),
         ([[1, 2]], r"the text is int64 \(1, 2\)"),
         (7, r"the text is int64 \(\)"),
