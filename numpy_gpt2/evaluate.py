@@ -22,7 +22,7 @@ from .checkpoint import Model
 from .cli import Parser, exit_status, load_model, positive_int
 from .config import GPT2Config
 from .console import print_stderr, progress_bar, write
-from .logprobs import token_object, token_logprobs
+from .logprobs import token_logprobs, token_object
 from .model import cross_entropy, forward
 from .threads import thread_pool
 from .weights import Weights
