@@ -40,7 +40,11 @@ def assert_logprobs(tokens, ids, rows, n_top):
 
 @pytest.mark.parametrize(
     ("flags", "n_top"),
-    [("--greedy --logprobs 3", 3), ("-t 2 -k 5 -p 0.9 --logprobs 0", 0), ("--no-lookup --logprobs 999", 265)],
+    [
+        ("--greedy --logprobs 3", 3),
+        ("-t 2 -k 5 -p 0.9 --logprobs 0", 0),
+        ("--no-lookup --repetition-penalty 3 --min-p 0.2 --logprobs 999", 265),
+    ],
 )
 def test_logprobs_are_those_of_the_model_before_temperature_and_cuts(cli, tiny, flags, n_top):
     """The text outgrows the window of 64 tokens twice. The prompt repeats, so there are drafts."""
