@@ -7,6 +7,7 @@ exercise.py, exercises/    the exercises: a function of the package, hints, and 
 source.py, mistakes/       from a function's source: a stub, and the same function with a known mistake
 compare.py, seen.py        outcomes of calls, their distance, and what can be seen of wrong numbers
 diagnosis.py, hooks.py     right, or what exactly is wrong
+numerical.py               numerical gradients of the learner's own forward functions
 own.py                     the learner's functions: found, completed, and put in the place of the package's
 checking.py                all functions of a file or a notebook, from the top
 file.py, notebook.py       my_gpt2.py and my_gpt2.ipynb

@@ -54,8 +54,9 @@ def called(exercise: Exercise, right: list[str]) -> set[str]:
 
 
 def forward_of(own: Own, exercise: Exercise) -> Any:
-    """The learner's forward function of a backward function, right or wrong, if it is written."""
-    return own.subject(EXERCISES[exercise.forward]) if exercise.forward in own.functions else None
+    """The forward function of a backward function, right or wrong, if the learner has written one."""
+    name = exercise.forward
+    return own.subject(EXERCISES[name]) if name in own.functions and not own.is_reference(name) else None
 
 
 def check_one(own: Own, exercise: Exercise) -> Report:

@@ -162,6 +162,7 @@ def array_distance(x: np.ndarray, y: np.ndarray, tolerance: float, *, any_float:
     """
     if x.shape != y.shape or (x.ndim and not is_same_dtype(x, y) and not (any_float and x.dtype.kind == y.dtype.kind)):
         return math.inf
+    tolerance = max(tolerance, rounding(x, y))
     x, y = x.astype(np.float64), y.astype(np.float64)
     finite = np.isfinite(y)
     if not np.array_equal(x[~finite], y[~finite], equal_nan=True) or not np.isfinite(x[finite]).all():
@@ -169,6 +170,11 @@ def array_distance(x: np.ndarray, y: np.ndarray, tolerance: float, *, any_float:
     x, y = x[finite], y[finite]
     largest = float(np.abs(y).max(initial=0)) or 1.0
     return float(np.abs(x - y).max(initial=0)) / (tolerance * largest)
+
+
+def rounding(x: np.ndarray, y: np.ndarray) -> float:
+    """The tolerance of float32 if only one of two arrays of floats is float32, else 0."""
+    return TOLERANCES["float32"] if x.dtype.kind == y.dtype.kind == "f" and x.dtype != y.dtype else 0.0
 
 
 def is_same_dtype(x: np.ndarray, y: np.ndarray) -> bool:

@@ -23,8 +23,10 @@ from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance,
 from .exercise import Exercise
 from .hooks import first_difference, hook_problem
 from .mistakes import MISTAKES
-from .numerical import compared
+from .numerical import own_gradient
 from .source import Mistake, can_be_combined, with_mistakes
+
+MOST_ARRAYS = 3  # of one result, that are described
 
 NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
 
@@ -84,6 +86,7 @@ def describe(
     case, outcome = wrong[0]
     sentences = [mistake.sentence for mistake in found]
     structural = [*structural_problem(exercise, case, outcome)]
+    dtype = "" if structural else next(filter(None, (wrong_dtype(exercise, *each) for each in wrong)), "")
     if structural:
         yield from structural
         for sentence in sentences:
@@ -93,13 +96,15 @@ def describe(
     elif found:
         yield "These are exactly the numbers of two mistakes together:"
         yield from (f"{i}. {sentence}" for i, sentence in enumerate(sentences, start=1))
+    elif dtype and not [*entry(exercise, case, outcome, None)]:
+        yield dtype
+        dtype = ""
     else:
         yield "No mistake that is known here gives these numbers. What can be seen:"
         yield from visible(exercise, case, outcome)
     yield from which_probes(results, wrong)
-    last_case, last = results[-1]
-    if not structural and not last.error and (problem := wrong_dtype(exercise, last_case, last)):
-        yield f"Also: {problem}"
+    if dtype and "float64" not in (mistake.name for mistake in found):
+        yield f"Also: {dtype}"
     if not structural:
         yield from entry(exercise, case, outcome, forward)
         if exercise.hook == "hook":
@@ -118,18 +123,30 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
         return
     for name, want in expected(exercise, case).items():
         got = outcome.arrays[name]
-        if problem := seen.wrong_shape(got, want) or seen.wrong_dtype(got, want):
-            yield (f"{name}: " if name else "") + problem
+        if problem := seen.wrong_shape(got, want):
+            yield order_of_results(exercise, case, outcome) or (f"{name}: " if name else "") + problem
             return
     if outcome.changed:
         names = " and ".join(outcome.changed)
         yield f"It changes its argument {names}. The caller's array must stay as it is: write x = x + …, not x += …."
 
 
+def order_of_results(exercise: Exercise, case: Case, outcome: Outcome) -> str:
+    """A sentence if the results are right, but in another order."""
+    wants = expected(exercise, case)
+    for order in itertools.permutations(wants) if [*wants] == [*exercise.outputs] else ():
+        pairs = ((got, wants[name]) for got, name in zip(outcome.arrays.values(), order, strict=True))
+        if all(array_distance(got, want, TOLERANCES[case.dtype]) <= 1 for got, want in pairs):
+            return f"The results are right, but their order is {', '.join(order)}; it must be {', '.join(wants)}."
+    return ""
+
+
 def wrong_dtype(exercise: Exercise, case: Case, outcome: Outcome) -> str:
     """A sentence if a dtype is wrong."""
-    pairs = ((outcome.arrays.get(name), want) for name, want in expected(exercise, case).items())
-    return next((text for got, want in pairs if got is not None and (text := seen.wrong_dtype(got, want))), "")
+    for name, want in expected(exercise, case).items():
+        if name in outcome.arrays and (problem := seen.wrong_dtype(outcome.arrays[name], want)):
+            return (f"{name}: " if name else "") + problem
+    return ""
 
 
 def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
@@ -172,15 +189,29 @@ def learners_frame(error: BaseException) -> tuple[FrameType | None, int]:
 
 
 def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
-    """What can be seen of the first two arrays that are wrong, and the names of all others."""
-    pairs = {name: (outcome.arrays[name], want) for name, want in expected(exercise, case).items()}
-    wrong = [name for name in pairs if array_distance(*pairs[name], TOLERANCES[case.dtype]) > 1]
-    for name in wrong[:2]:
-        got, want = pairs[name]
-        yield from ((f"{name}: " if name else "") + fact for fact in seen.facts(got, want))
-        yield from (f"It does not hold that {what}." for what, holds in exercise.invariants if not holds(got))
-    if len(wrong) > 2:
-        yield f"Also wrong: {'; '.join(wrong[2:])}."
+    """What can be seen of the arrays that are wrong: of each in a tuple, and of the first one in a large dict."""
+    wants, gots = expected(exercise, case), outcome.arrays
+    wrong = [name for name in wants if array_distance(gots[name], wants[name], TOLERANCES[case.dtype]) > 1]
+    if len(wants) > 1:
+        yield from which_arrays(wrong, [name for name in wants if name not in wrong])
+    for name in wrong if len(wrong) <= MOST_ARRAYS else wrong[:1]:
+        yield from ((f"{name}: " if name else "") + fact for fact in seen.facts(gots[name], wants[name]))
+        if name == next(iter(wants)):
+            yield from (
+                f"It does not hold that {what}." for what, holds in exercise.invariants if not holds(gots[name])
+            )
+
+
+def which_arrays(wrong: list[str], right: list[str]) -> Iterator[str]:
+    """Which of several arrays are wrong, or which are right: the shorter list."""
+    if not right:
+        yield (
+            f"{' and '.join(wrong)} are wrong." if len(wrong) <= MOST_ARRAYS else f"All {len(wrong)} arrays are wrong."
+        )
+    elif len(wrong) <= len(right):
+        yield f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong. All others are right."
+    else:
+        yield f"{', '.join(right)} {'is' if len(right) == 1 else 'are'} right. All others are wrong."
 
 
 def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Outcome]]) -> Iterator[str]:
@@ -192,6 +223,10 @@ def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Ou
     elif right := [case for case in right if case.dtype == "float64"]:
         fails = [case.probe.what for case in wrong_cases if case.dtype == "float64"]
         yield f"It is right for {'; '.join(case.probe.what for case in right)}. It is not right for {'; '.join(fails)}."
+    raises = [(case, outcome.error) for case, outcome in wrong if outcome.error and case.dtype == "float64"]
+    if raises and wrong[0][1].error is None:
+        case, error = raises[0]
+        yield f"For {case.probe.what}, it raises {type(error).__name__}: {' '.join(str(error).split())}."
 
 
 def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Iterator[str]:
@@ -201,8 +236,8 @@ def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Ite
         place = seen.first_wrong(got, want, TOLERANCES[case.dtype])
         if place is not None:
             yield seen.entry(name or "yours", place, got, want)
-            if exercise.loss and case.dtype == "float64":
-                yield from compared(exercise, forward, case, outcome, name, place)
+            if forward is not None and case.dtype == "float64":
+                yield from own_gradient(exercise, forward, case, outcome, name, place)
             return
 
 

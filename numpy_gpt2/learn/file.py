@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ..files import read_utf8, staged_writes
 from .exercise import Exercise, Inputs
@@ -32,7 +36,7 @@ heads, channels per head, vocabulary, layers.
 
 def new_file() -> str:
     """The text of a file with all stubs."""
-    parts = ["\n".join([TITLE, *imports(), "", *weight_names()])]
+    parts = ["\n".join([TITLE, *imports(), "", *given_names(), *weight_names()])]
     for number, (title, exercises) in enumerate(PARTS.items(), start=1):
         parts.append(heading(number, title))
         parts += stubs(exercises)
@@ -66,24 +70,43 @@ def stubs(exercises: list[Exercise]) -> Iterator[str]:
             yield "\n".join([class_head(exercise.owner), *methods])
 
 
-def imports() -> list[str]:
-    """The imports of the file: all names that the stubs, and the reference's bodies, use and that are no exercises."""
+def given() -> dict[str, tuple[str, Any]]:
+    """The names that the exercises use and that are no exercises: the module to import each from, and its value."""
     exercises = {name.partition(".")[0] for name in EXERCISES}
-    modules: set[str] = set()
-    members: dict[str, set[str]] = {}
+    found: dict[str, tuple[str, Any]] = {}
     for exercise in EXERCISES.values():
-        if exercise.owner:
-            modules.add(f"import {exercise.owner.__module__}")
         for name in {*names_used(exercise.reference)} - exercises:
             value = exercise.reference.__globals__[name]
-            if isinstance(value, ModuleType):
-                modules.add(f"import {value.__name__} as {name}".replace(f"{name} as {name}", name))
-            else:
-                home = getattr(value, "__module__", "")
-                own = home if str(home).startswith("numpy_gpt2.") else exercise.reference.__module__
-                members.setdefault(own, set()).add(name)
+            home = str(getattr(value, "__module__", ""))
+            found[name] = (home if home.startswith("numpy_gpt2.") else exercise.reference.__module__, value)
+    return found
+
+
+def imports() -> list[str]:
+    """The imports of the file."""
+    modules = {f"import {exercise.owner.__module__}" for exercise in EXERCISES.values() if exercise.owner}
+    members: dict[str, list[str]] = {}
+    for name, (module, value) in given().items():
+        if isinstance(value, ModuleType):
+            modules.add(f"import {value.__name__} as {name}".replace(f"{name} as {name}", name))
+        else:
+            members.setdefault(module, []).append(name)
     froms = [f"from {module} import {', '.join(sorted(names))}" for module, names in members.items()]
     return ["from __future__ import annotations", "", *sorted(modules), "", *sorted(froms)]
+
+
+def given_names() -> list[str]:
+    """What the imported names are, as comments: the first line of a docstring, or the keys of a dict."""
+    lines = []
+    for name, (_, value) in sorted(given().items()):
+        if inspect.isfunction(value):
+            parameters, (summary, *_) = inspect.signature(value).parameters, (inspect.getdoc(value) or "").split("\n")
+            lines.append(f"{name}({', '.join(parameters)}): {summary}")
+        elif isinstance(value, dict):
+            keys = (getattr(key, "__name__", repr(key)) for key in value)
+            lines.append(f"{name}[…]: a function for each of {', '.join(keys)}.")
+    comments = [textwrap.wrap(line, 112, initial_indent="#     ", subsequent_indent="#         ") for line in lines]
+    return ["# Imported for you:", "#", *itertools.chain(*comments), "#"]
 
 
 def write_new(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from .exercises import PARTS
-from .file import imports, stubs, weight_names
+from .file import given_names, imports, stubs, weight_names
 
 TEXT = """\
 # GPT-2, to be written by you
@@ -25,13 +25,9 @@ The package's functions are used in the place of those that you have not written
 def new_notebook() -> str:
     """The notebook as JSON."""
     cells = [text_cell(TEXT)]
-    head = [
-        *imports()[2:],
-        "from numpy_gpt2 import learn",
-        "",
-        *weight_names(),
-    ]  # without `from __future__`, as cells share
-    cells.append(code_cell("\n".join(["from __future__ import annotations", "", *head])))
+    cells.append(
+        code_cell("\n".join([*imports(), "from numpy_gpt2 import learn", "", *given_names(), *weight_names()]))
+    )
     for number, (title, exercises) in enumerate(PARTS.items(), start=1):
         cells.append(text_cell(f"## Part {number}: {title}"))
         for stub in stubs(exercises):

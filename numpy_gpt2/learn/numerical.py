@@ -10,13 +10,14 @@ import numpy as np
 
 from . import seen
 from .compare import Case, Outcome, is_right_everywhere
-from .exercise import Exercise
+from .exercise import Exercise, Loss
 from .exercises import EXERCISES
 
 STEP = 1e-5
 AGREE = 1e-6  # how exact a difference of two numbers can be, with this step
 
 
+@np.errstate(all="ignore")
 def slope(value: Callable[[], float], array: np.ndarray, direction: np.ndarray) -> float:
     """(L(x + h d) − L(x − h d)) / 2h: how L changes along a direction d, where x is an array that L depends on.
 
@@ -34,38 +35,32 @@ def slope(value: Callable[[], float], array: np.ndarray, direction: np.ndarray) 
     return (values[0] - values[1]) / (2 * STEP)
 
 
-def is_gradient_of(exercise: Exercise, forward: Any, case: Case, outcome: Outcome) -> bool:
-    """Whether the outcome of a backward function is the gradient of this forward function, in random directions."""
-    assert exercise.loss
+def is_gradient(loss: Loss, outcome: Outcome) -> bool:
+    """Whether the outcome of a backward function is the gradient of this loss, in random directions."""
     rng = np.random.default_rng(0)
-    try:
-        loss = exercise.loss(forward, *copy.deepcopy(case.arguments))
-        for name, array in loss.arrays.items():
-            terms = outcome.arrays[name] * (direction := rng.standard_normal(array.shape))
-            if not abs(slope(loss.value, array, direction) - terms.sum()) <= AGREE * np.linalg.norm(terms):
-                return False
-    except Exception:  # the learner's forward function does not run
-        return False
+    for name, array in loss.arrays.items():
+        terms = outcome.arrays[name] * (direction := rng.standard_normal(array.shape))
+        if not abs(slope(loss.value, array, direction) - terms.sum()) <= AGREE * np.linalg.norm(terms):
+            return False
     return True
 
 
-def compared(
+def own_gradient(
     exercise: Exercise, forward: Any, case: Case, outcome: Outcome, name: str, place: tuple[int, ...]
 ) -> Iterator[str]:
-    """A sentence about the numerical gradient at the first wrong entry. `forward` is the learner's, or None."""
+    """A sentence about the numerical gradient of the learner's own forward function, at the first wrong entry."""
     assert exercise.loss
-    forward_exercise = EXERCISES[exercise.forward or ""]
-    is_own = forward is not None and is_right_everywhere(forward_exercise, forward)
-    if forward is not None and not is_own and is_gradient_of(exercise, forward, case, outcome):
-        yield (
-            f"It is the gradient of your own {exercise.forward}, which is not right yet."
-            f" Correct {exercise.forward} first."
-        )
-        return
-    loss = exercise.loss(
-        forward if is_own else forward_exercise.subject(forward_exercise.reference), *copy.deepcopy(case.arguments)
-    )
-    direction = np.zeros(loss.arrays[name].shape)
-    direction[place] = 1
-    gradient = seen.number(slope(loss.value, loss.arrays[name], direction))
-    yield f"The numerical gradient of {'your' if is_own else 'the package’s'} {exercise.forward} is {gradient} there."
+    own, title = EXERCISES[exercise.forward or ""], f"your {exercise.forward}"
+    try:
+        loss = exercise.loss(forward, *copy.deepcopy(case.arguments))
+        if not is_right_everywhere(own, forward):
+            if is_gradient(loss, outcome):
+                yield f"It is the gradient of {title}, which is not right yet. Correct {exercise.forward} first."
+                return
+            title += ", which is not right yet,"
+        direction = np.zeros(loss.arrays[name].shape)
+        direction[place] = 1
+        gradient = slope(loss.value, loss.arrays[name], direction)
+        yield f"The numerical gradient of {title} is {seen.number(gradient)} there."
+    except Exception:  # a learner's function may raise anything
+        yield f"{title[0].upper()}{title[1:]} does not run, so it has no numerical gradient."

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def run_in_process(task: str, path: Path, *words: str, time_limit: int = TIME_LI
     """Do a task of `tasks.py` with this file in a new process. Returns what it gives, or {"problem": one line}."""
     command = [sys.executable, "-m", "numpy_gpt2.learn.process", task, str(path), str(time_limit), *words]
     one_thread = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # the arrays are small
-    environment = {**os.environ, **one_thread, "PYTHONIOENCODING": "utf-8"}
+    columns = str(shutil.get_terminal_size((100, 24)).columns)
+    environment = {**os.environ, **one_thread, "PYTHONIOENCODING": "utf-8", "COLUMNS": columns}
     package = str(Path(__file__).parents[2])  # where Python finds this package, if it is not installed
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:

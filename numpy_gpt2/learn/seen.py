@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .compare import TOLERANCES, array_distance, is_same_dtype
+from .compare import TOLERANCES, array_distance, is_same_dtype, rounding
 from .exercise import Inputs
+
+NEARLY = 1e-5  # the error of numbers that are nearly right, of the largest entry
 
 AXES = {"B": "row of the batch", "T": "position", "S": "key", "H": "head", "C": "channel", "V": "token", "D": "channel"}
 
@@ -44,8 +46,8 @@ def wrong_dtype(got: np.ndarray, want: np.ndarray) -> str:
     text = f"The dtype is {got.dtype}; it must be {want.dtype}."
     if want.dtype == np.float32 and got.dtype == np.float64:
         text += (
-            " The input was float32. In NumPy, np.sqrt(2) is a float64 number and makes the result float64;"
-            " math.sqrt(2) does not."
+            " The input was float32. In NumPy, np.sqrt(2), np.zeros(n) and np.eye(n) are float64 and make the result"
+            " float64. math.sqrt(2) and np.zeros(n, x.dtype) do not."
         )
     return text
 
@@ -55,8 +57,8 @@ def facts(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
     got, want = got.astype(np.float64), want.astype(np.float64)
     yield from not_finite(got, want)
     if np.isfinite(got).all() and np.isfinite(want).all():
-        found = [*factor_or_offset(got, want)] or [*another_order(got, want)]
-        yield from found or some_rows(got, want)
+        tests = (nearly_right, factor_or_offset, another_order, some_rows)
+        yield from next((found for test in tests if (found := [*test(got, want)])), [])
 
 
 def not_finite(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
@@ -69,6 +71,16 @@ def not_finite(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
             yield f"{where} {'is' if wrong.all() else 'are'} {name}" + (
                 "." if wrong.all() else f"; the first is {first}."
             )
+
+
+def nearly_right(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
+    """How exact the array is, if it is nearly right."""
+    error = float(np.abs(got - want).max(initial=0) / (np.abs(want).max(initial=0) or 1))
+    if error < NEARLY:
+        yield (
+            f"Every entry is right to {number(error, 2)} of the largest one; the limit is 1e-09."
+            " Is a constant rounded, or a derivative numerical?"
+        )
 
 
 def factor_or_offset(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
@@ -142,6 +154,7 @@ def some_rows(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
 
 def first_wrong(got: np.ndarray, want: np.ndarray, tolerance: float) -> tuple[int, ...] | None:
     """The index of the first entry that is wrong; None if all are right."""
+    tolerance = max(tolerance, rounding(got, want))
     numbers, wanted = got.astype(np.float64), want.astype(np.float64)
     finite = np.isfinite(wanted)
     largest = float(np.abs(wanted[finite]).max(initial=0)) or 1.0

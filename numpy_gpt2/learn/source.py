@@ -11,10 +11,13 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from .exercise import Exercise
 
@@ -56,12 +59,20 @@ def parts(function: Any) -> tuple[str, str, str]:
 
 
 def stub(function: Any) -> str:
-    """The function's signature and docstring, the names that it gives to its hook, and no body."""
+    """The function's signature and docstring, the names for its hook and in its trace, and no body."""
     signature, docstring, body = parts(function)
-    names = re.findall(r'(?:hook|dropout)\("([\w.]+)"', body)
-    comment = f"{INDENT}# names for the hook: {', '.join(dict.fromkeys(names))}"
-    lines = textwrap.wrap(comment, 120, subsequent_indent=f"{INDENT}# ") if names else []
+    lines = [
+        *name_list("names for the hook", re.findall(r'hook\("([\w.]+)"', body)),
+        *name_list("names for dropout", re.findall(r'dropout\("([\w.]+)"', body)),
+        *name_list("names in the trace", re.findall(r'trace(?:\[|\.pop\()f?"([^"]+)"', body)),
+    ]
     return "\n".join([signature + docstring.rstrip(), *lines, INDENT + NOT_WRITTEN]) + "\n"
+
+
+def name_list(title: str, names: list[str]) -> list[str]:
+    """The lines of a comment that lists names; none if there are no names."""
+    comment = f"{INDENT}# {title}: {', '.join(dict.fromkeys(names))}"
+    return textwrap.wrap(comment, 120, subsequent_indent=f"{INDENT}# ") if names else []
 
 
 def method_stub(method: Any) -> str:
@@ -111,7 +122,7 @@ def with_mistakes(exercise: Exercise, *mistakes: Mistake) -> Any:
         body = body[:start] + new + body[end:]
     created: dict[str, Any] = {}
     code = compile(f"from __future__ import annotations\n{signature}{body}", f"<{exercise.name}>", "exec")
-    exec(code, exercise.reference.__globals__, created)
+    exec(code, {"np": np, "math": math} | exercise.reference.__globals__, created)
     return created[exercise.short_name]
 
 

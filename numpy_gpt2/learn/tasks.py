@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,16 @@ COMMAND = "python -m numpy_gpt2.learn"
 WIDTH = 34  # of the progress bar
 
 
+def wrapped(text: str) -> str:
+    """A report, in lines that fit the terminal. Further lines are indented."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120) - 1
+    lines = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()) or 3)
+        lines += textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
+
+
 def check(own: Own, path: Path) -> dict[str, Any]:
     """Check all functions from the top."""
     progress = check_all(own)
@@ -29,7 +41,7 @@ def check(own: Own, path: Path) -> dict[str, Any]:
     unwritten = [name for name in EXERCISES if name not in own.functions]
     lines = [bar(len(right), total)]
     if progress.report is not None:
-        lines += [str(progress.report), f"   more: {COMMAND} --hint {progress.report.name}"]
+        lines += [wrapped(str(progress.report)), f"   more: {COMMAND} --hint {progress.report.name}"]
         if others := progress.wrong[1:]:
             lines.append(f"not right yet, too: {', '.join(others)}")
     elif unwritten:
@@ -37,7 +49,7 @@ def check(own: Own, path: Path) -> dict[str, Any]:
     else:
         lines.append(f"All {total} are right. Compare one with the package's: {COMMAND} --show NAME")
     return {
-        "lines": [*lines, *notes(own, right)],
+        "lines": [*lines, *notes(own, right, with_hook=progress.report is None)],
         "status": int(len(right) < total),
         "milestone": 0 if progress.wrong else milestone(own, right),
         "right": right,
@@ -65,13 +77,13 @@ def next_text(name: str, path: Path, right: list[str]) -> str:
     return f"{compare}next: {name}, {where}"
 
 
-def notes(own: Own, right: list[str]) -> list[str]:
-    """Remarks about functions that are right."""
+def notes(own: Own, right: list[str], with_hook: bool) -> list[str]:
+    """Remarks about functions that are right; those about the hook only if there is nothing else to do."""
     lines = []
     if imported := [name for name in right if own.is_reference(name)]:
         n = "all" if len(imported) == len(right) else f"{len(imported)} of {len(right)}"
         lines.append(f"note: {n} are the package's own functions, imported. They are right, but they are not yours.")
-    if problems := hook_problems(own, right):
+    if problems := hook_problems(own, right) if with_hook else {}:
         lines.append(
             f"note: train or explain cannot use {', '.join(problems)}, because of the hook or dropout."
             f" For more: {COMMAND} {next(iter(problems))}"
@@ -92,7 +104,7 @@ def check_named(own: Own, path: Path, name: str) -> dict[str, Any]:
     exercise = exercise_named(name)
     report = check_one(own, exercise)
     more = f"   compare: {COMMAND} --show {name}" if report else f"   more: {COMMAND} --hint {name}"
-    return {"lines": [str(report), more], "status": int(not report)}
+    return {"lines": [wrapped(str(report)), more], "status": int(not report)}
 
 
 def show(own: Own, path: Path, name: str) -> dict[str, Any]:

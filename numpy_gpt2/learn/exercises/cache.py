@@ -30,11 +30,13 @@ def filled(cache_class: Any) -> Any:
 def run_update(cache_class: Any, config: GPT2Config, room: int, calls: list[tuple[int, np.ndarray, np.ndarray]]) -> Any:
     """How `KVCache.update` is checked: calls for all layers, as `hidden_states` makes them.
 
-    The cache begins with memory for `room` positions. Before a call, it is cut to the given length, if it is longer.
+    If `room` is not 0, memory for so many positions is reserved first. Before a call, the cache is cut to the given
+    length, if it is longer.
     """
     _, k, _ = calls[0]
     cache = filled(cache_class)(config, len(k), k.dtype)
-    cache.reserve(room)
+    if room:
+        cache.reserve(room)
     results = {}
     for number, (length, k, v) in enumerate(calls, start=1):
         cache.length = min(cache.length, length)

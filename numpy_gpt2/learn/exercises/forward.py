@@ -19,9 +19,10 @@ def rows_sum_to_1(y: np.ndarray) -> bool:
     return bool(np.allclose(y.sum(axis=-1), 1))
 
 
-def attention_scale(config_class: Any, fields: dict[str, Any], layer: int) -> float:
-    """How `GPT2Config.attention_scale` is checked."""
-    return config_class(n_embd=24, n_head=6, **fields).attention_scale(layer)
+def attention_scale(config_class: Any, fields: dict[str, Any], layer: int) -> dict[str, Any]:
+    """How `GPT2Config.attention_scale` is checked. A NumPy float64 would make float32 scores float64."""
+    scale = config_class(n_embd=24, n_head=6, **fields).attention_scale(layer)
+    return {"the scale": scale, "a float32 array times the scale": np.ones(2, np.float32) * scale}
 
 
 def attention_probe(T: int, S: int, size: float = 1.0) -> Callable[[Inputs], Arguments]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from ..source import Mistake
 from . import (
     attention,
+    attention_backward,
     blocks,
+    blocks_backward,
     cache,
     cuts,
     decoding,
-    gradients,
     layers,
+    layers_backward,
+    model_backward,
+    norm_backward,
     optimizer,
     sampling,
     schedule,
     scores,
+    scores_backward,
     softmax,
 )
 
@@ -28,7 +33,12 @@ MISTAKES: dict[str, list[Mistake]] = {
     **sampling.MISTAKES,
     **decoding.MISTAKES,
     **cache.MISTAKES,
-    **gradients.MISTAKES,
+    **norm_backward.MISTAKES,
+    **layers_backward.MISTAKES,
+    **attention_backward.MISTAKES,
+    **blocks_backward.MISTAKES,
+    **model_backward.MISTAKES,
+    **scores_backward.MISTAKES,
     **schedule.MISTAKES,
     **optimizer.MISTAKES,
 }

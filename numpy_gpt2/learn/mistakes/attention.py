@@ -30,6 +30,11 @@ MISTAKES: dict[str, list[Mistake]] = {
             (ROOT, "math.sqrt(self.n_embd // self.n_head)"),
         ),
         mistake(
+            "float64",
+            "The scale is a NumPy float64, which makes float32 scores float64. Use math.sqrt, not np.sqrt.",
+            (ROOT, "1 / np.sqrt(self.n_embd // self.n_head)"),
+        ),
+        mistake(
             "always",
             "scale_attn_weights is not used. If it is False, the factor is 1.",
             (" if self.scale_attn_weights else 1.0", ""),
