@@ -97,7 +97,7 @@ def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Ite
         if not isinstance(value, tuple | list) or len(value) != len(like):
             raise TypeError(f"{kind(value)} came out; it must be {len(like)} results: {', '.join(names)}")
         for part_name, part, part_like in zip(names, value, like, strict=True):
-            yield from leaves(part, part_like, (), f"{name}, {part_name}" if name else part_name)
+            yield from leaves(part, part_like, (), f"{part_name} of {name}" if name else part_name)
     else:
         try:
             array = np.asarray(value)

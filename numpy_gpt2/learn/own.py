@@ -188,13 +188,19 @@ def adapted(exercise: Exercise, function: Callable[..., Any]) -> Callable[..., A
     signature = inspect.signature(exercise.reference)
     n = exercise.parameters.index(exercise.hook) if exercise.hook else len(exercise.parameters)
     n += len(parameters) > n  # the hook is passed if there is a parameter for it
+    keywords = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
 
     @functools.wraps(function)
     def positional(*arguments: Any, **named: Any) -> Any:
         bound = signature.bind(*arguments, **named)
         if len(bound.arguments) < len(parameters) and named:
             bound.apply_defaults()
-        return function(*[*bound.arguments.values()][:n])
+        values = [*bound.arguments.values()][:n]
+        if not keywords:
+            return function(*values)
+        in_order = dict(zip(parameters, values, strict=False))
+        by_name = {name: bound.arguments.get(name, in_order.pop(name)) for name in keywords if name in in_order}
+        return function(*in_order.values(), **by_name)
 
     return positional
 

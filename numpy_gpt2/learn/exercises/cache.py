@@ -43,7 +43,7 @@ def run_update(cache_class: Any, config: GPT2Config, room: int, calls: list[tupl
         before = cache.length
         for layer in range(config.n_layer):
             pair = cache.update(layer, k + layer, v - layer)
-            results[f"call {number}, layer {layer}"] = (
+            results[f"layer {layer} in call {number}"] = (
                 tuple(np.array(part) for part in pair) if isinstance(pair, tuple | list) else pair
             )
         results[f"cache.length after call {number}"] = cache.length
@@ -146,8 +146,8 @@ EXERCISES: list[Exercise] = [
         [
             Probe(update_probe(5, 1), "a prompt and a token"),
             Probe(update_probe(1, 1, 4), "single tokens, then four at once"),
-            Probe(update_probe(2, 3, 1, room=12), "a cache with memory for 12 positions"),
-            Probe(update_probe(6, 4, 2, cut=3), "a cache that is cut to 3 positions between the calls"),
+            Probe(update_probe(3, 6, 1, room=12), "a cache with memory for 12 positions"),
+            Probe(update_probe(6, 3, 1, cut=3), "a cache that is cut to 3 positions between the calls"),
         ],
         run=run_update,
         outputs=("k", "v"),

@@ -22,11 +22,11 @@ def schedule_probe(max_steps: int, warmup: int, min_lr: float = 0.02) -> Callabl
 
 
 def run_adamw(
-    adamw: Callable[..., Any], weights: Any, m: Any, v: Any, gradients: Any, first: int, settings: dict[str, float]
+    adamw: Callable[..., Any], weights: Any, m: Any, v: Any, gradient: Any, first: int, settings: dict[str, float]
 ) -> Any:
-    """How `adamw` is checked: the three arrays after some steps, which count from `first`."""
-    for step, gradient in enumerate(gradients, start=first):
-        adamw(weights, gradient, m, v, step=step, **settings)
+    """How `adamw` is checked: the three arrays after some steps, which count from `first`, with a gradient for each."""
+    for step, g in enumerate(gradient, start=first):
+        adamw(weights, g, m, v, step=step, **settings)
     return weights, m, v
 
 

@@ -17,6 +17,14 @@ LONGER = """\
 for name in ("keys", "values"):
     old = getattr(self, name)
     setattr(self, name, np.append(old, np.zeros((*old.shape[:3], k.shape[2], old.shape[4]), old.dtype), axis=3))"""
+JOINED_K = "k = np.concatenate([self.keys[layer, :, :, : self.length], k], axis=2)"
+JOINED_V = "v = np.concatenate([self.values[layer, :, :, : self.length], v], axis=2)"
+OWN_STORE = """\
+stored = self.__dict__.setdefault("stored", {})
+if layer in stored:
+    k, v = (np.concatenate(pair, axis=2) for pair in zip(stored[layer], (k, v)))
+stored[layer] = k, v
+return k, v"""
 COPIED = "new[..., : self.length, :] = old[:, :, None, :, : self.length]"
 ALLOCATED = "np.empty((L, B, repeats, H, n, D), self.keys.dtype)"
 RESHAPED = "new.reshape(L, B * repeats, H, n, D)"
@@ -41,10 +49,25 @@ MISTAKES: dict[str, list[Mistake]] = {
             (STORE_V, STORE_V.replace("self.length : S", "-k.shape[2] :")),
         ),
         mistake(
+            "at_the_end_exact",
+            "The new positions are stored at the end of the memory. They must come right after self.length positions:"
+            " the memory may be longer.",
+            (RESERVE, "self.reserve(S)"),
+            (STORE_K, STORE_K.replace("self.length : S", "-k.shape[2] :")),
+            (STORE_V, STORE_V.replace("self.length : S", "-k.shape[2] :")),
+        ),
+        mistake(
             "one_position",
             "Only the last of the new positions is stored. All T must be: there may be more than one.",
             (STORE_K, "self.keys[layer, :, :, S - 1] = k[:, :, -1]"),
             (STORE_V, "self.values[layer, :, :, S - 1] = v[:, :, -1]"),
+        ),
+        mistake(
+            "first_position",
+            "Only the first of the new positions is stored and counted. There may be more than one.",
+            ("S, B = self.length + k.shape[2]", "S, B = self.length + 1"),
+            (STORE_K, STORE_K.replace("= k", "= k[:, :, :1]")),
+            (STORE_V, STORE_V.replace("= v", "= v[:, :, :1]")),
         ),
         mistake(
             "broadcast",
@@ -65,6 +88,12 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake(
             "whole_memory",
             "The whole memory came out. Only the first self.length + T positions are stored.",
+            (RESULT, RESULT.replace(", :, :, :S", "")),
+        ),
+        mistake(
+            "whole_memory_exact",
+            "The whole memory came out. It may be longer than the self.length + T positions that are stored.",
+            (RESERVE, "self.reserve(S)"),
             (RESULT, RESULT.replace(", :, :, :S", "")),
         ),
         mistake(
@@ -96,12 +125,17 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake(
             "not_stored",
             "The new positions are in the result, but they are not stored for the next call.",
-            (
-                f"{RESULT}",
-                "results = self.keys[layer, :, :, :S].copy(), self.values[layer, :, :, :S].copy()\n"
-                "self.keys[layer, :, :, self.length : S] = self.values[layer, :, :, self.length : S] = 0\n"
-                "return results",
-            ),
+            (LENGTH_CHECK, "if False"),
+            (STORE_K, JOINED_K),
+            (STORE_V, JOINED_V),
+            (RESULT, "return k, v"),
+        ),
+        mistake(
+            "memory_without_new",
+            "There is memory for the new positions, but they are not stored in it for the next call.",
+            (STORE_K, JOINED_K),
+            (STORE_V, JOINED_V),
+            (RESULT, "return k, v"),
         ),
         mistake(
             "length_per_layer",
@@ -120,8 +154,13 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "length_ignored",
-            "The new positions follow the end of the memory, not self.length. The memory may be longer, and the cache"
-            " may have been cut.",
+            "The new positions follow all positions that were ever stored. They must follow the first self.length: the"
+            " cache may have been cut.",
+            (RESULT, OWN_STORE),
+        ),
+        mistake(
+            "memory_ignored",
+            "The new positions follow the end of the memory, not self.length. The memory may be longer.",
             (LENGTH_CHECK, "if layer == 0"),
             (RESERVE, LONGER),
             (STORE_K, STORE_K.replace("self.length : S", "-k.shape[2] :")),

@@ -76,6 +76,13 @@ MISTAKES: dict[str, list[Mistake]] = {
             (DECAY, "pass"),
         ),
         mistake(
+            "l2_in_place",
+            "Weight decay is added to the gradient, and the caller's gradient is changed. It must change the weights"
+            " only: w -= lr * weight_decay * w.",
+            (M, f"gradient += weight_decay * weights\n{M}"),
+            (DECAY, "pass"),
+        ),
+        mistake(
             "l2_and_decay",
             "Weight decay is added to the gradient, too. It must change the weights only.",
             (M, f"gradient = gradient + weight_decay * weights\n{M}"),
@@ -89,8 +96,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake(
             "decay_after",
             "Weight decay is applied to the new weights. It must be applied to the weights before the step.",
-            (DECAY, "pass"),
-            (STEP, f"{STEP}\n{DECAY}"),
+            ("weights -= lr / (1", "weights -= (1 - lr * weight_decay) * lr / (1"),
         ),
         mistake(
             "decay_without_lr",
@@ -203,6 +209,16 @@ MISTAKES: dict[str, list[Mistake]] = {
             "v_not_decayed",
             "The old v is not multiplied by beta2.",
             (V, "v += (1 - beta2) * gradient * gradient"),
+        ),
+        mistake(
+            "m_added",
+            "m grows: `m += beta1 * m + ...` adds to the old m. Write m[:] = beta1 * m + ...",
+            (M, "m += beta1 * m + (1 - beta1) * gradient"),
+        ),
+        mistake(
+            "v_added",
+            "v grows: `v += beta2 * v + ...` adds to the old v. Write v[:] = beta2 * v + ...",
+            (V, "v += beta2 * v + (1 - beta2) * gradient * gradient"),
         ),
         mistake(
             "betas_exchanged",

@@ -159,6 +159,11 @@ MISTAKES: dict[str, list[Mistake]] = {
             (IS_WARMUP, "step < warmup"),
         ),
         mistake(
+            "last_is_lr",
+            "If the last step follows the warm-up, it has the rate lr. The last step must have the rate min_lr.",
+            (PROGRESS, "(step - warmup) / max(1, last - warmup)"),
+        ),
+        mistake(
             "warmup_cut",
             "With a warm-up longer than the run, the warm-up is shortened. Its line must stay the same.",
             (
