@@ -17,8 +17,9 @@ Then the machinery around it:
     checkpoint.py, files.py                            load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
     stream.py                                          tokens -> text, as soon as it is certain
-    cli.py, console.py, interrupts.py, __main__.py     the command line
-    windows.py, evaluate.py                            the loss of a text
+    cli.py, console.py, interrupts.py                  what the command lines share
+    options.py, samples.py, parameters.py, __main__.py the command that continues a prompt
+    windows.py, evaluate.py, logprobs.py               the loss of a text, and the log-probability of each token
     train/                                             the training loop, its checkpoints and its log
     explain/                                           an HTML page that shows one prompt inside the model
 
@@ -45,6 +46,7 @@ from .cache import KVCache
 from .checkpoint import Model, load, save_model
 from .config import GPT2Config
 from .generate import generate
+from .logprobs import token_log_probabilities
 from .model import (
     attention,
     block,
@@ -94,4 +96,5 @@ __all__ = [
     "relu",
     "save_model",
     "softmax",
+    "token_log_probabilities",
 ]

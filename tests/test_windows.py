@@ -1,7 +1,6 @@
 """Texts, their tokens, and windows with their losses."""
 
 import json
-import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numpy_gpt2 import GPT2Config, cross_entropy, forward, load_tokenizer
-from numpy_gpt2.windows import encode, read_text, window_losses, window_starts, windows
+from numpy_gpt2.windows import ROWS, encode, read_text, window_losses, window_starts, windows
 
 from .conftest import write_tokenizer
 from .reference.seeded import FOLDER, seeded_tokens, seeded_weights
@@ -83,7 +82,8 @@ def test_window_losses_equal_the_losses_of_the_windows_one_by_one(stride):
     starts = window_starts(len(tokens), 8, stride)
     with ThreadPoolExecutor(2) as pool:
         losses, counts = zip(*window_losses(tokens, starts, stride, weights, config, pool), strict=True)
-    assert len(losses) == math.ceil(len(starts) / 64)
+    assert len(losses) > 2
+    assert max(counts) <= ROWS
     expected = []
     for start in starts.tolist():
         part = tokens[start : start + 9]
