@@ -22,7 +22,7 @@ from .checkpoint import Model
 from .cli import Parser, exit_status, load_model, positive_int
 from .config import GPT2Config
 from .console import print_stderr, progress_bar, write
-from .logprobs import first_token, token_logprobs
+from .logprobs import token_logprobs, token_object
 from .model import cross_entropy, forward
 from .threads import thread_pool
 from .weights import Weights
@@ -81,7 +81,7 @@ def print_tokens(tokens: np.ndarray, model: Model, stride: int | None = None) ->
     at_terminal = bool(sys.stdout and sys.stdout.isatty())  # there, the lines show the progress
     with thread_pool() as pool, progress_bar(total=len(tokens), unit="token", disable=at_terminal) as bar:
         parts = map_windows(of_targets, tokens, starts, stride, weights, config, pool)
-        for part in itertools.chain([[first_token(int(tokens[0]), tokenizer)]], parts):
+        for part in itertools.chain([[token_object(int(tokens[0]), tokenizer)]], parts):
             lines = [
                 {"id": token["id"], "text": token["text"], "start": start, "end": end}
                 | {"logprob": token["logprob"], "rank": token["rank"]}

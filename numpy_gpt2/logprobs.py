@@ -61,7 +61,7 @@ def prompt_logprobs(tokens: np.ndarray, model: Model, n_top: int) -> list[dict[s
     """The objects of a prompt's tokens (T,), with `n_top` tokens in each `top`. A long prompt is read in windows."""
     of_targets = partial(token_logprobs, tokenizer=model.tokenizer, n_top=n_top)
     parts = map_text(of_targets, tokens, model.weights, model.config)
-    return [first_token(int(tokens[0]), model.tokenizer), *itertools.chain.from_iterable(parts)]
+    return [token_object(int(tokens[0]), model.tokenizer), *itertools.chain.from_iterable(parts)]
 
 
 def map_text(
@@ -87,7 +87,7 @@ def token_logprobs(
     all_logprobs = log_softmax(logits)
     objects = []
     for id, x, logprobs in zip(tokens.tolist(), logits, all_logprobs, strict=True):
-        token = first_token(id, tokenizer)
+        token = token_object(id, tokenizer)
         token["logprob"] = shortest_float(logprobs[id])
         token["rank"] = 1 + int(np.count_nonzero(x > x[id]))
         token["top"] = [[i, shortest_float(logprobs[i])] for i in largest(x, n_top).tolist()]
@@ -95,8 +95,8 @@ def token_logprobs(
     return objects
 
 
-def first_token(id: int, tokenizer: tiktoken.Encoding) -> dict[str, Any]:
-    """The object of a token that nothing precedes."""
+def token_object(id: int, tokenizer: tiktoken.Encoding) -> dict[str, Any]:
+    """The object of a token without its log-probability: the first token of a text has none."""
     text = tokenizer.decode_single_token_bytes(id).decode("utf-8", "replace")
     return {"id": id, "text": text, "logprob": None, "rank": None, "top": []}
 

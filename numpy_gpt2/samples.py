@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,11 @@ import numpy as np
 
 from .checkpoint import Model
 from .console import print_stderr
+from .decode import Observe
 from .generate import generate
 from .logprobs import prompt_logprobs, token_logprobs
 from .lookup import LONGEST_DRAFT
 from .stream import TextStream, end_of_text, excluded_tokens
-
-Observe = Callable[[np.ndarray, np.ndarray], None]  # logits (B, V) and the tokens (B,) chosen from them
 
 
 @dataclass(frozen=True)

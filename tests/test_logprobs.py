@@ -76,11 +76,11 @@ def test_log_probabilities_equal_transformers(model):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, "int8"])
 @pytest.mark.parametrize("n", [1, 2, WINDOW, WINDOW + 1, WINDOW + 2])
 def test_short_texts_have_one_log_probability_less_than_tokens(folder, dtype, n):
-    """In the dtype of the weights. Int8 weights are about 1 % off."""
+    """In the dtype of the weights. Int8 weights are less exact."""
     weights, config, _ = load(folder, dtype)
     logprobs = token_log_probabilities(np.array(TOKENS[:n], np.uint16), weights, config)
     assert logprobs.dtype == (np.float32 if dtype == "int8" else dtype)
-    tolerance = {"int8": 0.5, np.float32: 1e-5}.get(dtype, 1e-8)
+    tolerance = {"int8": 0.2, np.float32: 1e-5}.get(dtype, 1e-8)
     np.testing.assert_allclose(logprobs, REFERENCE["logprobs"][: n - 1], rtol=0, atol=tolerance)
 
 
@@ -88,6 +88,7 @@ def test_short_texts_have_one_log_probability_less_than_tokens(folder, dtype, n)
     ("tokens", "message"),
     [
         ([], r"the text is float64 \(0,\); it must be token ids, \(T,\) with T ≥ 1"),
+        (np.empty(0, np.int32), r"the text is int32 \(0,\)"),
         ([1.0, 2.0], r"the text is float64 \(2,\)"),
         ([[1, 2]], r"the text is int64 \(1, 2\)"),
         (7, r"the text is int64 \(\)"),

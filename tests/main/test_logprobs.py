@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from numpy_gpt2 import forward, load, token_log_probabilities
-from numpy_gpt2.logprobs import log_softmax
+from numpy_gpt2.logprobs import log_softmax, prompt_logprobs
+from numpy_gpt2.samples import Settings, continue_prompts
+from numpy_gpt2.stream import TextStream
 
 from ..conftest import assert_one_error
 from .conftest import EOT, json_samples, write_scripted_model
@@ -38,7 +40,11 @@ def assert_logprobs(tokens, ids, rows, n_top):
 
 @pytest.mark.parametrize(
     ("flags", "n_top"),
-    [("--greedy --logprobs 3", 3), ("-t 2 -k 5 -p 0.9 --logprobs 0", 0), ("--no-lookup --logprobs 999", 265)],
+    [
+        ("--greedy --logprobs 3", 3),
+        ("-t 2 -k 5 -p 0.9 --logprobs 0", 0),
+        ("--no-lookup --repetition-penalty 3 --min-p 0.2 --logprobs 999", 265),
+    ],
 )
 def test_logprobs_are_those_of_the_model_before_temperature_and_cuts(cli, tiny, flags, n_top):
     """The text outgrows the window of 64 tokens twice. The prompt repeats, so there are drafts."""
@@ -87,6 +93,17 @@ def test_echo_gives_the_logprobs_of_the_prompt(cli, tiny, length):
     np.testing.assert_allclose([token["logprob"] for token in others], logprobs, rtol=0, atol=1e-5)
     assert all(len(token["top"]) == 2 for token in others)
     assert ("only the last 64 fit" in result.err) == (len(ids) > 64)
+
+
+def test_each_prompt_of_a_batch_has_its_own_logprobs(tiny):
+    model = load(tiny)
+    prompts = np.array([[97, 98, 99], [100, 98, 99], [97, 98, 99]])
+    samples = [TextStream(model.tokenizer, []) for _ in prompts]
+    assert list(continue_prompts(prompts, samples, model, Settings(max_new_tokens=2, logprobs=0, echo=True), 0))
+    for prompt, sample in zip(prompts, samples, strict=True):
+        assert sample.prompt_logprobs == prompt_logprobs(prompt, model, 0)
+        rows = expected_logprobs(tiny, prompt.tolist(), sample.tokens)
+        assert_logprobs(sample.logprobs[: len(sample.tokens)], sample.tokens, rows, 0)
 
 
 def test_an_empty_prompt_has_an_empty_list(cli, tiny):
