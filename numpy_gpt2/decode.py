@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -30,6 +29,7 @@ def decode(
 ) -> Iterator[np.ndarray]:
     """Continue text (B, T) by at most `n_new` tokens: an iterator of arrays (B,).
 
+<<<<<<< HEAD
     `choose` gets the scores (B, V) of the next tokens and the text so far, and returns the tokens (B,). From the first
     stop token of a row on, −1 is yielded for it. The loop ends when all rows have stopped. `observe` gets the scores
     and the tokens of each step.
@@ -38,6 +38,11 @@ def decode(
     cache has n_positions tokens, it is emptied, and the last n_positions // 2 tokens of the text are read again.
 
     Drafts have at most `longest_draft` tokens. They change the speed only; `lookup.py` explains them. A batch has none.
+=======
+    `choose` gets the scores (B, V) and the text so far, which includes the correct part of a draft. `observe` is called
+    after it. From the first stop token of a row on, −1 is yielded for this row. The loop ends when all rows have
+    stopped. `lookup.py` explains drafts. A batch has none.
+>>>>>>> main
     """
     B, end = len(text), text.shape[1] + n_new
     running = np.ones(B, bool)
@@ -52,8 +57,6 @@ def decode(
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
         hidden = prefill(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
         scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
-        if math.isnan(scores.max()):
-            raise ValueError("the model's scores are not numbers; its weights are damaged")
         if len(scores) < B:  # the prompts were equal; from here on, each row has its own text
             scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
         for n_right, drafted in enumerate([*draft, -1]):  # −1: after the whole draft, there is nothing to compare
