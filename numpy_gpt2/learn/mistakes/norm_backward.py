@@ -223,11 +223,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("tuple(range(x.ndim - 1))", "-2"),
         ),
         mistake(
-            "sum_over_two_axes",
-            "dweight and dbias are summed over axes 0 and 1. All axes but the last must be summed: there may be fewer.",
-            ("tuple(range(x.ndim - 1))", "(0, 1)"),
-        ),
-        mistake(
             "sum_over_channels",
             "dweight and dbias are summed over channels. They must be summed over positions: weight has C numbers.",
             ("tuple(range(x.ndim - 1))", "-1"),
