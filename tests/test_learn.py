@@ -10,6 +10,7 @@ import pytest
 from numpy_gpt2 import cross_entropy, forward, layer_norm, learn
 from numpy_gpt2.learn import tasks
 from numpy_gpt2.learn.__main__ import main
+from numpy_gpt2.learn.checking import check_all
 from numpy_gpt2.learn.compare import Outcome, cases, distance, expected, observe
 from numpy_gpt2.learn.diagnosis import check_subject
 from numpy_gpt2.learn.exercises import EXERCISES
@@ -149,6 +150,52 @@ def test_wrong_functions_do_not_make_their_callers_wrong():
     assert report
     assert "checked with the package's softmax, because yours is not right yet" in str(report)
     assert names["softmax"](0.0) == 1, "it is the learner's again"
+
+
+def test_all_functions_are_checked_although_an_early_one_is_wrong():
+    names = functions_in("""
+        def softmax(x):
+            return np.exp(x)
+
+        def linear(x, w, b):
+            raise NotImplementedError
+
+        def attention(q, k, v, mask, scale):
+            return softmax(np.where(mask, scale * q @ k.swapaxes(-1, -2), -math.inf)) @ v
+
+        def mlp(x, w, f):
+            return linear(f(linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"])), w["mlp.c_proj.weight"], 0)
+    """)
+    progress = check_all(Own(names))
+    assert progress.right == ["attention"]
+    assert progress.wrong == ["softmax", "mlp"]
+    assert progress.report.mistake == "softmax/no_maximum+not_divided"
+
+
+HOOKED = """
+    def mlp(x, w, f, hook=identity):
+        pre = hook("mlp.pre", linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))
+        return linear(hook("mlp.post", f(pre)), w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("f(pre)", "f( pre)", "mlp: right."),
+        (
+            "hook=identity",
+            "callback=identity, hook=identity",
+            "mlp: right. It does not call hook for mlp.post, mlp.pre:",
+        ),
+        ('hook("mlp.post", f(pre))', "f(pre)", "mlp: right. It does not call hook for mlp.post:"),
+        ("f(pre))", "f(pre)) * 0 + f(pre)", "mlp: right. It calls hook, but it does not use what hook returns"),
+        (", hook=identity", "", "NameError: name 'hook' is not defined"),
+    ],
+)
+def test_a_report_says_what_is_missing_in_the_use_of_the_hook(old, new, said):
+    report = learn.check(functions_in(HOOKED.replace(old, new, 1))["mlp"])
+    assert said in str(report)
 
 
 def test_stubs_are_the_package_s_functions_while_others_run():

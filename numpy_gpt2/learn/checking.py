@@ -37,7 +37,7 @@ def check_all(own: Own, names: Iterable[str] = EXERCISES, diagnose: bool = True)
     report = None
     for name in names:
         if name in own.functions:
-            with own.using([*right, name]):
+            with own.using(called(EXERCISES[name], right)):
                 subject = own.subject(EXERCISES[name])
                 if is_right_everywhere(EXERCISES[name], subject):
                     right.append(name)
@@ -46,6 +46,11 @@ def check_all(own: Own, names: Iterable[str] = EXERCISES, diagnose: bool = True)
                 if diagnose and report is None:
                     report = check_subject(EXERCISES[name], subject, forward_of(own, EXERCISES[name]))
     return Progress(right, wrong, report)
+
+
+def called(exercise: Exercise, right: list[str]) -> set[str]:
+    """The learner's functions that are called while this one is checked. All others are the package's."""
+    return {exercise.name, *right} - {*exercise.fixed}
 
 
 def forward_of(own: Own, exercise: Exercise) -> Any:
@@ -63,7 +68,7 @@ def check_one(own: Own, exercise: Exercise) -> Report:
         return Report(name, True, f"{name}: right. It is the package's own function, imported.")
     names = [*EXERCISES]
     before = check_all(own, names[: names.index(name)], diagnose=False)
-    with own.using([*before.right, name]):
+    with own.using(called(exercise, before.right)):
         report = check_subject(exercise, own.subject(exercise), forward_of(own, exercise))
     used = getattr(getattr(own.functions[name], "__code__", None), "co_names", ())
     if replaced := [other for other in before.wrong if other.rpartition(".")[2] in used]:

@@ -92,12 +92,12 @@ def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Ite
                 f"{key!r} {'is missing in' if key in like else 'does not belong into'} the dict that came out"
             )
         for key in like:
-            yield from leaves(value[key], like[key], (), key)
+            yield from leaves(value[key], like[key], names, key)
     elif isinstance(like, tuple):
         if not isinstance(value, tuple | list) or len(value) != len(like):
             raise TypeError(f"{kind(value)} came out; it must be {len(like)} results: {', '.join(names)}")
         for part_name, part, part_like in zip(names, value, like, strict=True):
-            yield from leaves(part, part_like, (), part_name)
+            yield from leaves(part, part_like, (), f"{name}, {part_name}" if name else part_name)
     else:
         try:
             array = np.asarray(value)

@@ -118,7 +118,7 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
         return
     if outcome.problem:
         yield (
-            "It returns None: is a `return` missing?" if outcome.problem.startswith("None ") else outcome.problem + "."
+            "It returns None: is a `return` missing?" if "None came out" in outcome.problem else outcome.problem + "."
         )
         return
     for name, want in expected(exercise, case).items():

@@ -111,6 +111,7 @@ class Exercise:
     run: Callable[..., Any] = call
     outputs: tuple[str, ...] = ()  # names for the parts of a tuple
     may_change: tuple[str, ...] = ()  # the arguments that the reference changes; a cache need not be named
+    fixed: tuple[str, ...] = ()  # exercises that have more than one right result: here, the package's are called
     invariants: tuple[tuple[str, Callable[[np.ndarray], bool]], ...] = ()  # what must hold for the (first) result
     forward: str | None = None  # of a backward function: the name of its forward function
     loss: Callable[..., Loss] | None = None  # of a backward function: (forward function, *arguments) -> Loss
