@@ -135,7 +135,7 @@ def test_a_class_of_the_learner_s_replaces_all_of_the_cache(capsys):
                 self.values[layer, :, :, self.length : end] = v
                 return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
     """)
-    report = learn.check(names["KVCache"])
+    report = learn.check(names["KVCache"].update, "KVCache.update")
     assert report, report
     learn.run(names, "To be", max_new_tokens=5, temperature=0)
     mine = capsys.readouterr().out

@@ -30,7 +30,8 @@ def filled(cache_class: Any) -> Any:
 def run_update(cache_class: Any, config: GPT2Config, room: int, calls: list[tuple[int, np.ndarray, np.ndarray]]) -> Any:
     """How `KVCache.update` is checked: calls for all layers, as `hidden_states` makes them.
 
-    If `room` is not 0, memory for so many positions is reserved first. Before a call, it is cut to the given length, if it is longer.
+    If `room` is not 0, memory for so many positions is reserved first. Before a call, the cache is cut to the given
+    length, if it is longer.
     """
     _, k, _ = calls[0]
     cache = filled(cache_class)(config, len(k), k.dtype)
