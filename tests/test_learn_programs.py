@@ -162,3 +162,26 @@ def test_milestones_compare_with_the_package(number, own, monkeypatch):
 def test_a_wrong_function_shows_in_a_milestone():
     wrong = Own(functions_in("def gelu(x):\n    return np.maximum(x, 0)"))
     assert "they differ by 0e+00" not in "\n".join(MILESTONES[1](wrong))
+
+
+@pytest.mark.parametrize("number", [4, 5])
+def test_gradients_without_dropout_are_used_in_milestones(number, monkeypatch):
+    monkeypatch.setattr("numpy_gpt2.learn.milestones.N_STEPS", 2)
+    calls = []
+    names = functions_in("""
+        def attention_backward(dz, q, k, v, scale, trace):
+            calls.append(q.shape)
+            pattern = trace["attn.pattern"]
+            dscores = softmax_backward(dz @ v.swapaxes(2, 3), pattern) * scale
+            return dscores @ k, dscores.swapaxes(2, 3) @ q, pattern.swapaxes(2, 3) @ dz
+    """)
+    names["calls"] = calls
+    own = Own(names)
+    assert not calls
+    text = "\n".join(MILESTONES[number](own))
+    assert calls[-1][:2] == {4: (3, 2), 5: (4, 2)}[number], (
+        "it was called in the model, not only in the check of dropout"
+    )
+    assert {4: "agree with numerical ones", 5: "There was no dropout, because attention_backward does not"}[
+        number
+    ] in text

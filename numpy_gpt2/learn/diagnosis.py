@@ -26,6 +26,8 @@ from .mistakes import MISTAKES
 from .numerical import own_gradient
 from .source import Mistake, can_be_combined, with_mistakes
 
+EVERYTHING = {"everything"}  # is wrong if there is no result
+
 MOST_ARRAYS = 3  # of one result, that are described
 
 NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
@@ -267,23 +269,25 @@ def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]
     pairs = (
         (a, b)
         for a, b in itertools.combinations(table, 2)
-        if reach[a] | reach[b] == wrong and can_be_combined(exercise, a, b)
+        if together(reach[a], reach[b]) == wrong and can_be_combined(exercise, a, b)
     )
     candidates: Iterator[tuple[Mistake, ...]] = itertools.chain(((mistake,) for mistake in table), pairs)
     return next(([*mistakes] for mistakes in candidates if is_possible(gives, *mistakes)), [])
 
 
 def wrong_parts(exercise: Exercise, outcome: Outcome) -> set[str]:
-    """What is wrong in the outcome of the first case. Two mistakes together make wrong what either does.
-
-    This keeps the search for pairs short: only pairs that reach the wrong arrays, and no others, are tried.
-    """
+    """What is wrong in the outcome of the first case. It keeps the search for pairs of mistakes short."""
     case = cases(exercise)[0]
     if outcome.error is not None or outcome.problem:
-        return {"everything"}
+        return EVERYTHING
     want, tolerance = expected(exercise, case), TOLERANCES[case.dtype]
     wrong = {name for name, array in outcome.arrays.items() if array_distance(array, want[name], tolerance) > 1}
     return wrong | {f"argument {name}" for name in outcome.changed}
+
+
+def together(a: set[str], b: set[str]) -> set[str]:
+    """What two mistakes make wrong, from what each does: what either does, or all if one of them has no result."""
+    return EVERYTHING if EVERYTHING in (a, b) else a | b
 
 
 def is_possible(gives: Callable[..., bool], *mistakes: Mistake) -> bool:

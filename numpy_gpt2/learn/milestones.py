@@ -21,6 +21,7 @@ from ..train import step as training
 from ..train.config import TrainConfig
 from ..weights import init_weights
 from .checking import hook_problems
+from .exercises import EXERCISES
 from .numerical import slope
 from .own import Own
 
@@ -29,6 +30,7 @@ decoding: Any = import_module("..generate", __package__)  # the module: the pack
 PROMPT = "O Romeo, Romeo! wherefore art"
 N_TOKENS = 48  # of a text
 N_STEPS = 50  # of training
+AGREE = 1e-5  # how exact numerical gradients are: most have an error of 1e-7
 
 
 def bundled() -> tuple[Model, list[int]]:
@@ -37,9 +39,19 @@ def bundled() -> tuple[Model, list[int]]:
     return loaded, loaded.tokenizer.encode_ordinary(PROMPT)
 
 
-def with_hook(own: Own) -> list[str]:
-    """The functions that use the hook as the package's do. Gradients need the results that the hook records."""
-    return [name for name in own.functions if name not in hook_problems(own, own.functions)]
+def with_hook(own: Own, *kinds: str) -> tuple[list[str], list[str]]:
+    """The functions to use, and those to leave out, because they do not use their hook (or `dropout`) as they must.
+
+    `kinds` says which of the two is needed. Gradients need the results that the hook records.
+    """
+    left_out = [name for name in hook_problems(own, own.functions) if EXERCISES[name].hook in kinds]
+    return [name for name in own.functions if name not in left_out], left_out
+
+
+def not_used(left_out: list[str]) -> Iterator[str]:
+    """A line about functions that were left out, if there are any."""
+    if left_out:
+        yield f"The package's own were used for {', '.join(left_out)}: they do not use the hook."
 
 
 def own_logits(own: Own) -> Iterator[str]:
@@ -84,13 +96,16 @@ def own_gradients(own: Own) -> Iterator[str]:
     weights = {name: 5 * array.astype(np.float64) for name, array in init_weights(config, rng).items()}
     tokens, targets = rng.integers(11, size=(2, 3, 6))
     largest = 0.0
-    with own.installed(with_hook(own)):
+    names, left_out = with_hook(own, "hook")
+    with own.installed(names):
         _, gradients = backward.loss_and_gradients(tokens, targets, weights, config)
         for name, array in weights.items():
             terms = gradients[name] * (direction := rng.standard_normal(array.shape))
             numerical = slope(lambda: loss(tokens, targets, weights, config), array, direction)
             largest = max(largest, abs(terms.sum() - numerical) / float(np.linalg.norm(terms)))
-    yield f"your gradients of all {len(weights)} weights agree with numerical ones, to {largest:.0e} of their size."
+    agree = "agree with" if largest < AGREE else "do not agree with"
+    yield f"your gradients of all {len(weights)} weights {agree} numerical ones, to {largest:.0e} of their size."
+    yield from not_used(left_out)
 
 
 def loss(tokens: np.ndarray, targets: np.ndarray, weights: dict[str, np.ndarray], config: GPT2Config) -> float:
@@ -102,11 +117,13 @@ def own_training(own: Own) -> Iterator[str]:
     """Part 5: some steps of training, beside the package's."""
     text = np.frombuffer(Path(model.__file__).read_bytes(), np.uint8)
     config = GPT2Config(vocab_size=256, n_positions=32, n_embd=32, n_layer=2, n_head=2)
-    options = TrainConfig(batch_size=8, max_steps=N_STEPS, warmup=10, lr=0.01, dropout=0.1)
+    names, left_out = with_hook(own, "hook")
+    _, without_dropout = with_hook(own, "dropout")
+    options = TrainConfig(batch_size=8, max_steps=N_STEPS, warmup=10, lr=0.01, dropout=0.0 if without_dropout else 0.1)
     runs = [training.new_run(options, config, init_weights(config, np.random.default_rng(0)))]
     runs.append(copy.deepcopy(runs[0]))
-    for run, names in zip(runs, (with_hook(own), []), strict=True):
-        with own.installed(names):
+    for run, functions in zip(runs, (names, []), strict=True):
+        with own.installed(functions):
             for _ in range(N_STEPS):
                 training.take_step(run, text, SerialExecutor())
     yield f"{N_STEPS} steps of training, on the text of model.py. The loss with your functions, and with the package's:"
@@ -114,6 +131,9 @@ def own_training(own: Own) -> Iterator[str]:
     for i in itertools.chain([0], range(9, N_STEPS, 10)):
         yield f"   step {i + 1:>2}   {mine[i]:.6f}   {theirs[i]:.6f}"
     yield f"The largest difference is {max(abs(a - b) for a, b in zip(mine, theirs, strict=True)):.0e}."
+    yield from not_used(left_out)
+    if without_dropout:
+        yield f"There was no dropout, because {', '.join(without_dropout)} does not use it as it must."
 
 
 MILESTONES: dict[int, Callable[[Own], Iterator[str]]] = {

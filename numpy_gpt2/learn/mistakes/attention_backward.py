@@ -41,6 +41,16 @@ MISTAKES: dict[str, list[Mistake]] = {
             (DK, f"({DK}) * scale"),
         ),
         mistake(
+            "scale_twice_in_dk",
+            "scale is in dk twice. q must be without it, if dscores has it.",
+            (DK, f"({DK}) * scale"),
+        ),
+        mistake(
+            "scale_twice_in_dq",
+            "scale is in dq twice. k must be without it, if dscores has it.",
+            (DQ, f"({DQ}) * scale"),
+        ),
+        mistake(
             "scale_on_dv",
             "dv is multiplied by scale. Only dq and dk are, because only the scores contain it.",
             ("@ q, dv", "@ q, dv * scale"),
@@ -76,6 +86,16 @@ MISTAKES: dict[str, list[Mistake]] = {
             "mean_in_softmax",
             "In softmax's gradient, the mean of dpattern * pattern is subtracted. It must be the sum.",
             (SOFTMAX, "pattern * (dpattern - (dpattern * pattern).mean(axis=-1, keepdims=True))"),
+        ),
+        mistake(
+            "sum_without_pattern",
+            "In softmax's gradient, the sum is not multiplied by the pattern: pattern * dpattern minus the sum.",
+            (SOFTMAX, "pattern * dpattern - np.vecdot(dpattern, pattern)[..., None]"),
+        ),
+        mistake(
+            "minus_infinity",
+            "The gradients of masked scores are -inf, so dq and dk are nan. They are 0, and need no mask.",
+            (SOFTMAX, f"np.where(pattern == 0, -math.inf, {SOFTMAX})"),
         ),
         mistake(
             "no_pattern_in_softmax",

@@ -68,6 +68,16 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake("minus", "The two terms are subtracted. They must be added.", ("(1 + t + x", "(1 + t - x")),
         mistake("no_half", "The factor 1/2 is missing.", ("dy * 0.5 *", "dy *")),
         mistake(
+            "dy_of_first_only",
+            "dy multiplies only the first term of the product rule. It belongs to both.",
+            (GELU, f"dy * 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * {SLOPE}"),
+        ),
+        mistake(
+            "dy_of_second_only",
+            "dy multiplies only the second term of the product rule. It belongs to both.",
+            (GELU, f"0.5 * (1 + t) + dy * 0.5 * x * (1 - t * t) * {SLOPE}"),
+        ),
+        mistake(
             "half_of_first",
             "The factor 1/2 is missing in the second term. It belongs to both.",
             ("+ x * (1", "+ 2 * x * (1"),
@@ -161,6 +171,11 @@ MISTAKES: dict[str, list[Mistake]] = {
             (f"dy - {SUM}", f"dy * y - {SUM}"),
         ),
         mistake("no_y", "The outer factor y is missing: dx = y * (dy - sum).", (SOFTMAX, f"dy - {SUM}")),
+        mistake(
+            "sum_without_y",
+            "This is y * dy minus the sum of dy * y. The sum must be multiplied by y, too.",
+            (SOFTMAX, f"y * dy - {SUM}"),
+        ),
         mistake("y_twice", "The outer factor is y². It must be y.", (SOFTMAX, f"y * {SOFTMAX}")),
         mistake("plus", "The sum of dy * y is added. It must be subtracted.", (f"dy - {SUM}", f"dy + {SUM}")),
         mistake("sign", "The sign is wrong: dx is y * (dy - sum).", (SOFTMAX, f"-{SOFTMAX}")),

@@ -279,6 +279,11 @@ MISTAKES: dict[str, list[Mistake]] = {
             (UNTIED, f'dw["lm_head.weight"] = np.zeros_like(dhead)\n{TIED}'),
         ),
         mistake(
+            "untied_transposed",
+            "lm_head's gradient is transposed. It must have the shape of lm_head, (V, C).",
+            (UNTIED, f"{UNTIED}.T"),
+        ),
+        mistake(
             "not_normalized",
             "logits_backward gets the result of the last block. It must get that of the last layer norm, ln_f.",
             ('trace.pop("ln_f")', 'trace[f"h.{config.n_layer - 1}.resid_post"]'),

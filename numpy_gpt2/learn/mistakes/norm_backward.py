@@ -117,6 +117,26 @@ MISTAKES: dict[str, list[Mistake]] = {
             (MEAN, "dy.mean(axis=-1, keepdims=True)"),
             (PROJECTION, "(dy * n).mean(axis=-1, keepdims=True)"),
         ),
+        mistake(
+            "first_mean_of_dy",
+            "The first mean is that of dy. It must be that of dn = dy * weight.",
+            (MEAN, "dy.mean(axis=-1, keepdims=True)"),
+        ),
+        mistake(
+            "second_mean_of_dy",
+            "The second mean is that of dy * n. It must be that of dn * n, where dn = dy * weight.",
+            (PROJECTION, "(dy * n).mean(axis=-1, keepdims=True)"),
+        ),
+        mistake(
+            "projection_on_y",
+            "The second mean is with layer norm's result. It must be with n, before weight and bias.",
+            (f"n * {PROJECTION}", "(y := n * weight + bias) * (dn * y).mean(axis=-1, keepdims=True)"),
+        ),
+        mistake(
+            "residual",
+            "dy is added to dx. The direct path around layer norm belongs to `block_backward`.",
+            (DX, f"dy + {DX}"),
+        ),
         mistake("no_weight", "weight is missing in dx: dn is dy * weight.", ("dn = dy * weight", "dn = dy")),
         mistake(
             "divided_by_weight",
@@ -221,11 +241,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "sum_over_positions",
             "dweight and dbias are summed over axis -2 only. All axes but the last must be summed.",
             ("tuple(range(x.ndim - 1))", "-2"),
-        ),
-        mistake(
-            "sum_over_two_axes",
-            "dweight and dbias are summed over axes 0 and 1. All axes but the last must be summed: there may be fewer.",
-            ("tuple(range(x.ndim - 1))", "(0, 1)"),
         ),
         mistake(
             "sum_over_channels",

@@ -105,6 +105,26 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("dy / np.count", "dy * np.count"),
         ),
         mistake(
+            "n_twice",
+            "dx is divided by N twice.",
+            ("np.count_nonzero(counted)", "np.count_nonzero(counted) ** 2"),
+        ),
+        mistake(
+            "target_not_divided",
+            "softmax is divided by N, and the 1 at the target is not. Both must be.",
+            ("])] -= 1", "])] -= np.count_nonzero(counted)"),
+        ),
+        mistake(
+            "target_not_scaled",
+            "softmax is multiplied by dy/N, and the 1 at the target is not. Both must be.",
+            ("])] -= 1", "])] -= np.count_nonzero(counted) / dy"),
+        ),
+        mistake(
+            "softmax_not_scaled",
+            "The 1 at the target is multiplied by dy/N, and softmax is not. Both must be.",
+            (TARGET, "dx *= np.count_nonzero(counted) / dy\n" + TARGET),
+        ),
+        mistake(
             "n_of_rows",
             "dx is divided by the number of targets in its own text. It must be divided by N, that of all texts.",
             ("np.count_nonzero(counted)", "counted.sum(axis=-1, keepdims=True)[..., None]"),
