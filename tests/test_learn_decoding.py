@@ -2,7 +2,10 @@
 
 import pytest
 
-from .learners import check_code
+from numpy_gpt2.learn.checking import check_all
+from numpy_gpt2.learn.own import Own
+
+from .learners import check_code, functions_in
 
 RIGHT = {
     "penalize_repetition with a set of tokens": """
@@ -382,3 +385,26 @@ def test_right_code_passes(code):
 @pytest.mark.parametrize(("mistake", "code"), WRONG.items(), ids=WRONG)
 def test_the_mistake_in_a_learner_s_code_is_named(mistake, code):
     assert check_code(code).mistake == mistake
+
+
+def test_equal_kinds_of_errors_are_no_evidence_for_a_mistake():
+    report = check_code("""
+        def sample(probabilities, rng):
+            return rng.choice(probabilities.shape[-1], p=probabilities)
+    """)
+    assert "p must be 1-dimensional" in str(report)
+    assert report.mistake is None
+
+
+def test_random_results_are_seen():
+    report = check_code("""
+        def generate_plainly(tokens, weights, config, max_new_tokens, rng):
+            for _ in range(max_new_tokens):
+                yield np.random.randint(config.vocab_size)
+    """)
+    assert "A second call with the same arguments gives other numbers." in str(report)
+
+
+def test_a_sample_that_draws_otherwise_does_not_make_its_callers_wrong():
+    names = functions_in(RIGHT["sample with choice"] + RIGHT["generate_plainly with a list"])
+    assert check_all(Own(names)).right == ["sample", "generate_plainly"]

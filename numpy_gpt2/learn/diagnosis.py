@@ -247,10 +247,13 @@ def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Ite
 
 
 def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]:
-    """The mistake, or the two mistakes, that give these outcomes for every probe; empty if there are none."""
+    """The mistake, or the two mistakes, that give these outcomes for every probe; empty if there are none.
+
+    An error shows less than numbers do. If there are no wrong numbers, the text of the error must be the same, too.
+    """
     results = [*zip(cases(exercise), outcomes, strict=False)]
     wrong_numbers = any(outcome.arrays and not is_right(exercise, outcome, case) for case, outcome in results)
-    if len(outcomes) < len(cases(exercise)) or (outcomes[0].error and not wrong_numbers):  # any error equals another
+    if len(outcomes) < len(cases(exercise)) or (outcomes[0].error and not wrong_numbers):
         return []
     first, table = cases(exercise)[0], MISTAKES.get(exercise.name, [])
     wrong = wrong_parts(exercise, outcomes[0])
@@ -262,7 +265,8 @@ def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]
             given = observe(exercise, subject, case)
             if case is first and len(mistakes) == 1:
                 reach[mistakes[0]] = wrong_parts(exercise, given)
-            if distance(outcome, given, case.dtype, loosely=True) > 1:
+            same_error = wrong_numbers or str(outcome.error) == str(given.error)
+            if not same_error or distance(outcome, given, case.dtype, loosely=True) > 1:
                 return False
         return True
 

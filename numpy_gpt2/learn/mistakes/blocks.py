@@ -328,6 +328,11 @@ MISTAKES: dict[str, list[Mistake]] = {
             "advanced_by_1", "cache.length grows by 1. It must grow by T.", ("cache.length += T", "cache.length += 1")
         ),
         mistake(
+            "length_is_t",
+            "cache.length becomes T. T must be added to it.",
+            ("cache.length += T", "cache.length = T"),
+        ),
+        mistake(
             "advanced_first",
             "cache.length is advanced before the blocks. They store new keys at the old length.",
             ("    for layer in range", "    if cache is not None:\n        cache.length += T\nfor layer in range"),

@@ -116,6 +116,12 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("k >= logits.shape[-1]", "k == logits.shape[-1]"),
         ),
         mistake(
+            "k_above_v_sort",
+            "k may be larger than V. Then all logits stay.",
+            ("k >= logits.shape[-1]", "k == logits.shape[-1]"),
+            (KTH, "np.sort(logits, axis=-1)[..., -k, None]"),
+        ),
+        mistake(
             "k_is_v",
             "With k = V, all logits must stay.",
             ("return logits\n    ", "return np.full_like(logits, -math.inf)\n"),

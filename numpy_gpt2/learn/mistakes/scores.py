@@ -115,6 +115,16 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("np.log(np.exp(x).sum(axis=-1))", "np.log2(np.exp(x).sum(axis=-1))"),
         ),
         mistake(
+            "log_10_normalizer",
+            "The logarithm of the sum is log₁₀. It must be ln, np.log.",
+            ("np.log(np.exp(x).sum(axis=-1))", "np.log10(np.exp(x).sum(axis=-1))"),
+        ),
+        mistake(
+            "divided_by_rows",
+            "The sum is divided by the number of rows, len(logits). It must be divided by the number of targets.",
+            (LOSS, LOSS.replace(".mean()", ".sum() / len(logits)")),
+        ),
+        mistake(
             "softmax_twice", "softmax is applied twice.", ("x = x - x.max(axis=-1, keepdims=True)", "x = softmax(x)")
         ),
         mistake(
