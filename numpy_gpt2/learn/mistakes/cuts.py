@@ -19,13 +19,13 @@ TOP_P = "np.where(kept, logits, -math.inf)"
 ROWS = "softmax(logits).reshape(-1, V), kept.reshape(-1, V)"
 MIN_P = "logits.max(axis=-1, keepdims=True) + math.log(p)"
 KEPT_BY_MIN_P = f"np.where(logits < {MIN_P}, -math.inf, logits)"
-FINITE = "Other logits are {0}. They must be -inf, whose probability is exactly 0."
+FINITE = "The other logits are {0}. They must be -inf, whose probability is exactly 0."
 
 
 def finite(old: str) -> list[Mistake]:
     """Other numbers than −∞ for the logits that do not stay. `old` is the expression with -math.inf."""
     return [
-        mistake("zero", FINITE.format("0") + " exp(0) is 1.", (old, old.replace("-math.inf", "0.0"))),
+        mistake("zero", FINITE.format("0, and exp(0) is 1"), (old, old.replace("-math.inf", "0.0"))),
         mistake("minus_large", FINITE.format("-1e9"), (old, old.replace("-math.inf", "-1e9"))),
         mistake("minus_1e10", FINITE.format("-1e10"), (old, old.replace("-math.inf", "-1e10"))),
         mistake("minus_10000", FINITE.format("-10,000"), (old, old.replace("-math.inf", "-1e4"))),
@@ -35,12 +35,14 @@ def finite(old: str) -> list[Mistake]:
             (old, old.replace("-math.inf", "np.finfo(logits.dtype).min")),
         ),
         mistake(
-            "plus_infinity", "Other logits are +inf. They must be -inf.", (old, old.replace("-math.inf", "math.inf"))
+            "plus_infinity",
+            "The other logits are +inf. They must be -inf.",
+            (old, old.replace("-math.inf", "math.inf")),
         ),
-        mistake("nan", "Other logits are nan. They must be -inf.", (old, old.replace("-math.inf", "math.nan"))),
+        mistake("nan", "The other logits are nan. They must be -inf.", (old, old.replace("-math.inf", "math.nan"))),
         mistake(
             "float64",
-            "The result is float64 for float32 logits: np.full makes float64. np.full_like keeps the dtype.",
+            "The result is float64 for float32 logits. np.full makes float64; np.full_like keeps the dtype.",
             (f"return {old}", f"return np.asarray({old}, np.float64)"),
         ),
         mistake(
@@ -205,7 +207,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "put_back_inverse",
-            "The mask is put back by order[order of tokens] the wrong way: mask[order]. Write keep[order[...]] = True.",
+            "The mask is put back in the wrong direction, as mask[order]. Write keep[order] = mask.",
             (KEEP, "keep[:] = (before < p)[order]"),
             ALL_CANDIDATES,
         ),
@@ -232,7 +234,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "min_p",
-            "Tokens with p times the largest probability stay. That is min-p. Here, sums must be compared with p.",
+            "Tokens with p times the largest probability stay, as in min-p. Here, sums must be compared with p.",
             (KEEP, "keep[row >= p * row.max()] = True"),
         ),
         mistake(
@@ -331,7 +333,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "top_p",
-            "Tokens stay until their sum reaches p. That is the nucleus. Here, each is compared with the largest one.",
+            "Tokens stay until their sum reaches p, as in the nucleus. Here, each is compared with the largest one.",
             (f"return {KEPT_BY_MIN_P}", "return keep_top_p(logits, p)"),
         ),
         mistake(

@@ -260,8 +260,8 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "power",
-            "Probabilities are raised to the power of 1/temperature. With a small temperature, all become 0. Divide the"
-            " logits.",
+            "Probabilities are raised to the power of 1/temperature, so a small temperature makes all of them 0. Divide"
+            " the logits.",
             (
                 DIVIDED,
                 "weight = softmax(logits) ** (1 / temperature)\nlogits = np.log(weight / weight.sum(-1)[..., None])",
