@@ -17,7 +17,7 @@ import pytest
 
 from numpy_gpt2 import hub, load, load_tokenizer
 from numpy_gpt2.download import size_of
-from numpy_gpt2.hub import MODEL_FILES
+from numpy_gpt2.model_files import MODEL_FILES
 from numpy_gpt2.weights import FILE, INDEX
 
 from .conftest import ROOT, run_cli, write_tokenizer
@@ -81,18 +81,28 @@ def test_missing_shards_are_downloaded(server, folder):
     assert hub.is_complete(folder)
 
 
-def test_a_failed_download_says_what_to_do_by_hand(server, folder):
-    server.faults["hub", "config.json"] = iter([404])
-    address = server.address()
-    assert failure() == (
-        f"cannot download {MODEL}: there is no {address}/{MODEL}/resolve/main/config.json; to download it by hand, put"
-        f" config.json, vocab.json, merges.txt and model.safetensors from {address}/{MODEL}/tree/main into {folder}"
-    )
+@pytest.mark.parametrize(
+    ("file", "missing"),
+    [
+        (
+            "config.json",
+            "config.json, vocab.json and merges.txt (or tokenizer.json), model.safetensors (or pytorch_model.bin)",
+        ),
+        ("merges.txt", "merges.txt (or tokenizer.json), model.safetensors (or pytorch_model.bin)"),
+        (FILE, "model.safetensors (or pytorch_model.bin)"),
+    ],
+)
+def test_a_failed_download_says_what_to_do_by_hand(server, folder, file, missing):
+    server.faults["hub", file] = iter([400])
+    page = f"{server.address()}/{MODEL}/tree/main"
+    end = f"; to download what is missing by hand, put {missing} from {page} into {folder}"
+    assert failure().endswith(end)
 
 
-def test_a_repository_without_safetensors_is_an_error(server):
-    del server.files[FILE]
-    assert f"there is no {server.address()}/{MODEL}/resolve/main/{FILE};" in failure()
+def test_a_missing_shard_is_named(server, folder):
+    shards = split(server)
+    server.faults["store", shards[1]] = iter([400])
+    assert f", put {shards[1]} from " in failure()
 
 
 def with_pickles(server: Hub, *shards: bytes) -> list[str]:
@@ -134,7 +144,10 @@ def test_safetensors_are_preferred_to_pickles(server, folder):
 @pytest.mark.parametrize("value", ["1", "ON", "yes", "true"])
 def test_offline_means_no_requests(server, folder, monkeypatch, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    assert failure() == f"cannot download {MODEL}: HF_HUB_OFFLINE is set; {hub.by_hand(MODEL, folder)}"
+    assert failure() == (
+        f"cannot download {MODEL}: HF_HUB_OFFLINE is set, and {MODEL} is not complete in {folder} or the Hugging Face"
+        f" cache ({os.environ['HF_HUB_CACHE']}); {hub.by_hand(MODEL)}"
+    )
     assert hub.why_unreachable(MODEL) == "HF_HUB_OFFLINE is set"
     assert server.requests == []
     assert not folder.exists()
@@ -216,7 +229,7 @@ def test_a_weights_folder_that_cannot_be_created_is_an_error(server, tmp_path, f
     (tmp_path / "weights").write_text("in the way")
     text = failure()
     assert "File exists" in text
-    assert text.endswith(hub.by_hand(MODEL, folder))
+    assert text.endswith(hub.by_hand(MODEL))
     assert server.requests == []
 
 
@@ -314,8 +327,8 @@ def test_a_tokenizer_that_cannot_be_downloaded_is_an_error(server, tmp_path, mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = failure(name="gpt2", folder_of=hub.tokenizer_folder)
     gpt2 = tmp_path / "weights" / "gpt2"
-    assert message.startswith("cannot download gpt2: HF_HUB_OFFLINE is set; to download it by hand, put vocab.json and")
-    assert re.findall(r"\S+\.(?:json|txt|safetensors)", message) == ["vocab.json", "merges.txt"]
+    assert message.startswith("cannot download gpt2: HF_HUB_OFFLINE is set, and gpt2 is not complete in ")
+    assert re.findall(r"\w+\.(?:json|txt|safetensors)", message) == ["vocab.json", "merges.txt", "tokenizer.json"]
     assert server.requests == []
     assert not gpt2.exists()
     monkeypatch.delenv("HF_HUB_OFFLINE")
