@@ -18,13 +18,14 @@ from typing import NamedTuple
 
 import pytest
 
+from numpy_gpt2 import hub
 from numpy_gpt2.model_files import GENERATION_CONFIG, MODEL_FILES
 from numpy_gpt2.tokenizer import ADDED_TOKENS, TOKENIZER_CONFIG
 from numpy_gpt2.weights import FILE
 
 MODEL = "someone/tiny"
 ALL_FILES = (*MODEL_FILES, FILE)
-OPTIONAL = (GENERATION_CONFIG, ADDED_TOKENS, TOKENIZER_CONFIG)  # requests for these are not recorded if the hub does not have them
+OPTIONAL = (GENERATION_CONFIG, ADDED_TOKENS, TOKENIZER_CONFIG)  # requests for these are recorded if the hub has them
 
 
 class Request(NamedTuple):
@@ -33,6 +34,7 @@ class Request(NamedTuple):
     place: str  # "hub" or "store"
     path: str
     headers: dict[str, str]
+    method: str
 
     @property
     def file(self) -> str:
@@ -102,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         repository, revision, file = found.groups() if found else ("", "", self.path)
         body = self.hub.files.get(file) if revision in self.hub.revisions else None
         if file not in OPTIONAL or body is not None:
-            self.hub.requests.append(Request(self.place, self.path, headers))
+            self.hub.requests.append(Request(self.place, self.path, headers, self.command))
         if fault := next(self.hub.faults[self.place, file], None):
             self.answer(fault) if isinstance(fault, int) else fault(self, body)
         elif self.path == f"/api/models/{MODEL}" and self.hub.has_api:
@@ -245,6 +247,14 @@ def serve(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def stored(folder: Path) -> dict[str, bytes]:
     """All files of a folder: name -> content. Empty if there is no folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def failure(error: type[Exception] = OSError, name: str = MODEL, folder_of=hub.model_folder) -> str:
+    """The message with which a download fails: one line."""
+    with pytest.raises(error) as caught:
+        folder_of(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

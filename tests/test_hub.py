@@ -15,13 +15,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from numpy_gpt2 import __main__ as command
 from numpy_gpt2 import hub, load, load_tokenizer
 from numpy_gpt2.download import size_of
 from numpy_gpt2.model_files import MODEL_FILES
 from numpy_gpt2.weights import FILE, INDEX
 
-from .conftest import ROOT, run_cli, write_tokenizer
-from .fake_hub import ALL_FILES, MODEL, Hub, closed_port, first, page, stall, stored, wait_for
+from .conftest import ROOT, assert_one_error, run_cli, run_in_process, write_tokenizer
+from .fake_hub import ALL_FILES, MODEL, Hub, closed_port, failure, first, page, stall, stored, wait_for
 
 
 def split(server: Hub) -> list[str]:
@@ -31,14 +32,6 @@ def split(server: Hub) -> list[str]:
     server.files |= {shards[0]: whole[:50_000], shards[1]: whole[50_000:]}
     server.files[INDEX] = json.dumps({"weight_map": {"wte.weight": shards[0], "wpe.weight": shards[1]}}).encode()
     return shards
-
-
-def failure(error: type[Exception] = OSError, name: str = MODEL, folder_of=hub.model_folder) -> str:
-    """The message with which a download fails: one line."""
-    with pytest.raises(error) as caught:
-        folder_of(name)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Files of a model
@@ -388,6 +381,20 @@ def test_a_file_in_the_weights_folder_is_not_a_model(server, tmp_path):
 def test_importing_hub_loads_neither_requests_nor_tqdm():
     code = "import sys, numpy_gpt2, numpy_gpt2.hub; print({'requests', 'urllib3', 'tqdm'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_params_downloads_config_json_only(server, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for offline in ("0", "1"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        result = run_in_process(command.main, capsys, "--params", "-m", MODEL)
+        assert result.out.startswith("parameter ")
+        assert stored(folder) == {"config.json": server.files["config.json"]}
+        assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+    assert [request.file for request in server.requests] == ["config.json"]
+    (folder / "config.json").unlink()
+    result = run_in_process(command.main, capsys, "--params", "-m", MODEL)
+    assert_one_error(result, 1, f"put config.json from {server.address()}/{MODEL}/tree/main into {folder}")
 
 
 @pytest.fixture(params=["refused", "unknown host", "silent", "offline"])
