@@ -260,6 +260,32 @@ def test_files_of_a_commit_that_the_hub_does_not_have_come_from_main(online, cac
     assert stored(folder) == files
 
 
+def test_an_interrupted_completion_stays_at_its_commit(online, cache, files, folder):
+    cache.add(without(files, *TOKENIZER))
+    online.faults["hub", "merges.txt"] = iter([400])
+    failure()
+    online.requests.clear()
+    hub.model_folder(MODEL)
+    assert [request.path for request in online.requests] == [f"/{MODEL}/resolve/{COMMIT}/merges.txt"]
+
+
+def test_files_under_weights_are_kept(online, cache, files, folder):
+    cache.add({**without(files, FILE), "config.json": b"{}", "added_tokens.json": b"{}"})
+    folder.mkdir(parents=True)
+    for name in ("config.json", *TOKENIZER):
+        (folder / name).write_bytes(files[name])
+    hub.model_folder(MODEL)
+    assert stored(folder) == files
+    assert [request.path for request in online.requests if request.place == "hub"] == [f"/{MODEL}/resolve/main/{FILE}"]
+
+
+def test_the_snapshot_with_more_files_is_completed(online, cache, files, tmp_path):
+    cache.add({"config.json": files["config.json"]}, "gpt2")
+    cache.add(without(files, "merges.txt"), "openai-community/gpt2")
+    assert hub.model_folder("gpt2") == tmp_path / "weights" / "gpt2"
+    assert {request.file for request in online.requests} == {"merges.txt"}
+
+
 def test_sharded_weights_are_completed(online, cache, files, folder):
     whole = online.files.pop(FILE)
     index = json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}).encode()
@@ -295,6 +321,7 @@ def test_files_are_copied_where_there_are_no_links(online, cache, files, folder,
 
     monkeypatch.setattr(Path, "symlink_to", fail)
     hub.model_folder(MODEL)
+    assert {request.file for request in online.requests} == {*TOKENIZER}
     assert stored(folder) == files
     assert not any(path.is_symlink() for path in folder.iterdir())
 
@@ -320,6 +347,17 @@ def test_a_model_whose_cache_was_deleted_is_downloaded(online, cache, files, fol
     assert {request.file for request in online.requests} == {"config.json", FILE}
     assert stored(folder) == files
     assert not any(path.is_symlink() for path in folder.iterdir())
+
+
+def test_a_link_that_leads_nowhere_is_made_again(cache, files, folder):
+    cache.add(without(files, *TOKENIZER))
+    folder.mkdir(parents=True)
+    for name in TOKENIZER:
+        (folder / name).write_bytes(files[name])
+    (folder / FILE).symlink_to(folder / "gone")
+    assert hub.model_folder(MODEL) == folder
+    assert stored(folder) == files
+    assert (folder / FILE).resolve().is_relative_to(cache.folder)
 
 
 # Parts of a model
