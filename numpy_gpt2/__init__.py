@@ -19,7 +19,8 @@ Then the machinery around it:
     checkpoint.py, files.py                            load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
     stream.py                                          tokens -> text, as soon as it is certain
-    cli.py, console.py, interrupts.py, __main__.py     the command line
+    cli.py, console.py, interrupts.py                  what the command lines share
+    options.py, samples.py, parameters.py, __main__.py the command that continues a prompt
     windows.py, evaluate.py                            the loss of a text
     train/                                             the training loop, its checkpoints and its log
     explain/                                           an HTML page that shows one prompt inside the model

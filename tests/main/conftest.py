@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from numpy_gpt2 import __main__ as command
-from numpy_gpt2 import generate, load, save_model
+from numpy_gpt2 import generate, load, samples, save_model
 
 from ..conftest import run_in_process, write_model
 
@@ -39,7 +39,7 @@ def cli(capsys, monkeypatch):
 @pytest.fixture
 def replace_generate(monkeypatch):
     """Make `generate` return these rows of tokens, whatever the model is."""
-    return lambda rows: monkeypatch.setattr(command, "generate", lambda *_, **__: map(np.array, rows))
+    return lambda rows: monkeypatch.setattr(samples, "generate", lambda *_, **__: map(np.array, rows))
 
 
 def generated(folder, ids, n, **options):

@@ -1,0 +1,90 @@
+"""The options of `python -m numpy_gpt2`, and the checks of its command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import secrets
+
+from .cli import Parser, argument_type, non_negative_int, nonempty_text, positive_int
+from .samples import Settings
+from .tokenizer import ENDOFTEXT
+
+EXAMPLES = """\
+examples:
+  python -m numpy_gpt2 "Alan Turing theorized that computers would one day"
+  python -m numpy_gpt2 --greedy -n 40 "The dog"            always the same text
+  python -m numpy_gpt2 -m gpt2-xl -t 1 -k 0 -p 0.9 "Once"  nucleus sampling
+  python -m numpy_gpt2 -m shakespeare --seed 7 "ROMEO:"    the bundled model
+  python -m numpy_gpt2 --num-samples 3 --stop . "I think"  up to a full stop
+  python -m numpy_gpt2 --json --stats - < prompt.txt       the prompt is a file
+  python -m numpy_gpt2 --params                            GPT-2's parameters
+
+other programs, each with its own --help:
+  python -m numpy_gpt2 train …     train a model on a text
+  python -m numpy_gpt2 evaluate …  measure how well a model predicts a text
+  python -m numpy_gpt2 explain …   show a prompt inside the model
+A prompt that is one of these three words follows --, as in: -- train
+"""
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read and check the command line."""
+    temperature = argument_type(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
+    probability = argument_type(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+    n_samples = argument_type(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
+
+    parser = Parser(
+        prog="python -m numpy_gpt2",
+        usage="%(prog)s [options] [PROMPT]",
+        description="Continue a text with GPT-2. The text goes to stdout, messages go to stderr.",
+        epilog=EXAMPLES,
+    )
+    add = parser.add_argument
+    parser.add_prompt("the text to continue")
+    parser.add_model()
+    help = "generate at most N tokens (default: 100)"
+    add("-n", "--max-new-tokens", metavar="N", type=positive_int, default=100, help=help)
+    help = "end before TEXT; can be given several times; TEXT is literal: in bash, two line ends are $'\\n\\n'"
+    add("--stop", metavar="TEXT", type=nonempty_text, action="append", default=[], help=help)
+    add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
+    help = "draft tokens from earlier text; same output, faster where the text repeats (default: on)"
+    add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=help)
+
+    add = parser.add_argument_group("sampling").add_argument
+    help = "lower values prefer probable tokens more strongly; 0 means --greedy (default: 0.8)"
+    add("-t", "--temperature", metavar="X", type=temperature, help=help)
+    help = "sample from the K most probable tokens; 0 turns this off (default: 40)"
+    add("-k", "--top-k", metavar="K", type=non_negative_int, help=help)
+    help = "sample from the smallest set of most probable tokens whose total is P or more (default: off)"
+    add("-p", "--top-p", metavar="P", type=probability, help=help)
+    add("--greedy", action="store_true", help="always take the most probable token; contradicts -t, -k and -p")
+    help = "random seed; the same seed gives the same text (default: random)"
+    add("-s", "--seed", metavar="N", type=non_negative_int, default=secrets.randbits(32), help=help)
+    help = "generate N continuations as one batch, with a line before each (default: 1)"
+    add("--num-samples", metavar="N", type=n_samples, default=1, help=help)
+
+    add = parser.add_argument_group("output").add_argument
+    add("--json", action="store_true", help="print each sample as a JSON object in one line")
+    add("--stats", action="store_true", help="print the seed, timings, speed and memory on stderr")
+    add("--params", action="store_true", help="print a table of the model's parameters and exit")
+
+    arguments = parser.parse_args(argv)
+    if not arguments.params:
+        parser.check_prompt(arguments.prompt)
+    if arguments.greedy:
+        samples = {"-t": arguments.temperature, "-k": (arguments.top_k or 1) > 1, "-p": (arguments.top_p or 1) < 1}
+        if flags := [flag for flag, given in samples.items() if given]:
+            parser.error(f"--greedy does not sample, so it contradicts {', '.join(flags)}; leave out one or the other")
+        arguments.temperature = 0.0
+    if arguments.temperature is None:
+        arguments.temperature = 0.8
+    if arguments.top_k is None:
+        arguments.top_k = 40
+    return arguments
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings of generation among the arguments."""
+    return Settings(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Settings)})
