@@ -98,8 +98,8 @@ class GPT2Config:
         if quantization := values.get("quantization_config"):
             method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else ""
             raise ValueError(
-                f"{path}: the weights are quantized ({method!s:.100}); they must not be, so use the model from before"
-                " its quantization (--int8 then saves memory)"
+                f"{path}: the weights are quantized ({method!s:.100}); they must be F64, F32, F16 or BF16, so use the"
+                " model from before its quantization (--int8 then saves memory)"
             )
         values = {ALIASES.get(name, name): value for name, value in values.items()}
         fields = {field.name for field in dataclasses.fields(cls)}

@@ -251,10 +251,10 @@ def file_names(api_url: str) -> list[str]:
         raise ValueError(f"{redact(api_url)} is not a list of files ({error!r})") from None
 
 
-def exists(url: str) -> bool:
-    """Whether the hub has a file. Raises OSError if it does not answer."""
+def probe(url: str) -> tuple[int, str]:
+    """What the hub answers for a file: the status, and its own code for an error. Raises OSError for no answer."""
     with open_url(url, TIMEOUT, method="HEAD") as response:
-        return response.ok
+        return response.status_code, response.headers.get("X-Error-Code", "")
 
 
 def is_temporary(error: requests.RequestException) -> bool:

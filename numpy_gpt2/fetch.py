@@ -10,7 +10,7 @@ from typing import NamedTuple
 from . import hf_cache
 from .config import GPT2Config
 from .credentials import endpoint, redact
-from .download import LIMIT, download_file, exists, file_names
+from .download import LIMIT, download_file, file_names, probe
 from .files import link_or_copy, read_json
 from .model_files import GENERATION_CONFIG, Parts, files_of, missing_files, weight_names
 from .tokenizer import (
@@ -28,11 +28,11 @@ TOKENIZER_FILES = (*VOCAB_AND_MERGES, ADDED_TOKENS, TOKENIZER_JSON, TOKENIZER_CO
 
 
 class Target(NamedTuple):
-    """A model on the hub, the folder for its files, and the revisions that are searched for them, in this order."""
+    """A model on the hub, the folder for its files, and the revision that they come from: a commit, or main."""
 
     repository: str
     folder: Path
-    revisions: tuple[str, ...]
+    revision: str
 
 
 def file_url(repository: str, file: str, revision: str = "main") -> str:
@@ -45,29 +45,53 @@ def page(repository: str) -> str:
     return f"{redact(endpoint())}/{repository}"
 
 
-def link_files(snapshot: Path, folder: Path, parts: Parts) -> bool:
-    """Link files of a snapshot in the cache that a folder does not have. Damaged files are left out.
-
-    Returns whether the folder has files of this snapshot now.
-    """
+def link_files(snapshot: Path, folder: Path, parts: Parts) -> None:
+    """Link files of a snapshot in the cache that a folder does not have. Damaged files are left out."""
     cached, own = files_of(snapshot), files_of(folder)
     names = ["config.json"]
     if Parts.TOKENIZER in parts and missing_files(own, Parts.TOKENIZER):
         names += TOKENIZER_FILES
     if Parts.WEIGHTS in parts and missing_files(own, Parts.WEIGHTS):
         names += [GENERATION_CONFIG, *weight_names(cached | own)]
-    new = [name for name in names if name in cached and name not in own and hf_cache.is_intact(cached[name])]
-    for name in new:
-        link_or_copy(cached[name], folder / name)
-    return bool(new) or any(name in cached and path.samefile(cached[name]) for name, path in own.items())
+    for name in names:
+        if name in cached and name not in own and hf_cache.is_intact(cached[name]):
+            link_or_copy(cached[name], folder / name)
 
 
-def fetch_model(target: Target, parts: Parts) -> None:
+def linked_files(snapshot: Path, folder: Path) -> list[Path]:
+    """The files of a folder that `link_files` has linked or copied from a snapshot: size and time are the same."""
+    cached, own = files_of(snapshot), files_of(folder)
+
+    def key(path: Path) -> tuple[int, int]:
+        return path.stat().st_size, path.stat().st_mtime_ns
+
+    return [path for name, path in own.items() if name in cached and key(path) == key(cached[name])]
+
+
+def revision_to_use(repository: str, folder: Path, snapshot: Path | None) -> str:
+    """Where to download the other files of a folder: at the commit that linked files come from, or on main.
+
+    Files of two commits are never mixed: if the hub no longer has the commit, the links are removed. A mirror may not
+    have commits at all.
+    """
+    if not snapshot or not (linked := linked_files(snapshot, folder)):
+        return "main"
+    status, code = 0, ""
+    with suppress(OSError):  # the next request says what is wrong
+        status, code = probe(file_url(repository, "config.json", snapshot.name))
+    if code == "RevisionNotFound":
+        for path in linked:
+            path.unlink()
+    return "main" if status == 404 else snapshot.name
+
+
+def fetch_model(repository: str, folder: Path, snapshot: Path | None, parts: Parts) -> None:
     """Download the missing files of a model. Small files that can show that it cannot be read come first."""
+    target = Target(repository, folder, revision_to_use(repository, folder, snapshot))
     try:
         fetch(target, "config.json", GPT2Config.from_json)
     except FileNotFoundError as error:
-        other = found_instead(names_on_hub(target.repository, OTHER_WEIGHTS), OTHER_WEIGHTS)
+        other = found_instead(names_on_hub(repository, OTHER_WEIGHTS), OTHER_WEIGHTS)
         raise FileNotFoundError(f"{error}{other}; choose a model with config.json, a tokenizer and weights") from None
     if Parts.TOKENIZER in parts:
         fetch_tokenizer(target)
@@ -82,7 +106,7 @@ def names_on_hub(repository: str, kinds: Iterable[str]) -> list[str]:
     with suppress(OSError, ValueError, RecursionError):
         return file_names(f"{endpoint()}/api/models/{repository}")
     with suppress(OSError):
-        return [name for name in kinds if not name.startswith(".") and exists(file_url(repository, name))]
+        return [name for name in kinds if not name.startswith(".") and probe(file_url(repository, name))[0] == 200]
     return []
 
 
@@ -94,11 +118,8 @@ def fetch(
     limit: int = LIMIT,
 ) -> None:
     """Download one file of a model, unless it is there. Raises what `download_file` raises."""
-    repository, folder, (*others, last) = target
-    for revision in others:
-        with suppress(FileNotFoundError):
-            return download_file(file_url(repository, file, revision), folder / file, check, check_start, limit=limit)
-    download_file(file_url(repository, file, last), folder / file, check, check_start, limit=limit)
+    url = file_url(target.repository, file, target.revision)
+    download_file(url, target.folder / file, check, check_start, limit=limit)
 
 
 def fetch_tokenizer(target: Target) -> None:

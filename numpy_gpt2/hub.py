@@ -173,15 +173,15 @@ def download_model(name: str, parts: Parts = Parts.ALL) -> Path:
                 check_tokenizer_class(present)
             raise ConnectionError(f"HF_HUB_OFFLINE is set, and {name} is not complete in {places(name)}")
         from .download import locked
-        from .fetch import Target, fetch_model, link_files
+        from .fetch import fetch_model, link_files
 
         with locked(weights_folder()):
-            # What is not in the cache is downloaded from the same commit, if the hub still has it.
-            commit = [snapshot.name] if snapshot and link_files(snapshot, folder, parts) else []
+            if snapshot:
+                link_files(snapshot, folder, parts)
             if not is_complete(folder, parts):
                 if is_offline():
                     raise ConnectionError(f"HF_HUB_OFFLINE is set, and files are damaged in {snapshot}")
-                fetch_model(Target(name, folder, (*commit, "main")), parts)
+                fetch_model(name, folder, snapshot, parts)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"cannot download {name}: {error}") from None
     except OSError as error:

@@ -127,8 +127,8 @@ def stored_tensors(
             continue
         if entry["dtype"] not in dtypes:
             raise ValueError(
-                f"{path}: {name} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}, so a quantized"
-                " model must be replaced by the one from before its quantization"
+                f"{path}: {name} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}, so for quantized"
+                " weights, use the model from before its quantization"
             )
         yield name, entry
 

@@ -53,6 +53,7 @@ class Hub:
         self.redirect: dict[str, str] = {}  # wrong headers of the redirect to the store
         self.has_store = True
         self.has_api = False
+        self.has_commits = True  # some mirrors only have the files of main
         self.revisions = {"main"}
         self.requests: list[Request] = []
         self.faults: defaultdict[tuple[str, str], Iterator] = defaultdict(lambda: iter(()))
@@ -112,7 +113,8 @@ class Handler(BaseHTTPRequestHandler):
         elif repository == "gpt2":
             self.answer(307, b"Temporary Redirect", Location=f"/{MODEL}/resolve/{revision}/{file}")
         elif repository != MODEL or body is None:
-            self.answer(404)
+            gone = self.hub.has_commits and revision not in self.hub.revisions
+            self.answer(404, X_Error_Code="RevisionNotFound" if gone else "")
         elif self.place == "hub" and self.hub.has_store and file.endswith(".safetensors"):
             file_is = {"X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Linked-Size": str(len(body))}
             where = {"Location": self.hub.address("store") + self.path}

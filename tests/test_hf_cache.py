@@ -16,7 +16,7 @@ from numpy_gpt2 import hf_cache, hub, int8, load
 from numpy_gpt2.weights import FILE, INDEX
 
 from .conftest import assert_one_error, run_in_process, write_model
-from .fake_hub import ALL_FILES, MODEL, failure, stored
+from .fake_hub import ALL_FILES, MODEL, Hub, failure, stored
 
 COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
 TOKENIZER = ("vocab.json", "merges.txt")
@@ -83,6 +83,11 @@ def online(server, cache, monkeypatch):
 def files(tiny) -> dict[str, bytes]:
     """The files of the tiny model."""
     return {name: (tiny / name).read_bytes() for name in ALL_FILES}
+
+
+def downloaded(server: Hub) -> set[str]:
+    """The files that were requested from the hub, and not only asked about."""
+    return {request.file for request in server.requests if request.method == "GET"}
 
 
 def without(files: dict[str, bytes], *names: str) -> dict[str, bytes]:
@@ -245,19 +250,28 @@ def test_offline_the_bundled_model_answers_if_gpt2_is_not_complete(cache, files,
 def test_only_files_that_are_not_in_the_cache_are_downloaded(online, cache, files, folder, missing):
     snapshot = cache.add(without(files, *missing))
     assert hub.model_folder(MODEL) == folder
-    assert {request.file for request in online.requests} == {*missing}
-    assert {request.path.split("/")[4] for request in online.requests} == {COMMIT}
+    assert downloaded(online) == {*missing}
+    assert all(f"/resolve/{COMMIT}/" in request.path for request in online.requests)
     assert stored(folder) == files
     linked = {path.name: path.resolve() for path in folder.iterdir() if path.is_symlink()}
     assert linked == {name: (snapshot / name).resolve() for name in files if name not in missing}
     assert load(MODEL).config.n_layer == 2
 
 
-def test_files_of_a_commit_that_the_hub_does_not_have_come_from_main(online, cache, files, folder):
+def test_files_of_a_commit_that_the_hub_no_longer_has_are_not_mixed_with_others(online, cache, files, folder):
     online.revisions = {"main"}
+    cache.add(without({**files, FILE: b"old"}, *TOKENIZER))
+    assert hub.model_folder(MODEL) == folder
+    assert stored(folder) == files
+    assert not any(path.is_symlink() for path in folder.iterdir())
+
+
+def test_a_mirror_without_commits_completes_a_model_from_main(online, cache, files, folder):
+    online.revisions, online.has_commits = {"main"}, False
     cache.add(without(files, *TOKENIZER))
     assert hub.model_folder(MODEL) == folder
     assert stored(folder) == files
+    assert downloaded(online) == {*TOKENIZER}
 
 
 def test_an_interrupted_completion_stays_at_its_commit(online, cache, files, folder):
@@ -266,7 +280,7 @@ def test_an_interrupted_completion_stays_at_its_commit(online, cache, files, fol
     failure()
     online.requests.clear()
     hub.model_folder(MODEL)
-    assert [request.path for request in online.requests] == [f"/{MODEL}/resolve/{COMMIT}/merges.txt"]
+    assert [request.path for request in online.requests][1:] == [f"/{MODEL}/resolve/{COMMIT}/merges.txt"]
 
 
 def test_files_under_weights_are_kept(online, cache, files, folder):
@@ -283,7 +297,7 @@ def test_the_snapshot_with_more_files_is_completed(online, cache, files, tmp_pat
     cache.add({"config.json": files["config.json"]}, "gpt2")
     cache.add(without(files, "merges.txt"), "openai-community/gpt2")
     assert hub.model_folder("gpt2") == tmp_path / "weights" / "gpt2"
-    assert {request.file for request in online.requests} == {"merges.txt"}
+    assert downloaded(online) == {"merges.txt"}
 
 
 def test_sharded_weights_are_completed(online, cache, files, folder):
@@ -292,7 +306,7 @@ def test_sharded_weights_are_completed(online, cache, files, folder):
     online.files |= {INDEX: index, "1.safetensors": whole[:50_000], "2.safetensors": whole[50_000:]}
     cache.add(without(online.files, "2.safetensors"))
     hub.model_folder(MODEL)
-    assert {request.file for request in online.requests} == {"2.safetensors"}
+    assert downloaded(online) == {"2.safetensors"}
     assert stored(folder) == online.files
 
 
@@ -309,7 +323,7 @@ def test_a_damaged_blob_is_not_used(online, cache, files, folder, monkeypatch):
     assert "put merges.txt (or tokenizer.json), model.safetensors (or pytorch_model.bin) from" in message
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     hub.model_folder(MODEL)
-    assert {request.file for request in online.requests} == {"merges.txt", FILE}
+    assert downloaded(online) == {"merges.txt", FILE}
     assert stored(folder) == files
 
 
@@ -321,7 +335,7 @@ def test_files_are_copied_where_there_are_no_links(online, cache, files, folder,
 
     monkeypatch.setattr(Path, "symlink_to", fail)
     hub.model_folder(MODEL)
-    assert {request.file for request in online.requests} == {*TOKENIZER}
+    assert downloaded(online) == {*TOKENIZER}
     assert stored(folder) == files
     assert not any(path.is_symlink() for path in folder.iterdir())
 
@@ -344,7 +358,7 @@ def test_a_model_whose_cache_was_deleted_is_downloaded(online, cache, files, fol
     cache.before = listing(cache.folder)
     online.requests.clear()
     hub.model_folder(MODEL)
-    assert {request.file for request in online.requests} == {"config.json", FILE}
+    assert downloaded(online) == {"config.json", FILE}
     assert stored(folder) == files
     assert not any(path.is_symlink() for path in folder.iterdir())
 
@@ -372,7 +386,7 @@ def test_a_tokenizer_is_completed_without_the_weights(online, cache, files, fold
     cache.add(without(files, "merges.txt"))
     assert hub.tokenizer_folder(MODEL) == folder
     assert stored(folder) == without(files, FILE)
-    assert {request.file for request in online.requests} == {"merges.txt"}
+    assert downloaded(online) == {"merges.txt"}
 
 
 def test_params_needs_config_json_only(cache, files, tmp_path, capsys):

@@ -53,7 +53,7 @@ REFUSALS = {
     "vocab.txt": "has no tokenizer that can be read, but vocab.txt (a WordPiece tokenizer, as in BERT); it must have",
     "spiece.model": "has no tokenizer that can be read, but spiece.model (a SentencePiece tokenizer); it must",
     "no tokenizer": "has no tokenizer; it must have vocab.json and merges.txt, or tokenizer.json. If it was",
-    "quantized": "config.json: the weights are quantized (bitsandbytes); they must not be, so use the model",
+    "quantized": "config.json: the weights are quantized (bitsandbytes); they must be F64, F32, F16 or",
     "llama": "config.json is not a GPT-2: its model_type is 'llama'; it must be 'gpt2'",
     "TensorFlow": "has no weights that can be read, but flax_model.msgpack (Flax) and tf_model.h5 (TensorFlow);",
     "no weights": "has no weights; it must have one of model.safetensors, ",
