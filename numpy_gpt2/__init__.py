@@ -4,8 +4,9 @@ Read these to understand GPT-2, in this order:
 
     model.py         the math: one function per equation, from layer norm to `forward`
     sampling.py      logits -> the next token
-    generate.py      the decode loop; its first function is the whole idea
+    generate.py      the loop; its first function is the whole idea
     cache.py         the KV cache: no key or value is computed twice
+    decode.py        the loop at full speed, with the cache and with drafts
     backward.py      the gradient of every function in model.py
     train/step.py    one optimizer step: batch, dropout, loss and gradients, AdamW
 
@@ -18,10 +19,12 @@ Then the machinery around it:
     unsupported.py                                     what to say about models that cannot be read
     checkpoint.py, files.py                            load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
+    beam.py                                            beam search: the best text, not the best next token
+    arguments.py                                       checks of the arguments of `generate` and `beam_search`
     stream.py                                          tokens -> text, as soon as it is certain
     cli.py, console.py, interrupts.py                  what the command lines share
     options.py, samples.py, parameters.py, __main__.py the command that continues a prompt
-    windows.py, evaluate.py                            the loss of a text
+    windows.py, evaluate.py, logprobs.py               the loss of a text, and the log-probability of each token
     train/                                             the training loop, its checkpoints and its log
     explain/                                           an HTML page that shows one prompt inside the model
 
@@ -48,6 +51,7 @@ from .cache import KVCache
 from .checkpoint import Model, load, save_model
 from .config import GPT2Config
 from .generate import generate
+from .logprobs import token_log_probabilities
 from .model import (
     attention,
     block,
@@ -97,4 +101,5 @@ __all__ = [
     "relu",
     "save_model",
     "softmax",
+    "token_log_probabilities",
 ]

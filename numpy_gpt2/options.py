@@ -15,6 +15,7 @@ EXAMPLES = """\
 examples:
   python -m numpy_gpt2 "Alan Turing theorized that computers would one day"
   python -m numpy_gpt2 --greedy -n 40 "The dog"            always the same text
+  python -m numpy_gpt2 --greedy --no-repeat-ngram 3 "Run"  no 3 tokens twice
   python -m numpy_gpt2 -m gpt2-xl -t 1 -k 0 -p 0.9 "Once"  nucleus sampling
   python -m numpy_gpt2 -m shakespeare --seed 7 "ROMEO:"    the bundled model
   python -m numpy_gpt2 --num-samples 3 --stop . "I think"  up to a full stop
@@ -33,7 +34,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
     temperature = argument_type(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
     probability = argument_type(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+    n_top = argument_type(int, lambda k: 0 <= k <= 1_000, "a whole number from 0 to 1,000")
+    penalty = argument_type(float, lambda x: 1e-6 <= x <= 1e6, "a number from 1e-6 to 1e6, or 1 to turn this off")
     n_samples = argument_type(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
+    n_beams = argument_type(int, lambda n: 1 <= n <= 100, "a whole number from 1 to 100")
+    length_penalty = argument_type(float, lambda x: -10 <= x <= 10, "a number from -10 to 10")
 
     parser = Parser(
         prog="python -m numpy_gpt2",
@@ -59,30 +64,70 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("-k", "--top-k", metavar="K", type=non_negative_int, help=help)
     help = "sample from the smallest set of most probable tokens whose total is P or more (default: off)"
     add("-p", "--top-p", metavar="P", type=probability, help=help)
-    add("--greedy", action="store_true", help="always take the most probable token; contradicts -t, -k and -p")
+    help = "sample from tokens with at least P times the probability of the most probable one (default: off)"
+    add("--min-p", metavar="P", type=probability, help=help)
+    help = "always take the most probable token; contradicts -t, -k, -p and --min-p"
+    add("--greedy", action="store_true", help=help)
+    help = "above 1, tokens that are in the prompt or the text become less probable; 1 turns this off (default: 1)"
+    add("--repetition-penalty", metavar="X", type=penalty, default=1.0, help=help)
+    help = "never repeat N tokens in a row from the prompt or the text; 0 turns this off (default: 0)"
+    add("--no-repeat-ngram", metavar="N", type=non_negative_int, default=0, help=help)
     help = "random seed; the same seed gives the same text (default: random)"
-    add("-s", "--seed", metavar="N", type=non_negative_int, default=secrets.randbits(32), help=help)
+    add("-s", "--seed", metavar="N", type=non_negative_int, help=help)
     help = "generate N continuations as one batch, with a line before each (default: 1)"
     add("--num-samples", metavar="N", type=n_samples, default=1, help=help)
 
+    add = parser.add_argument_group("beam search").add_argument
+    help = "search with B beams, then print the best text that was found; --stop cuts this text; --lookup has no effect"
+    add("--beams", metavar="B", type=n_beams, help=help)
+    help = "with --beams: a text of n tokens has the score ln p / n^X; a larger X prefers longer texts (default: 1)"
+    add("--length-penalty", metavar="X", type=length_penalty, help=help)
+
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="print each sample as a JSON object in one line")
+    help = "with --json: the log-probability and the rank of each token, and the K most probable tokens there"
+    add("--logprobs", metavar="K", type=n_top, help=help)
+    add("--echo", action="store_true", help="with --logprobs: the same for the tokens of the prompt")
     add("--stats", action="store_true", help="print the seed, timings, speed and memory on stderr")
     add("--params", action="store_true", help="print a table of the model's parameters and exit")
 
     arguments = parser.parse_args(argv)
     if not arguments.params:
         parser.check_prompt(arguments.prompt)
-    if arguments.greedy:
-        samples = {"-t": arguments.temperature, "-k": (arguments.top_k or 1) > 1, "-p": (arguments.top_p or 1) < 1}
-        if flags := [flag for flag, given in samples.items() if given]:
-            parser.error(f"--greedy does not sample, so it contradicts {', '.join(flags)}; leave out one or the other")
-        arguments.temperature = 0.0
-    if arguments.temperature is None:
-        arguments.temperature = 0.8
-    if arguments.top_k is None:
-        arguments.top_k = 40
+    if arguments.logprobs is not None and not arguments.json:
+        parser.error("--logprobs adds a list to the JSON object of a sample; it needs --json")
+    if arguments.echo and arguments.logprobs is None:
+        parser.error("--echo adds the log-probabilities of the prompt; it needs --logprobs K")
+    check_decoding(parser, arguments)
+    defaults = {"temperature": 0.0 if arguments.greedy else 0.8, "top_k": 40, "length_penalty": 1.0}
+    for name, value in {**defaults, "seed": secrets.randbits(32)}.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
     return arguments
+
+
+def check_decoding(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Exit with an error if options contradict `--greedy` or `--beams`, or need `--beams`."""
+    sampling = {
+        "-t": arguments.temperature,
+        "-k": (arguments.top_k or 1) > 1,
+        "-p": (arguments.top_p or 1) < 1,
+        "--min-p": arguments.min_p,
+    }
+    others = {
+        "--greedy": arguments.greedy,
+        "--seed": arguments.seed is not None,
+        "--num-samples": arguments.num_samples > 1,
+        "--logprobs": arguments.logprobs is not None,
+    }
+    for chosen, reason, contradicted in (
+        (arguments.greedy, "--greedy does not sample", sampling),
+        (arguments.beams, "--beams prints the best text of a search", sampling | others),
+    ):
+        if chosen and (flags := [flag for flag, given in contradicted.items() if given]):
+            parser.error(f"{reason}, so it contradicts {', '.join(flags)}; leave out one or the other")
+    if arguments.length_penalty is not None and not arguments.beams:
+        parser.error("--length-penalty is for the scores of a beam search; it needs --beams B")
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

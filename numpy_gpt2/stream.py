@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -23,6 +24,9 @@ def generate_text(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    no_repeat_ngram: int = 0,
     lookup: int = LONGEST_DRAFT,
     rng: np.random.Generator | int | None = None,
 ) -> Iterator[str]:
@@ -44,6 +48,9 @@ def generate_text(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram=no_repeat_ngram,
         stop_tokens=end_of_text(model),
         n_vocab=model.tokenizer.n_vocab,
         excluded=excluded_tokens(model),
@@ -89,6 +96,9 @@ class TextStream:
             raise ValueError("a stop string is empty; it must have at least one character")
         self.tokens: list[int] = []
         self.text = ""
+        self.logprobs: list[dict[str, Any]] | None = None  # of the tokens, and of those that a stop string removed
+        self.prompt_logprobs: list[dict[str, Any]] | None = None
+        self.score: float | None = None  # of a beam search
         self.finish_reason: str | None = None  # "length", "stop" or "interrupted"
         self.tokenizer = tokenizer
         self.stop_strings = stop_strings
