@@ -17,7 +17,8 @@ Then the machinery around it:
     hub.py, download.py, credentials.py                find and download a model
     checkpoint.py, files.py                            load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
-    arguments.py                                       checks of the arguments of `generate`
+    beam.py                                            beam search: the best text, not the best next token
+    arguments.py                                       checks of the arguments of `generate` and `beam_search`
     stream.py                                          tokens -> text, as soon as it is certain
     cli.py, console.py, interrupts.py                  what the command lines share
     options.py, samples.py, parameters.py, __main__.py the command that continues a prompt

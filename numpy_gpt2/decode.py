@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -30,9 +29,9 @@ def decode(
 ) -> Iterator[np.ndarray]:
     """Continue text (B, T) by at most `n_new` tokens: an iterator of arrays (B,).
 
-    `choose` gets the scores (B, V) of the next tokens and the text so far, and returns the tokens (B,). From the first
-    stop token of a row on, −1 is yielded for it. The loop ends when all rows have stopped. `observe` gets the scores
-    and the tokens of each step.
+    `choose` gets the scores (B, V) of the next tokens and the text so far, which includes the correct part of a draft.
+    It returns the tokens (B,). After it, `observe` gets the scores and the tokens. From the first stop token of a row
+    on, −1 is yielded for this row. The loop ends when all rows have stopped.
 
     The first pass reads the whole text. Each later pass reads the new tokens only: the cache has all others. When the
     cache has n_positions tokens, it is emptied, and the last n_positions // 2 tokens of the text are read again.
@@ -52,8 +51,6 @@ def decode(
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
         hidden = prefill(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
         scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
-        if math.isnan(scores.max()):
-            raise ValueError("the model's scores are not numbers; its weights are damaged")
         if len(scores) < B:  # the prompts were equal; from here on, each row has its own text
             scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
         for n_right, drafted in enumerate([*draft, -1]):  # −1: after the whole draft, there is nothing to compare

@@ -37,6 +37,8 @@ class Settings:
     num_samples: int = 1
     logprobs: int | None = None  # the length of each `top`
     echo: bool = False
+    beams: int | None = None
+    length_penalty: float = 1.0
 
 
 def continue_prompts(
@@ -45,25 +47,45 @@ def continue_prompts(
     """Continue row i of `prompts` (B, T) in `samples[i]`. Yields the number of new tokens after each step."""
     if settings.echo:
         score_prompts(prompts, samples, model, settings.logprobs or 0)
+    options: dict[str, Any] = {  # of `generate` and `beam_search`
+        "max_new_tokens": settings.max_new_tokens,
+        "repetition_penalty": settings.repetition_penalty,
+        "no_repeat_ngram": settings.no_repeat_ngram,
+        "stop_tokens": () if settings.ignore_eos else end_of_text(model),
+        "n_vocab": model.tokenizer.n_vocab,
+        "excluded": excluded_tokens(model),
+    }
+    if settings.beams:
+        return search_texts(prompts, samples, model, settings, options)
     rows = generate(
         prompts,
         model.weights,
         model.config,
-        max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,
         min_p=settings.min_p,
-        repetition_penalty=settings.repetition_penalty,
-        no_repeat_ngram=settings.no_repeat_ngram,
-        stop_tokens=() if settings.ignore_eos else end_of_text(model),
-        n_vocab=model.tokenizer.n_vocab,
-        excluded=excluded_tokens(model),
         lookup=LONGEST_DRAFT if settings.lookup else 0,
         rng=rng,
         observe=None if settings.logprobs is None else score_tokens(samples, model, settings.logprobs),
+        **options,
     )
     return append_rows(samples, rows, settings.max_new_tokens)
+
+
+def search_texts(
+    prompts: np.ndarray, samples: Sequence[TextStream], model: Model, settings: Settings, options: dict[str, Any]
+) -> Iterator[int]:
+    """Continue each prompt by beam search. Yields once for each, because a text is known only at its end."""
+    from .beam import beam_search  # most commands do not need it
+
+    options = {**options, "beams": settings.beams, "length_penalty": settings.length_penalty}
+    for prompt, sample in zip(prompts, samples, strict=True):
+        sample.score, tokens = beam_search(prompt, model.weights, model.config, **options)[0]
+        for token in tokens:
+            sample.append(token)
+        sample.finish("length" if len(sample.tokens) == settings.max_new_tokens else "stop")
+        yield len(tokens)
 
 
 def score_prompts(prompts: np.ndarray, samples: Sequence[TextStream], model: Model, n_top: int) -> None:
@@ -107,6 +129,8 @@ def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, flo
         result["logprobs"] = sample.logprobs[: len(sample.tokens)]
     if sample.prompt_logprobs is not None:  # an empty prompt became <|endoftext|>
         result["prompt_logprobs"] = sample.prompt_logprobs if prompt else []
+    if sample.score is not None:
+        result["score"] = sample.score
     result |= {"finish_reason": sample.finish_reason, "seed": seed, "timings": timings}
     return json.dumps(result, ensure_ascii=False) + "\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -77,10 +78,10 @@ def listing(path: Path) -> list[str]:
     """All functions, with their equations; those that are right are marked."""
     result = run_in_process("check", path) if path.exists() else {}
     marks = dict.fromkeys(result.get("right", ()), "✓") | dict.fromkeys(result.get("wrong", ()), "✗")
-    lines = []
+    lines, width = [], shutil.get_terminal_size((120, 24)).columns
     for number, (title, exercises) in enumerate(PARTS.items(), start=1):
         lines += ["", f"part {number}: {title}"]
-        lines += [f" {marks.get(e.name, ' ')} {e.name:<28}{equation(e.reference)}".rstrip() for e in exercises]
+        lines += [f" {marks.get(e.name, ' ')} {e.name:<28}{equation(e.reference)}"[:width] for e in exercises]
     return [*lines[1:], *([result["problem"]] if "problem" in result else [])]
 
 

@@ -101,8 +101,10 @@ def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Ite
     else:
         try:
             array = np.asarray(value)
-        except ValueError:  # a list of arrays whose shapes differ
-            array = np.asarray(None)
+        except ValueError:
+            raise TypeError(
+                f"{name}: " * bool(name) + f"{kind(value)} came out, whose items have several shapes"
+            ) from None
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{name}: " * bool(name) + f"{kind(value)} came out; it must be an array or a number")
         yield name, array
@@ -141,15 +143,16 @@ def is_right_everywhere(exercise: Exercise, subject: Any) -> bool:
     return all(is_right(exercise, observe(exercise, subject, case), case) for case in cases(exercise))
 
 
-def distance(a: Outcome, b: Outcome, dtype: str, *, any_float: bool = False) -> float:
+def distance(a: Outcome, b: Outcome, dtype: str, *, loosely: bool = False) -> float:
     """The largest difference of two outcomes, in tolerances; inf if they are of different kinds.
 
-    With `any_float`, float32 and float64 do not count as different.
+    With `loosely`, float32 and float64 do not count as different, and neither do two kinds of errors.
     """
-    if (type(a.error), a.problem, a.changed) != (type(b.error), b.problem, b.changed) or [*a.arrays] != [*b.arrays]:
+    error = bool if loosely else type
+    if (error(a.error), a.problem, a.changed) != (error(b.error), b.problem, b.changed) or [*a.arrays] != [*b.arrays]:
         return math.inf
     tolerance, pairs = TOLERANCES[dtype], zip(a.arrays.values(), b.arrays.values(), strict=True)
-    return max((array_distance(x, y, tolerance, any_float=any_float) for x, y in pairs), default=0.0)
+    return max((array_distance(x, y, tolerance, any_float=loosely) for x, y in pairs), default=0.0)
 
 
 def array_distance(x: np.ndarray, y: np.ndarray, tolerance: float, *, any_float: bool = False) -> float:

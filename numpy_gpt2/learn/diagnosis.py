@@ -103,6 +103,8 @@ def describe(
         dtype = ""
     else:
         yield "No mistake that is known here gives these numbers. What can be seen:"
+        if distance(observe(exercise, subject, case), outcome, case.dtype) > 1:
+            yield "A second call with the same arguments gives other numbers."
         yield from visible(exercise, case, outcome)
     yield from which_probes(results, wrong)
     if dtype and "float64" not in (mistake.name for mistake in found):
@@ -223,8 +225,9 @@ def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Ou
     if len(wrong_cases) == 1 and wrong_cases[0].dtype == "float32":
         yield "In float64 it is right. In float32 it is not."
     elif right := [case for case in right if case.dtype == "float64"]:
-        fails = [case.probe.what for case in wrong_cases if case.dtype == "float64"]
-        yield f"It is right for {'; '.join(case.probe.what for case in right)}. It is not right for {'; '.join(fails)}."
+        fails = [case for case in wrong_cases if case.dtype == "float64"]
+        shorter, word = min((right, ""), (fails, "not "), key=lambda pair: len(pair[0]))
+        yield f"Of {len(right) + len(fails)} inputs, it is {word}right for {'; '.join(c.probe.what for c in shorter)}."
     raises = [(case, outcome.error) for case, outcome in wrong if outcome.error and case.dtype == "float64"]
     if raises and wrong[0][1].error is None:
         case, error = raises[0]
@@ -245,7 +248,9 @@ def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Ite
 
 def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]:
     """The mistake, or the two mistakes, that give these outcomes for every probe; empty if there are none."""
-    if len(outcomes) < len(cases(exercise)) or not any(outcome.arrays for outcome in outcomes):
+    results = [*zip(cases(exercise), outcomes, strict=False)]
+    wrong_numbers = any(outcome.arrays and not is_right(exercise, outcome, case) for case, outcome in results)
+    if len(outcomes) < len(cases(exercise)) or (outcomes[0].error and not wrong_numbers):  # any error equals another
         return []
     first, table = cases(exercise)[0], MISTAKES.get(exercise.name, [])
     wrong = wrong_parts(exercise, outcomes[0])
@@ -253,11 +258,11 @@ def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]
 
     def gives(*mistakes: Mistake) -> bool:
         subject = exercise.subject(with_mistakes(exercise, *mistakes))
-        for case, outcome in zip(cases(exercise), outcomes, strict=True):
+        for case, outcome in results:
             given = observe(exercise, subject, case)
             if case is first and len(mistakes) == 1:
                 reach[mistakes[0]] = wrong_parts(exercise, given)
-            if distance(outcome, given, case.dtype, any_float=True) > 1:
+            if distance(outcome, given, case.dtype, loosely=True) > 1:
                 return False
         return True
 

@@ -79,7 +79,8 @@ def given() -> dict[str, tuple[str, Any]]:
         for name in {*names_used(exercise.reference)} - exercises:
             value = exercise.reference.__globals__[name]
             home = str(getattr(value, "__module__", ""))
-            found[name] = (home if home.startswith("numpy_gpt2.") else exercise.reference.__module__, value)
+            module = home if home.startswith("numpy_gpt2.") else exercise.reference.__module__
+            found.setdefault(name, (module, value))
     return found
 
 

@@ -179,10 +179,10 @@ EXERCISES: list[Exercise] = [
             "unread = text[:, -1:]",
         ),
         [
-            Probe(lambda n: decode_probe(n.B, 5, [])(n), "a batch of two texts"),
+            Probe(lambda n: decode_probe(n.B, 3, [])(n), "a batch of two texts"),
             Probe(decode_probe(1, 10, [], n_positions=8), "a text that is longer than n_positions"),
-            Probe(decode_probe(3, 8, [1, 8]), "stop tokens"),
-            Probe(decode_probe(3, 8, [3]), "a stop token that all rows reach"),
+            Probe(decode_probe(3, 7, [3, 11]), "stop tokens"),
+            Probe(decode_probe(3, 8, [9]), "a stop token that all rows reach"),
             Probe(decode_probe(2, 3, [], equal=True), "a batch of two equal texts"),
             Probe(decode_probe(1, 6, [], 4, True), "a function observe"),
         ],

@@ -24,7 +24,7 @@ def text_probe(penalty: float, *shape: int) -> Callable[[Inputs], Arguments]:
     """The arguments of `penalize_repetition`, for a batch of this shape. The text has every token at least twice."""
 
     def make(n: Inputs) -> Arguments:
-        text = n.ids(*shape, n.T)
+        text = n.ids(*shape, n.S)
         return n.normal(*shape, n.V), np.concatenate([text, text], axis=-1), penalty
 
     return make
@@ -54,28 +54,28 @@ def run_sample(sample: Callable[..., Any], rows: Any, n_draws: int, seed: int) -
         return sample(rows, rng)
     batch = np.tile(rows, (n_draws, 1))
     tokens = sample(batch, rng)
-    right_kind = np.shape(tokens) == batch.shape[:1] and np.asarray(tokens).dtype.kind in "iu"
-    drawn = np.asarray(tokens).reshape(n_draws, -1) if right_kind else np.zeros((n_draws, len(rows)))
+    are_ids = np.shape(tokens) == batch.shape[:1] and np.asarray(tokens).dtype.kind in "iu"
+    drawn = np.asarray(tokens).reshape(n_draws, -1) if are_ids else np.zeros((n_draws, len(rows)))
     frequency = (drawn[..., None] == np.arange(rows.shape[-1])).mean(axis=0)
     fits = np.abs(frequency - rows) <= 5 * np.sqrt(rows * (1 - rows) / n_draws)  # 5 standard deviations
-    few = batch[:40]
+    few = batch[:20]
+    twice = [sample(few, np.random.default_rng(seed)) for _ in range(2)]
     return {
-        "the tokens": np.zeros(len(batch), int) if right_kind else tokens,
-        "the frequency of each token": rows if fits.all() else frequency,
+        "the tokens": np.zeros(len(batch), int) if are_ids else tokens,
+        "a token with probability 0 is drawn": bool(frequency[rows == 0].any()),
+        "the frequency of each token": rows if fits.all() else frequency.astype(rows.dtype),
         "the next call gives other tokens": not np.array_equal(sample(few, rng), np.ravel(tokens)[: len(few)]),
-        "the same seed gives the same tokens": np.array_equal(
-            *(sample(few, np.random.default_rng(seed)) for _ in range(2))
-        ),
+        "the same seed gives the same tokens": np.array_equal(*twice),
     }
 
 
-def sample_probe(V: int, *places: int) -> Callable[[Inputs], Arguments]:
+def sample_probe(n_draws: int, V: int, *places: int) -> Callable[[Inputs], Arguments]:
     """The arguments of `sample`: two rows of V probabilities, which are 0 except at these places."""
 
     def make(n: Inputs) -> Arguments:
         rows = np.zeros((2, V))
         rows[:, [*places]] = [[0.5, 0.2, 0.2, 0.1], [0.1, 0.3, 0.0, 0.6]]
-        return n.array(rows), 250, 0
+        return n.array(rows), n_draws, 0
 
     return make
 
@@ -83,16 +83,14 @@ def sample_probe(V: int, *places: int) -> Callable[[Inputs], Arguments]:
 def run_generate(generate: Callable[..., Any], tokens: Any, weights: Any, config: Any, n: int, seed: int) -> Any:
     """How `generate_plainly` is checked: the tokens that it yields. A loop that does not end is cut."""
     yielded = generate(tokens, weights, config, n, np.random.default_rng(seed))
-    return yielded and [int(token) for token in itertools.islice(yielded, n + 3)]
+    return None if yielded is None else [np.asarray(token) for token in itertools.islice(yielded, n + 3)]
 
 
 def model_with_memory(n: Inputs, **fields: Any) -> tuple[GPT2Config, Weights]:
-    """A model of one block. Many tokens are probable, and their probabilities depend on the whole text."""
+    """A model of one block. Without biases, its scores depend much on the whole text."""
     config = n.config(n_layer=1, **fields)
     weights = n.weights(config.parameter_shapes())
-    weights["ln_f.bias"] *= 0
-    weights["h.0.attn.c_proj.weight"] *= 5
-    return config, weights
+    return config, {name: 0 * array if name.endswith("bias") else array for name, array in weights.items()}
 
 
 def generate_probe(n_new: int, seed: int, as_list: bool = False) -> Callable[[Inputs], Arguments]:
@@ -205,8 +203,8 @@ EXERCISES: list[Exercise] = [
             "np.ndenumerate",
         ),
         [
-            Probe(sample_probe(13, 3, 5, 6, 12)),
-            Probe(sample_probe(600, 0, 255, 256, 599), "600 tokens"),
+            Probe(sample_probe(40, 13, 3, 5, 6, 12)),
+            Probe(sample_probe(300, 600, 0, 255, 256, 599), "600 tokens, many draws"),
             Probe(lambda n: (np.eye(n.V, dtype=n.dtype)[[0, 7, n.V - 1]], 2, 0), "certain tokens"),
             Probe(lambda n: (np.eye(n.V, dtype=n.dtype)[7], 1, 0), "a single row"),
         ],
@@ -221,8 +219,8 @@ EXERCISES: list[Exercise] = [
             "np.append",
         ),
         [
-            Probe(generate_probe(10, 0)),
-            Probe(generate_probe(9, 1), "another seed"),
+            Probe(generate_probe(6, 0)),
+            Probe(generate_probe(12, 1), "another seed, and more tokens"),
             Probe(generate_probe(3, 2, as_list=True), "a list of tokens"),
         ],
         run=run_generate,

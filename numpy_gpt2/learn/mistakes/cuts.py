@@ -308,6 +308,11 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("logits.max(axis=-1, keepdims=True)", "logits.max()"),
         ),
         mistake(
+            "whole_array_probability",
+            "The largest probability of the whole batch is used. Each row has its own.",
+            (f"logits < {MIN_P}", "softmax(logits) < p * softmax(logits).max()"),
+        ),
+        mistake(
             "axis_0",
             "The maximum is along axis 0. It must be along the last axis, the vocabulary.",
             ("axis=-1", "axis=0"),

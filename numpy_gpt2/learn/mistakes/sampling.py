@@ -1,4 +1,4 @@
-"""Mistakes in part 2: how logits become probabilities and tokens."""
+"""Mistakes in part 2: how logits become probabilities."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ THEN_TOP_K = "\nif top_k:\n    logits = keep_top_k(logits, top_k)"
 THEN_TOP_P = "\nif top_p is not None and top_p < 1:\n    logits = keep_top_p(logits, top_p)"
 THEN_MIN_P = "\nif min_p is not None:\n    logits = keep_min_p(logits, min_p)"
 RESULT = "return softmax(logits)"
-NUMBER = "start + cumulative.searchsorted(min(u * blocks[-1], cumulative[-1]))"
-UNIFORM = "1 - rng.random(shape)"
-ROW = "row = probabilities[i]"
 
 MISTAKES: dict[str, list[Mistake]] = {
     "penalize_repetition": [
@@ -262,7 +259,22 @@ MISTAKES: dict[str, list[Mistake]] = {
             (DIVIDED, "logits /= temperature + 1e-8"),
         ),
         mistake(
+            "power",
+            "Probabilities are raised to the power of 1/temperature. With a small temperature, all become 0. Divide the"
+            " logits.",
+            (
+                DIVIDED,
+                "weight = softmax(logits) ** (1 / temperature)\nlogits = np.log(weight / weight.sum(-1)[..., None])",
+            ),
+        ),
+        mistake(
             "in_place",
+            "The caller's logits are changed. Write logits = logits / temperature, not logits /= temperature.",
+            (IF_TOP_K, f"logits /= temperature\n{IF_TOP_K.replace(' ' * 8, ' ' * 4)}"),
+            (DIVIDED, "pass"),
+        ),
+        mistake(
+            "in_place_after_top_k",
             "The caller's logits are changed. Write logits = logits / temperature, not logits /= temperature.",
             (MINUS_MAX, "logits"),
         ),
@@ -270,104 +282,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "top_p_to_min_p",
             "top_p is used as min-p. It must be keep_top_p(logits, top_p).",
             ("keep_top_p(logits, top_p)", "keep_min_p(logits, top_p)"),
-        ),
-    ],
-    "sample": [
-        mistake(
-            "greedy",
-            "It is always the most probable token. A token must be drawn.",
-            (NUMBER, "row.argmax()"),
-        ),
-        mistake("uniform", "All tokens are equally probable.", (NUMBER, "int(u * V) % V")),
-        mistake(
-            "first_row",
-            "All rows are drawn from the probabilities of row 0. Each row has its own.",
-            (ROW, "row = probabilities.reshape(-1, V)[0]"),
-        ),
-        mistake(
-            "one_number",
-            "All rows get the same random number. Each row needs its own.",
-            (UNIFORM, "np.full(shape, rng.random())"),
-        ),
-        mistake("next_id", "The id is one too large: it is the token after the drawn one.", (NUMBER, f"{NUMBER} + 1")),
-        mistake(
-            "id_before", "The id is one too small: it is the token before the drawn one.", (NUMBER, f"{NUMBER} - 1")
-        ),
-        mistake(
-            "softmax_again",
-            "softmax is applied to the probabilities. They are probabilities already.",
-            (ROW, "row = softmax(probabilities[i])"),
-        ),
-        mistake(
-            "not_cumulative",
-            "The random number is compared with single probabilities. It must be compared with their cumulative sum.",
-            (NUMBER, "(row > u).argmax()"),
-        ),
-        mistake(
-            "binary_search",
-            "The random number is searched in the probabilities. It must be searched in their cumulative sum.",
-            (NUMBER, "np.searchsorted(row, u)"),
-        ),
-        mistake(
-            "sorted",
-            "The probabilities are sorted, so what is drawn is a place in the sorted row, not a token's id.",
-            (ROW, "row = np.sort(probabilities[i])[::-1]"),
-        ),
-        mistake(
-            "sorted_rising",
-            "The probabilities are sorted, so what is drawn is a place in the sorted row, not a token's id.",
-            (ROW, "row = np.sort(probabilities[i])"),
-        ),
-        mistake(
-            "improbable",
-            "Tokens are drawn with 1 - p: improbable ones are drawn more often.",
-            (ROW, "row = 1 - probabilities[i]"),
-        ),
-        mistake(
-            "squared",
-            "Tokens are drawn with p². They must be drawn with p.",
-            (ROW, "row = probabilities[i] ** 2"),
-        ),
-        mistake(
-            "normal",
-            "The random number is from a normal distribution. It must be uniform: rng.random().",
-            (UNIFORM, "1 - rng.normal(size=shape)"),
-        ),
-        mistake(
-            "seeded_again",
-            "The generator is made anew in each call, with the same seed, so each call draws the same. Use rng.",
-            ("tokens = np.empty", "rng = np.random.default_rng(0)\ntokens = np.empty"),
-        ),
-        mistake(
-            "not_rng",
-            "The random numbers are not from rng, so the same seed does not give the same text.",
-            (UNIFORM, "1 - np.random.random(shape)"),
-        ),
-        mistake(
-            "largest_of_numbers",
-            "This is the token with the largest product of probability and random number. Compare u with the"
-            " cumulative sum.",
-            (NUMBER, "(row * rng.random(V)).argmax()"),
-        ),
-        mistake(
-            "float_ids",
-            "The ids are floats. They must be integers.",
-            ("np.empty(shape, np.int64)", "np.empty(shape)"),
-        ),
-        mistake(
-            "one_token",
-            "One token came out for the whole batch. Each row must have one.",
-            ("return tokens", "return tokens.reshape(-1)[0]"),
-        ),
-        mistake(
-            "probability",
-            "These are the probabilities of the drawn tokens. The result must be their ids.",
-            ("return tokens", "return np.take_along_axis(probabilities, tokens[..., None], -1)[..., 0]"),
-        ),
-        mistake(
-            "one_hot",
-            "These are V numbers for each row, with a 1 for the drawn token. The result must be its id.",
-            ("return tokens", "return (np.arange(V) == tokens[..., None]).astype(int)"),
         ),
     ],
 }
