@@ -89,7 +89,10 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class Loss(NamedTuple):
-    """What a backward function differentiates: a number, and the arrays behind it, by the names of the outputs."""
+    """What a backward function differentiates: a number, and the arrays behind it.
+
+    Their names are those of the outputs; "" if there is only one.
+    """
 
     value: Callable[[], float]  # Σ dy · forward(arrays), computed from the arrays as they are now
     arrays: dict[str, np.ndarray]

@@ -28,8 +28,9 @@ which checks everything and tells what is wrong. You may write the functions in 
 the place of those that are not written. Names of parameters may change, their order may not.
 
 A `hook` gets the intermediate results that have a name: x = hook("ln_1", x). You may leave this out; the programs
-`train` and `explain` need it. The letters B, T, S, C, H, D, V and L are the sizes: batch, new tokens, keys, channels,
-heads, channels per head, vocabulary, layers.
+`train` and `explain` need it. In the gradients, `dropout` is such a hook, for `train`, and `trace` is a dict of what
+the hook got in the forward pass. The letters B, T, S, C, H, D, V and L are the sizes: batch, new tokens, keys,
+channels, heads, channels per head, vocabulary, layers.
 """
 '''
 
