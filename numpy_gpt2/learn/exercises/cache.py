@@ -64,7 +64,7 @@ def run_reserve(cache_class: Any, config: GPT2Config, length: int, keys: Any, va
     """How `KVCache.reserve` is checked: the shape afterwards, and what is stored in the first `length` positions."""
     cache = cache_class(config, keys.shape[1], keys.dtype)
     cache.keys, cache.values, cache.length = keys, values, length
-    cache.reserve(n, repeats)
+    cache.reserve(n, *[repeats] * (repeats > 1))
     return {
         "the shape of self.keys": [*cache.keys.shape],
         "the shape of self.values": [*cache.values.shape],
@@ -118,6 +118,12 @@ def run_decode(
     return {"the tokens": tokens, "the scores that choose gets": steps} | (
         {"what observe gets": seen} if observed else {}
     )
+
+
+def drafts_probe(n: Inputs) -> Arguments:
+    """A text of three tokens that are repeated, so drafts are made. The model goes on in another way."""
+    text, *others = decode_probe(1, 8, [], 4)(n)
+    return np.tile(text[:, :3], 3), *others
 
 
 def decode_probe(
@@ -185,6 +191,7 @@ EXERCISES: list[Exercise] = [
             Probe(decode_probe(3, 8, [9]), "a stop token that all rows reach"),
             Probe(decode_probe(2, 3, [], equal=True), "a batch of two equal texts"),
             Probe(decode_probe(1, 6, [], 4, True), "a function observe"),
+            Probe(drafts_probe, "drafts: longest_draft = 4 and a text that is repeated"),
         ],
         run=run_decode,
     ),

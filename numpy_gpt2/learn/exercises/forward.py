@@ -21,7 +21,7 @@ def rows_sum_to_1(y: np.ndarray) -> bool:
 
 def attention_scale(config_class: Any, fields: dict[str, Any], layer: int) -> dict[str, Any]:
     """How `GPT2Config.attention_scale` is checked. A NumPy float64 would make float32 scores float64."""
-    scale = config_class(n_embd=24, n_head=6, **fields).attention_scale(layer)
+    scale = config_class(**{"n_embd": 24, "n_head": 6, **fields}).attention_scale(layer)
     return {"the scale": scale, "a float32 array times the scale": np.ones(2, np.float32) * scale}
 
 
@@ -36,11 +36,11 @@ def attention_probe(T: int, S: int, size: float = 1.0) -> Callable[[Inputs], Arg
 
 
 def random_mask(n: Inputs) -> Arguments:
-    """Attention with a mask that is not causal. Each query sees at least one key."""
+    """Attention with a mask that is not causal, and other numbers of texts and heads. Each query sees a key."""
     q, k, v, mask, scale = attention_probe(n.T, n.S)(n)
     mask = n.rng.random(mask.shape) < 0.5
     mask[:, 3] = True
-    return q, k, v, mask, scale
+    return *(x.swapaxes(0, 1) for x in (q, k, v)), mask, scale
 
 
 def mlp_probe(activation: Callable[[np.ndarray], np.ndarray]) -> Callable[[Inputs], Arguments]:
@@ -102,8 +102,9 @@ def logits_probe(*head: str) -> Callable[[Inputs], Arguments]:
 
 
 def uneven_targets(n: Inputs, *shape: int) -> np.ndarray:
-    """Random targets. Rows differ in how many of them are −1."""
+    """Random targets, one of which is 0. Rows differ in how many of them are −1."""
     targets = n.ids(*shape)
+    targets[..., 0, 3] = 0
     targets[..., 0, :3] = targets[..., 1, 1:2] = -1
     return targets
 
@@ -121,6 +122,10 @@ EXERCISES = [
             Probe(lambda n: (n.normal(n.B, n.T, n.C), n.normal(n.C), n.normal(n.C), 0.1)),
             Probe(lambda n: (n.normal(9, 9), n.normal(9), n.normal(9), 0.1), "a square array"),
             Probe(lambda n: (n.normal(n.C), n.normal(n.C), n.normal(n.C), 0.1), "a single position"),
+            Probe(
+                lambda n: (n.normal(3, n.C) * n.array([[1], [0.01], [0]]), n.normal(n.C), n.normal(n.C), 0.1),
+                "rows with little or no variance",
+            ),
         ],
     ),
     Exercise(
@@ -134,6 +139,7 @@ EXERCISES = [
         [
             Probe(lambda n: (2 * n.normal(n.B, n.T, n.M),)),
             Probe(lambda n: (n.array([-10.0, -2.7, -1.0, 0.0, 1.0, 2.7, 10.0]),), "x = ±1, ±2.7 and ±10"),
+            Probe(lambda n: (n.array([-100.0, 100.0]),), "x = ±100"),
         ],
     ),
     Exercise(
@@ -195,6 +201,10 @@ EXERCISES = [
         [
             Probe(lambda n: ({}, 2), "the default settings"),
             Probe(lambda n: ({"scale_attn_by_inverse_layer_idx": True}, 2), "scale_attn_by_inverse_layer_idx=True"),
+            Probe(
+                lambda n: ({"scale_attn_by_inverse_layer_idx": True, "n_embd": 30}, 0),
+                "layer 0, with scale_attn_by_inverse_layer_idx=True",
+            ),
             Probe(lambda n: ({"scale_attn_weights": False}, 2), "scale_attn_weights=False"),
             Probe(
                 lambda n: ({"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}, 2),
@@ -316,6 +326,7 @@ EXERCISES = [
         [
             Probe(lambda n: (n.normal(n.B, n.T, n.V), uneven_targets(n, n.B, n.T))),
             Probe(lambda n: (1000 * n.normal(n.B, n.T, n.V), uneven_targets(n, n.B, n.T)), "logits of ±1,000"),
+            Probe(lambda n: (10 * n.normal(n.B, n.T, n.V), uneven_targets(n, n.B, n.T)), "logits of ±10"),
             Probe(lambda n: (1000 + n.normal(n.T, n.V), n.ids(n.T)), "logits that are all about 1,000"),
             Probe(lambda n: (n.normal(n.T, n.V), n.ids(n.T).tolist()), "a list of targets"),
         ],

@@ -60,11 +60,12 @@ def run_sample(sample: Callable[..., Any], rows: Any, n_draws: int, seed: int) -
     fits = np.abs(frequency - rows) <= 5 * np.sqrt(rows * (1 - rows) / n_draws)  # 5 standard deviations
     few = batch[:20]
     twice = [sample(few, np.random.default_rng(seed)) for _ in range(2)]
+    others = {np.asarray(sample(few, rng)).tobytes() for _ in range(5)}
     return {
         "the tokens": np.zeros(len(batch), int) if are_ids else tokens,
         "a token with probability 0 is drawn": bool(frequency[rows == 0].any()),
         "the frequency of each token": rows if fits.all() else frequency.astype(rows.dtype),
-        "the next call gives other tokens": not np.array_equal(sample(few, rng), np.ravel(tokens)[: len(few)]),
+        "the next call gives other tokens": len(others - {np.ravel(tokens)[: len(few)].tobytes()}) == 5,
         "the same seed gives the same tokens": np.array_equal(*twice),
     }
 
@@ -118,6 +119,7 @@ EXERCISES: list[Exercise] = [
             Probe(lambda n: text_probe(1.3, n.B)(n)),
             Probe(text_probe(1.3), "a single row"),
             Probe(lambda n: text_probe(0.5, n.B)(n), "a penalty of 1/2"),
+            Probe(lambda n: (10 * n.normal(n.V), n.ids(9), 1.3), "logits of ±10"),
         ],
     ),
     Exercise(
@@ -136,6 +138,7 @@ EXERCISES: list[Exercise] = [
             Probe(lambda n: (n.normal(n.B, n.V), n.V), "k = V"),
             Probe(lambda n: (n.normal(n.B, n.V), n.V + 2), "k > V"),
             Probe(lambda n: (n.normal(9, 9), 4), "a square array"),
+            Probe(lambda n: (n.normal(n.B, 300), 50), "50 of 300 tokens"),
         ],
     ),
     Exercise(
@@ -204,7 +207,8 @@ EXERCISES: list[Exercise] = [
         ),
         [
             Probe(sample_probe(40, 13, 3, 5, 6, 12)),
-            Probe(sample_probe(300, 600, 0, 255, 256, 599), "600 tokens, many draws"),
+            Probe(sample_probe(300, 600, 255, 256, 300, 599), "600 tokens"),
+            Probe(sample_probe(2000, 4, 0, 1, 2, 3), "many draws"),
             Probe(lambda n: (np.eye(n.V, dtype=n.dtype)[[0, 7, n.V - 1]], 2, 0), "certain tokens"),
             Probe(lambda n: (np.eye(n.V, dtype=n.dtype)[7], 1, 0), "a single row"),
         ],
