@@ -31,10 +31,11 @@ def decode(
 
     `choose` gets the scores (B, V) of the next tokens and the text so far, which includes the correct part of a draft.
     It returns the tokens (B,). After it, `observe` gets the scores and the tokens. From the first stop token of a row
-    on, −1 is yielded for this row. The loop ends when all rows have stopped.
+    on, −1 is yielded for this row. When all rows have stopped, the iteration ends without another array.
 
-    The first pass reads the whole text. Each later pass reads the new tokens only: the cache has all others. When the
-    cache has n_positions tokens, it is emptied, and the last n_positions // 2 tokens of the text are read again.
+    The first pass reads the whole text. Each later pass reads the new tokens only: the cache has all others, in the
+    dtype of the weights. If the next tokens do not fit into n_positions, the cache is emptied, and the last
+    n_positions // 2 tokens of the text are read again.
 
     Drafts have at most `longest_draft` tokens. They change the speed only; `lookup.py` explains them. A batch has none.
     """

@@ -13,6 +13,7 @@ from numpy_gpt2.learn.__main__ import main
 from numpy_gpt2.learn.checking import check_all
 from numpy_gpt2.learn.compare import Outcome, cases, distance, expected, observe
 from numpy_gpt2.learn.diagnosis import check_subject
+from numpy_gpt2.learn.exercise import Inputs
 from numpy_gpt2.learn.exercises import EXERCISES
 from numpy_gpt2.learn.mistakes import MISTAKES
 from numpy_gpt2.learn.notebook import new_notebook
@@ -98,6 +99,13 @@ def test_a_mistake_in_a_line_that_is_not_there_is_an_error():
 
 
 DIAGNOSES = {
+    "def softmax(x):\n    return x": "softmax/unchanged",
+    "def softmax(x):\n    e = np.exp(x - x.min(-1)[..., None])\n    return e / e.sum(-1)[..., None]": "softmax/minimum",
+    "def softmax(x):\n    def f(y):\n        return y @ x[0, 0, 0, 0]\n    return f(x)": "It was reached from line ",
+    "def mlp(x, w, f):\n    return w['mlp.fc']": "the nearest names in w are 'mlp.c_fc.",
+    "def cross_entropy(x, t):\n    return logits(x, {'a': x})": "KeyError: 'wte.weight'. This is line ",
+    "def block_backward(dy, w, config, layer, trace):\n    return dy, w | {'ln1': dy}": "not expected are 'ln1'",
+    "def keep_top_k(z, k):\n    return np.where(z > 1.5, z, -np.inf)": "are -inf, and must not be; the first is",
     "def softmax(x):\n    y = np.exp(x)\n    y / y.sum(-1, keepdims=True)": "It returns None: is a `return` missing?",
     "def softmax(x):\n    return 'a'": "a value of type str came out; it must be an array or a number.",
     "def softmax(x):\n    raise NotImplementedError": "not written yet",
@@ -111,7 +119,7 @@ DIAGNOSES = {
     ),
     "def logits(x, weights):\n    return 1 + x @ output_head(weights).T": "Every entry is 1 too large.",
     "def merge_heads(z):\n    y = z.swapaxes(1, 2).reshape(*z.shape[::2], -1)\n    y[:, 1:] = 0\n    return y": (
-        "Only position 0 of axis 1 is right."
+        "Along axis 1, only position 0 is right."
     ),
     "def causal_mask(T, S):\n    return np.tril(np.ones((T, S)), S - T)": "causal_mask/ones",
 }
@@ -122,6 +130,68 @@ def test_a_diagnosis_says_what_can_be_seen(code, text):
     name = code.split("(")[0].removeprefix("def ")
     report = learn.check(functions_in(code)[name])
     assert text in f"{report} {report.mistake}"
+
+
+THREE_MISTAKES = """
+    def block(x, w, config, layer, cache=None):
+        T = x.shape[1]
+        q, k, v = split_heads(linear(x, w["attn.c_attn.weight"], w["attn.c_attn.bias"]), config.n_head)
+        z = merge_heads(attention(q, k, v, causal_mask(T, T), config.attention_scale(layer)))
+        a = linear(z, w["attn.c_proj.weight"], w["attn.c_proj.bias"])
+        x = layer_norm(x + a, w["ln_1.weight"], w["ln_1.bias"], config.layer_norm_epsilon)
+        return layer_norm(x + mlp(x, w, gelu), w["ln_2.weight"], w["ln_2.bias"], config.layer_norm_epsilon)
+"""
+
+
+def test_if_no_mistake_explains_all_inputs_that_of_the_first_is_named():
+    report = learn.check(functions_in(THREE_MISTAKES)["block"])
+    assert "For random numbers, these are exactly the numbers of this mistake: Layer norm comes after" in str(report)
+    assert "Other inputs show that there is more." in str(report)
+    assert report.mistake is None
+
+
+def test_a_transposed_array_is_explained(path):
+    code = "def attention(q, k, v, mask, scale):\n    return softmax(q @ k.T) @ v"
+    path.write_text("from numpy_gpt2.model import softmax\n" + code, encoding="utf-8")
+    text = " ".join(" ".join(run_in_process("check_named", path, "attention")["lines"]).split())
+    assert "k.T reverses all axes: (11, 7, 4, 2), which is (D, S, H, B). swapaxes(-1, -2) exchanges" in text
+
+
+def test_breakpoint_has_no_terminal(path):
+    path.write_text("def gelu(x):\n    breakpoint()\n    return x\n", encoding="utf-8")
+    text = " ".join(run_in_process("check_named", path, "gelu")["lines"])
+    assert "It calls breakpoint(), which has no terminal here. This is line 3: return x" in text
+
+
+def test_what_must_raise_an_error_is_checked():
+    names = functions_in("""
+        def cross_entropy(logits, targets):
+            targets = np.asarray(targets)
+            x, t = logits[targets >= 0], targets[targets >= 0]
+            x = x - x.max(-1, keepdims=True)
+            return (np.log(np.exp(x).sum(-1)) - x[np.arange(len(t)), t]).mean()
+    """)
+    report = learn.check(names["cross_entropy"])
+    assert report.mistake == "cross_entropy/negative_targets"
+    assert "For a target of -2, there is a result; IndexError must be raised." in str(report)
+
+
+def test_own_gelu_has_a_derivative_in_mlp_backward():
+    names = functions_in("""
+        def gelu(x):
+            return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+        def block_backward(dy, w, config, layer, trace):
+            assert mlp_backward(dy, trace["ln_2"], w, gelu, trace)
+            return dy, {}
+    """)
+    assert "AssertionError" not in str(report := learn.check(names["block_backward"]))
+    assert "KeyError" not in str(report)
+
+
+def test_a_misspelt_function_is_noticed():
+    progress = tasks.notes(Own(functions_in("def softmx(x):\n    return x")), [], with_hook=False)
+    assert progress == ["note: There is a function softmx: did you mean softmax?"]
 
 
 def test_a_report_is_a_condition_and_a_text():
@@ -190,12 +260,18 @@ HOOKED = """
         ),
         ('hook("mlp.post", f(pre))', "f(pre)", "mlp: right. It does not call hook for mlp.post:"),
         ("f(pre))", "f(pre)) * 0 + f(pre)", "mlp: right. It calls hook, but it does not use what hook returns"),
+        ('"mlp.post"', '"post"', "It does not call hook for mlp.post; it calls it for post:"),
         (", hook=identity", "", "NameError: name 'hook' is not defined"),
     ],
 )
 def test_a_report_says_what_is_missing_in_the_use_of_the_hook(old, new, said):
     report = learn.check(functions_in(HOOKED.replace(old, new, 1))["mlp"])
     assert said in str(report)
+
+
+def test_exchanged_names_of_the_hook_are_noticed():
+    code = HOOKED.replace("mlp.pre", "?").replace("mlp.post", "mlp.pre").replace("?", "mlp.post")
+    assert "The names mlp.pre and mlp.post are exchanged" in str(learn.check(functions_in(code)["mlp"]))
 
 
 def test_stubs_are_the_package_s_functions_while_others_run():
@@ -324,7 +400,15 @@ def test_an_endless_loop_is_found_and_prints_are_not_shown(path):
     assert "did not end within 1 seconds: is there an endless loop? It was in line" in problem
     assert problem.endswith(", in gelu.")
     path.write_text("print('hello')", encoding="utf-8")
-    assert run_in_process("check", path)["printed"] == "my_gpt2.py prints 'hello'; prints are not shown."
+    assert run_in_process("check", path)["printed"].startswith("my_gpt2.py prints 'hello'; to see it, check one")
+
+
+def test_prints_are_shown_for_one_function(path):
+    path.write_text("def gelu(x):\n    for i in range(30):\n        print(i)\n", encoding="utf-8")
+    lines = run_in_process("check_named", path, "gelu")["printed"].split("\n")
+    assert [line.strip() for line in lines[1:3]] == ["0", "1"]
+    assert len(lines) == 22
+    assert re.fullmatch("… [0-9]+ more lines", lines[-1].strip())
 
 
 def test_reset_keeps_the_old_function_as_a_comment(path, capsys):
@@ -334,6 +418,7 @@ def test_reset_keeps_the_old_function_as_a_comment(path, capsys):
     text = path.read_text(encoding="utf-8")
     assert "\n#     y /= y.sum(axis=-1, keepdims=True)\n" in text
     assert "\n    #         return scale / (layer + 1)" in text
+    assert run_main(main, capsys, "--reset", "softmax").err == "error: softmax is a stub already; nothing was changed\n"
     assert not run_in_process("check", path)["right"]
     compile(text, path, "exec")
 
@@ -350,6 +435,14 @@ def test_hints_show_and_list(path, capsys, monkeypatch):
     assert "\n ✓ softmax " in run_main(main, capsys, "--list").out
     assert run_main(main, capsys, "softmax").out.startswith("softmax: right.\n")
     assert run_main(main, capsys, "sofmax").status == 2
+
+
+def test_each_function_can_be_called_with_a_batch_of_1():
+    class OneRow(Inputs):
+        B = 1
+
+    for exercise in EXERCISES.values():
+        exercise.run(exercise.subject(exercise.reference), *exercise.probes[0].make(OneRow(np.float32)))
 
 
 def test_the_speed_of_each_function_can_be_measured():

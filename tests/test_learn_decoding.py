@@ -189,22 +189,6 @@ RIGHT = {
                 unread = tokens[:, None]
                 text = np.concatenate([text, unread], axis=1)
     """,
-    "decode without a cache": """
-        def decode(text, n_new, weights, config, choose, stop_tokens, longest_draft, observe):
-            done, start = set(), 0
-            for _ in range(n_new):
-                if text.shape[1] - start > config.n_positions:
-                    start = text.shape[1] - config.n_positions // 2
-                scores = forward(text[:, start:], weights, config)[:, -1]
-                tokens = choose(scores, text)
-                if observe:
-                    observe(scores, tokens)
-                done |= {row for row, token in enumerate(tokens) if token in stop_tokens}
-                if len(done) == len(text):
-                    break
-                yield np.array([-1 if row in done else token for row, token in enumerate(tokens)])
-                text = np.append(text, tokens[:, None], axis=1)
-    """,
     "learning_rate with several returns": """
         def learning_rate(step, options):
             last = options.max_steps - 1
@@ -297,7 +281,7 @@ WRONG = {
     """,
     "sample/one_number_u": """
         def sample(probabilities, rng):
-            return (np.cumsum(probabilities, axis=-1) > rng.random()).argmax(-1)
+            return (np.cumsum(probabilities, axis=-1, dtype=np.float64) > rng.random()).argmax(-1)
     """,
     "sample/not_rng": """
         def sample(probabilities, rng):
@@ -309,6 +293,22 @@ WRONG = {
                 token = int(sample(probabilities(forward(tokens, weights, config)[-1]), rng))
                 np.append(tokens, token)
                 yield token
+    """,
+    "decode/no_cache": """
+        def decode(text, n_new, weights, config, choose, stop_tokens, longest_draft, observe):
+            done, start = set(), 0
+            for _ in range(n_new):
+                if text.shape[1] - start > config.n_positions:
+                    start = text.shape[1] - config.n_positions // 2
+                scores = forward(text[:, start:], weights, config)[:, -1]
+                tokens = choose(scores, text)
+                if observe:
+                    observe(scores, tokens)
+                done |= {row for row, token in enumerate(tokens) if token in stop_tokens}
+                if len(done) == len(text):
+                    break
+                yield np.array([-1 if row in done else token for row, token in enumerate(tokens)])
+                text = np.append(text, tokens[:, None], axis=1)
     """,
     "KVCache.update/length_ignored": """
         class KVCache(numpy_gpt2.cache.KVCache):

@@ -273,7 +273,7 @@ WRONG = {
     "    return dy.reshape(-1, len(b)).sum(0), dy @ w.T, x.reshape(-1, len(w)).T @ dy.reshape(-1, len(b))": (
         "The results are right, but their order is db, dx, dW; it must be dx, dW, db."
     ),
-    "def gelu_backward(dy, x):\n    return dy * (gelu(x + 1e-3) - gelu(x - 1e-3)) / 2e-3": "or a derivative numerical?",
+    "def gelu_backward(dy, x):\n    return dy * (gelu(x + 1e-3) - gelu(x - 1e-3)) / 2e-3": "a derivative numerical,",
     "def attention_backward(dz, q, k, v, scale, trace):\n"
     "    dv = trace['attn.pattern'].swapaxes(2, 3) @ dz\n"
     "    return np.cos(q), np.cos(k), dv": "dv is right. All others are wrong.",

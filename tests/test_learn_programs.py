@@ -14,6 +14,7 @@ from numpy_gpt2.explain.page import page_html
 from numpy_gpt2.learn.exercises import EXERCISES
 from numpy_gpt2.learn.milestones import MILESTONES
 from numpy_gpt2.learn.own import Own, load_file
+from numpy_gpt2.learn.process import run_in_process
 from numpy_gpt2.train.__main__ import main as train_main
 from numpy_gpt2.train.config import TrainConfig
 from numpy_gpt2.train.step import new_run, take_step
@@ -85,6 +86,21 @@ def test_a_program_that_needs_the_hook_leaves_out_functions_without_it(tmp_path)
     assert lines[1].startswith("note: not used, because this program needs the hook there: attention. For more: ")
     assert lines[2] == "error: mine.py, line 7: NameError: name 'nothing' is not defined"
     assert (result.returncode, len(lines)) == (1, 3)
+
+
+TOO_SHORT = """
+def hidden_states(tokens, weights, config, cache=None):
+    raise ValueError("no")
+"""
+
+
+def test_an_error_of_any_kind_has_its_line(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(TOO_SHORT, encoding="utf-8")
+    result = run_cli("-m", "shakespeare", "--with", path, "To be")
+    assert result.stderr.decode().splitlines()[1:] == ["error: mine.py, line 3: ValueError: no"]
+    assert result.returncode == 1
+    assert run_in_process("reach", path, "1") == {"problem": "mine.py, line 3: ValueError: no"}
 
 
 @pytest.mark.parametrize(

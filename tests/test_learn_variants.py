@@ -135,6 +135,8 @@ VARIANTS = {
         def hidden_states(ids, weights, config, cache=None, hook=identity):
             ids = np.array(ids)
             n = ids.shape[-1]
+            if (ids < 0).any():
+                raise IndexError("negative")
             first = cache.length if cache else 0
             x = np.take(weights["wte.weight"], np.atleast_2d(ids), axis=0)
             x = x + weights["wpe.weight"][np.arange(first, first + n)]
@@ -154,6 +156,8 @@ VARIANTS = {
     "cross_entropy with log-softmax": """
         def cross_entropy(input, target):
             target = np.array(target).reshape(-1)
+            if target.min() < -1:
+                raise IndexError(target.min())
             x = input.reshape(-1, input.shape[-1])[target != -1]
             log_p = x - x.max(1, keepdims=True)
             log_p = log_p - np.log(np.exp(log_p).sum(1, keepdims=True))
@@ -164,6 +168,8 @@ VARIANTS = {
             total, n = 0.0, 0
             rows = logits.reshape(-1, logits.shape[-1])
             for row, target in zip(rows, np.ravel(targets)):
+                if target < -1:
+                    raise IndexError
                 if target >= 0:
                     largest = float(row.max())
                     total += largest + math.log(sum(math.exp(x - largest) for x in row)) - row[target]

@@ -81,7 +81,8 @@ def listing(path: Path) -> list[str]:
     lines, width = [], shutil.get_terminal_size((120, 24)).columns
     for number, (title, exercises) in enumerate(PARTS.items(), start=1):
         lines += ["", f"part {number}: {title}"]
-        lines += [f" {marks.get(e.name, ' ')} {e.name:<28}{equation(e.reference)}"[:width] for e in exercises]
+        rows = [f" {marks.get(e.name, ' ')} {e.name:<28}{equation(e.reference)}" for e in exercises]
+        lines += [row if len(row) <= width else row[: width - 1] + "…" for row in rows]
     return [*lines[1:], *([result["problem"]] if "problem" in result else [])]
 
 
@@ -90,7 +91,8 @@ def print_result(result: dict[str, Any]) -> int:
     lines = [result["problem"]] if "problem" in result else result["lines"]
     write("".join(f"{line}\n" for line in lines))
     if "printed" in result:
-        print_stderr(f"note: {result['printed']}")
+        for line in f"note: {result['printed']}".split("\n"):
+            print_stderr(line)
     return int(result.get("status", 1))
 
 

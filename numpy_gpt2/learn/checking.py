@@ -63,7 +63,7 @@ def check_one(own: Own, exercise: Exercise) -> Report:
     """Check one function. In the place of functions before it that are wrong, it calls the package's."""
     name = exercise.name
     if name not in own.functions:
-        return Report(name, False, f"{name}: not written yet.")
+        return Report(name, False, " ".join(filter(None, [f"{name}: not written yet.", own.misspelt(name)])))
     if own.is_reference(name):
         return Report(name, True, f"{name}: right. It is the package's own function, imported.")
     names = [*EXERCISES]

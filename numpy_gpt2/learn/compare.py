@@ -15,6 +15,7 @@ import numpy as np
 from .exercise import Exercise, Inputs, Probe
 
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}  # of the largest entry
+REFUSALS = (ValueError, IndexError)  # either will do where the reference raises the other
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def reference_result(exercise: Exercise, case: Case) -> Any:
 
 @functools.cache
 def expected(exercise: Exercise, case: Case) -> dict[str, np.ndarray]:
-    """The arrays in the reference's result."""
+    """The arrays in the reference's result; none if it must raise an error."""
+    if case.probe.error:
+        return {}
     result = reference_result(exercise, case)
     return dict(leaves(result, result, exercise.outputs))
 
@@ -67,7 +70,11 @@ def observe(exercise: Exercise, subject: Any, case: Case) -> Outcome:
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
             result = exercise.run(subject, *arguments)
     except (Exception, SystemExit) as error:
-        outcome.error = error
+        if not (case.probe.error and isinstance(error, REFUSALS)):
+            outcome.error = error
+        return outcome
+    if case.probe.error:
+        outcome.problem = f"For {case.probe.what}, there is a result; {case.probe.error.__name__} must be raised"
         return outcome
     try:
         outcome.arrays = dict(leaves(result, reference_result(exercise, case), exercise.outputs))
@@ -87,10 +94,12 @@ def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Ite
     if isinstance(like, dict):
         if not isinstance(value, dict):
             raise TypeError(f"{kind(value)} came out; it must be a dict from names to arrays")
-        for key in sorted(like.keys() ^ value.keys(), key=str):
-            raise TypeError(
-                f"{key!r} {'is missing in' if key in like else 'does not belong into'} the dict that came out"
-            )
+        missing, others = (
+            ", ".join(sorted(map(repr, keys))[:3]) for keys in (like.keys() - value.keys(), value.keys() - like.keys())
+        )
+        if missing or others:
+            problems = [f"missing are {missing}"] * bool(missing) + [f"not expected are {others}"] * bool(others)
+            raise TypeError(f"The dict that came out has the wrong keys: {'; '.join(problems)}")
         for key in like:
             yield from leaves(value[key], like[key], names, key)
     elif isinstance(like, tuple):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import linecache
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from html import escape
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,8 @@ EVERYTHING = {"everything"}  # is wrong if there is no result
 MOST_ARRAYS = 3  # of one result, that are described
 
 NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
+
+STANDARD_LIBRARY = (os.path.dirname(os.__file__), "<frozen")  # the files of its modules
 
 
 @dataclass
@@ -70,10 +73,10 @@ def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Repo
         problem = hook_problem(exercise, subject)
         return Report(exercise.name, True, f"{exercise.name}: right." + (f" {problem}" if problem else ""))
     found = known_mistakes(exercise, outcomes)
-    names = "+".join(mistake.name for mistake in found)
+    names = "+".join(mistake.name for mistake in found.mistakes)
     lines = [*describe(exercise, subject, results, wrong, found, forward)]
     text = "\n   ".join([f"{exercise.name}: not yet. {lines[0]}", *lines[1:]])
-    return Report(exercise.name, False, text, f"{exercise.name}/{names}" if found else None)
+    return Report(exercise.name, False, text, f"{exercise.name}/{names}" if found.everywhere else None)
 
 
 def describe(
@@ -81,23 +84,26 @@ def describe(
     subject: Any,
     results: list[tuple[Case, Outcome]],
     wrong: list[tuple[Case, Outcome]],
-    found: list[Mistake],
+    found: Found,
     forward: Any,
 ) -> Iterator[str]:
     """The lines of the diagnosis; the first one follows "not yet."."""
     case, outcome = wrong[0]
-    sentences = [mistake.sentence for mistake in found]
+    sentences = [mistake.sentence for mistake in found.mistakes]
     structural = [*structural_problem(exercise, case, outcome)]
     dtype = "" if structural else next(filter(None, (wrong_dtype(exercise, *each) for each in wrong)), "")
     if structural:
         yield from structural
-        for sentence in sentences:
+        for sentence in sentences if found.everywhere else ():
             yield f"This mistake gives exactly this: {sentence}"
-    elif len(found) == 1:
-        yield f"These are exactly the numbers of this mistake: {sentences[0]}"
-    elif found:
-        yield "These are exactly the numbers of two mistakes together:"
-        yield from (f"{i}. {sentence}" for i, sentence in enumerate(sentences, start=1))
+    elif found.mistakes:
+        these = "These" if found.everywhere else f"For {case.probe.what}, these"
+        many = "this mistake" if len(sentences) == 1 else "two mistakes together"
+        yield f"{these} are exactly the numbers of {many}:" + (f" {sentences[0]}" if len(sentences) == 1 else "")
+        if len(sentences) > 1:
+            yield from (f"{i}. {sentence}" for i, sentence in enumerate(sentences, start=1))
+        if not found.everywhere:
+            yield "Other inputs show that there is more."
     elif dtype and not [*entry(exercise, case, outcome, None)]:
         yield dtype
         dtype = ""
@@ -107,7 +113,7 @@ def describe(
             yield "A second call with the same arguments gives other numbers."
         yield from visible(exercise, case, outcome)
     yield from which_probes(results, wrong)
-    if dtype and "float64" not in (mistake.name for mistake in found):
+    if dtype and "float64" not in (mistake.name for mistake in found.mistakes):
         yield f"Also: {dtype}"
     if not structural:
         yield from entry(exercise, case, outcome, forward)
@@ -155,7 +161,8 @@ def wrong_dtype(exercise: Exercise, case: Case, outcome: Outcome) -> str:
 
 def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
     """An error, the learner's line that raised it, and the shapes of the arrays in this line."""
-    frame, line_number = learners_frame(error)
+    places = learners_places(error)
+    frame, line_number = places[-1] if places else (None, 0)
     problem = " ".join(str(error).split())
     if problem.startswith("matmul: Input operand"):  # NumPy's own text needs a page of explanation
         problem = "the shapes do not fit the product @"
@@ -165,31 +172,45 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
         return
     if isinstance(error, SystemExit):
         text = "It calls exit(), which ends the program"
+    if type(error).__name__ == "BdbQuit":
+        text = "It calls breakpoint(), which has no terminal here"
     if frame is None:
         parameters = [name for name in exercise.parameters if name not in ("self", exercise.hook)]
         yield f"{text}. It is called as {exercise.short_name}({', '.join(parameters)})."
         return
-    linecache.checkcache(frame.f_code.co_filename)
-    line = linecache.getline(frame.f_code.co_filename, line_number).strip()
+    line = source_line(frame, line_number)
     yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
+    if places[0][0] is not frame:
+        yield f"It was reached from line {places[0][1]}: {source_line(*places[0])}".rstrip(": ") + "."
     named = re.findall(r"[^\W\d]\w*", line)
     for name, value in frame.f_locals.items():
-        if isinstance(value, dict) and isinstance(error, KeyError) and (name in named or not line):
-            nearest = get_close_matches(str(error.args[0]), map(str, value), n=2, cutoff=0)
+        key = error.args[0] if isinstance(error, KeyError) else None
+        looked_up = re.search(rf"\b{name}(\[|\.pop\()", line)
+        if isinstance(value, dict) and isinstance(key, str) and key not in value and (looked_up or not line):
+            nearest = get_close_matches(key, map(str, value), n=2, cutoff=0)
             yield f"the nearest names in {name} are {' and '.join(map(repr, nearest))}"
         if isinstance(value, np.ndarray) and (name in named or not line):
             yield f"{name} has the shape {seen.sizes(value.shape)}"
+            if value.ndim > 2 and re.search(rf"\b{name}\.T\b", line):
+                reverse = seen.sizes(value.T.shape)
+                yield f"{name}.T reverses all axes: {reverse}. swapaxes(-1, -2) exchanges the last two."
 
 
-def learners_frame(error: BaseException) -> tuple[FrameType | None, int]:
-    """The innermost frame that is the learner's, and its line number."""
-    frame, line_number, step = None, 0, error.__traceback__
+def source_line(frame: FrameType, line_number: int) -> str:
+    """A line of the file of a frame; "" if there is no file."""
+    linecache.checkcache(frame.f_code.co_filename)
+    return linecache.getline(frame.f_code.co_filename, line_number).strip()
+
+
+def learners_places(error: BaseException) -> list[tuple[FrameType, int]]:
+    """The frames that are the learner's, from the outermost to the innermost, and their line numbers."""
+    places, step = [], error.__traceback__
     while step is not None:
-        module = str(step.tb_frame.f_globals.get("__name__"))
-        if module.split(".")[0] not in NOT_LEARNERS:
-            frame, line_number = step.tb_frame, step.tb_lineno
+        code, module = step.tb_frame.f_code, str(step.tb_frame.f_globals.get("__name__"))
+        if module.split(".")[0] not in NOT_LEARNERS and not code.co_filename.startswith(STANDARD_LIBRARY):
+            places.append((step.tb_frame, step.tb_lineno))
         step = step.tb_next
-    return frame, line_number
+    return places
 
 
 def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
@@ -209,13 +230,22 @@ def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
 def which_arrays(wrong: list[str], right: list[str]) -> Iterator[str]:
     """Which of several arrays are wrong, or which are right: the shorter list."""
     if not right:
-        yield (
-            f"{' and '.join(wrong)} are wrong." if len(wrong) <= MOST_ARRAYS else f"All {len(wrong)} arrays are wrong."
-        )
+        yield f"{listed(wrong)} are wrong." if len(wrong) <= MOST_ARRAYS else f"All {len(wrong)} arrays are wrong."
     elif len(wrong) <= len(right):
-        yield f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong. All others are right."
+        yield f"{listed(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong. All others are right."
     else:
-        yield f"{', '.join(right)} {'is' if len(right) == 1 else 'are'} right. All others are wrong."
+        yield f"{listed(right)} {'is' if len(right) == 1 else 'are'} right. All others are wrong."
+
+
+def listed(names: list[str]) -> str:
+    """Names, or some of them and how many there are.
+
+    >>> listed(["dq", "dk", "dv"])
+    'dq, dk and dv'
+    """
+    if len(names) > MOST_ARRAYS:
+        return f"{'; '.join(names[:2])}; and {len(names) - 2} more"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Outcome]]) -> Iterator[str]:
@@ -246,29 +276,43 @@ def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Ite
             return
 
 
-def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]:
-    """The mistake, or the two mistakes, that give these outcomes for every probe; empty if there are none.
+class Found(NamedTuple):
+    """The mistake, or the two mistakes, that give the same outcomes: everywhere, or only for the first wrong case."""
 
-    An error shows less than numbers do. If there are no wrong numbers, the text of the error must be the same, too.
+    mistakes: list[Mistake]
+    everywhere: bool
+
+
+def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> Found:
+    """The mistakes that give these outcomes for every probe, or else those that give the first wrong numbers.
+
+    In all cases that are right, they must be right, too. An error shows less than numbers do. If there are no wrong
+    numbers, the text of the error must be the same, too.
     """
     results = [*zip(cases(exercise), outcomes, strict=False)]
     wrong_numbers = any(outcome.arrays and not is_right(exercise, outcome, case) for case, outcome in results)
     if len(outcomes) < len(cases(exercise)) or (outcomes[0].error and not wrong_numbers):
-        return []
+        return Found([], False)
     first, table = cases(exercise)[0], MISTAKES.get(exercise.name, [])
     wrong = wrong_parts(exercise, outcomes[0])
+    wrong_cases = [(case, outcome) for case, outcome in results if not is_right(exercise, outcome, case)]
+    may_differ = [case for case, _ in wrong_cases[1:]] if wrong_cases[0][1].arrays else []
     reach: dict[Mistake, set[str]] = {}
+    partly: list[tuple[int, tuple[Mistake, ...]]] = []  # how many outcomes differ, and the mistakes
 
     def gives(*mistakes: Mistake) -> bool:
-        subject = exercise.subject(with_mistakes(exercise, *mistakes))
+        subject, n_different = exercise.subject(with_mistakes(exercise, *mistakes)), 0
         for case, outcome in results:
             given = observe(exercise, subject, case)
             if case is first and len(mistakes) == 1:
                 reach[mistakes[0]] = wrong_parts(exercise, given)
             same_error = wrong_numbers or str(outcome.error) == str(given.error)
             if not same_error or distance(outcome, given, case.dtype, loosely=True) > 1:
-                return False
-        return True
+                n_different += 1
+                if case not in may_differ:
+                    return False
+        partly.append((n_different, mistakes))
+        return not n_different
 
     pairs = (
         (a, b)
@@ -276,7 +320,11 @@ def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]
         if together(reach[a], reach[b]) == wrong and can_be_combined(exercise, a, b)
     )
     candidates: Iterator[tuple[Mistake, ...]] = itertools.chain(((mistake,) for mistake in table), pairs)
-    return next(([*mistakes] for mistakes in candidates if is_possible(gives, *mistakes)), [])
+    for mistakes in candidates:
+        if is_possible(gives, *mistakes):
+            return Found([*mistakes], True)
+    _, mistakes = min(partly, key=lambda pair: (len(pair[1]), pair[0]), default=(0, ()))
+    return Found([*mistakes], False)
 
 
 def wrong_parts(exercise: Exercise, outcome: Outcome) -> set[str]:

@@ -17,6 +17,8 @@ from ..cache import KVCache
 from ..config import GPT2Config, Shape
 from ..weights import Weights
 
+UNWRITTEN = 777  # in memory that a function has reserved
+
 
 class Inputs:
     """The sizes and the random numbers for one call of a probe. No two sizes are equal, so a size names its axis.
@@ -81,6 +83,7 @@ class Probe(NamedTuple):
 
     make: Callable[[Any], tuple[Any, ...]]  # Inputs -> arguments
     what: str = "random numbers"  # as in "it is right for …, but not for …"
+    error: type[Exception] | None = None  # what the function must raise
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -27,10 +27,17 @@ Each function below has a description and no body. Write the body in the place o
 which checks everything and tells what is wrong. You may write the functions in any order: the package's own are used in
 the place of those that are not written. Names of parameters may change, their order may not.
 
-A `hook` gets the intermediate results that have a name: x = hook("ln_1", x). You may leave this out; the programs
-`train` and `explain` need it. In the gradients, `dropout` is such a hook, for `train`, and `trace` is a dict of what
-the hook got in the forward pass. The letters B, T, S, C, H, D, V and L are the sizes: batch, new tokens, keys,
-channels, heads, channels per head, vocabulary, layers.
+The letters B, T, S, C, H, D, V and L are the sizes: batch, new tokens, keys, channels, heads, channels per head,
+vocabulary, layers.
+
+A `hook` takes the name and the value of an intermediate result, and returns the value to go on with: x = hook("ln_1",
+x). A stub lists its names, in the order of the calls. A function that calls others with a `hook` passes it on to them:
+within("h.0.", hook) puts a prefix before their names. You may leave all of this out; `train` and `explain` need it.
+
+`trace` is the dict {name: value} of what the hook got in the forward pass. `dropout` is the hook of a gradient: it
+multiplies the gradient by the mask that the value of this name got: dy = dropout("mlp_out", dy). Only `train` needs it.
+
+KVCache(config, B, dtype) makes an empty cache. Its dtype must be that of the weights; without it, it is float32.
 """
 '''
 
@@ -153,6 +160,8 @@ def reset(path: Path, exercise: Exercise) -> None:
         start = end = len(lines)
     new = (method_stub if exercise.owner else stub)(exercise.reference).splitlines()
     indent = INDENT if exercise.owner else ""
+    if lines[start:end] == new:
+        raise ValueError(f"{exercise.name} is a stub already; nothing was changed")
     body = [f"{indent}# {line}".rstrip() for line in lines[start:end] if line not in new]
     lines[start:end] = [*new, *body]
     write_new(path, "\n".join(lines) + "\n")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import copy
-from collections.abc import Callable, Iterator
+import itertools
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +16,7 @@ import numpy as np
 from . import seen
 from .compare import TOLERANCES, Case, array_distance, cases, leaves
 from .exercise import Exercise
+from .source import parts
 
 Hook = Callable[[str, np.ndarray], np.ndarray]
 
@@ -58,18 +63,50 @@ def altered(name: str, value: np.ndarray) -> np.ndarray:
     return value * factors.astype(value.dtype)
 
 
+def pass_on(exercise: Exercise) -> str:
+    """The functions that get the hook from this one, in a sentence."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(textwrap.dedent(parts(exercise.reference)[2])))
+        if isinstance(node, ast.Call)
+    ]
+    found = {ast.unparse(call.func): [ast.unparse(argument) for argument in call.args] for call in calls}
+    names = [
+        name
+        for name, arguments in found.items()
+        if name != "within" and arguments[-1:] and re.fullmatch(rf"(within\(.*, )?{exercise.hook}\)?", arguments[-1])
+    ]
+    return f" Pass {exercise.hook} on to {' and '.join(sorted(names))}." if names else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Some of the names."""
+    names = sorted(names)
+    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
+
+
+def is_close(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two arrays are equal, up to rounding."""
+    return array_distance(x, y, TOLERANCES["float64"]) <= 1
+
+
 def hook_problem(exercise: Exercise, subject: Any) -> str:
     """What is missing in the use of the hook, in one sentence; "" if nothing is."""
     if not exercise.hook:
         return ""
-    case = cases(exercise)[0]
-    missing = [*recorded(exercise, exercise.reference, case).keys() - recorded(exercise, subject, case).keys()]
+    case, body = cases(exercise)[0], parts(exercise.reference)[2]
+    names, mine = recorded(exercise, exercise.reference, case), recorded(exercise, subject, case)
+    missing = names.keys() - mine.keys()
     if missing:
-        names = ", ".join(sorted(missing)[:3]) + ", …" * (len(missing) > 3)
-        return f"It does not call {exercise.hook} for {names}: {NEEDED[exercise.hook]}."
+        odd = f"; it calls it for {listed(others)}" if (others := mine.keys() - names.keys()) else ""
+        callees = "" if odd or all(f'"{name}"' in body for name in missing) else pass_on(exercise)
+        return f"It does not call {exercise.hook} for {listed(missing)}{odd}: {NEEDED[exercise.hook]}.{callees}"
     want, got = (run_with_hook(exercise, f, case, altered) for f in (exercise.reference, subject))
     pairs = zip(*(leaves(result, want, exercise.outputs) for result in (got, want)), strict=True)
     if any(array_distance(x, y, TOLERANCES[case.dtype]) > 1 for (_, x), (_, y) in pairs):
+        for a, b in itertools.combinations(names, 2):
+            if is_close(mine[a], names[b]) and is_close(mine[b], names[a]):
+                return f"The names {a} and {b} are exchanged in the calls of {exercise.hook}: {NEEDED[exercise.hook]}."
         return (
             f"It calls {exercise.hook}, but it does not use what {exercise.hook} returns where it must be used:"
             f" {NEEDED[exercise.hook]}."

@@ -7,10 +7,12 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from ..backward import ACTIVATIONS_BACKWARD, gelu_backward
 from ..files import read_utf8
 from .exercise import Exercise
 from .exercises import EXERCISES
@@ -60,6 +62,12 @@ class Own:
         """Whether a function was imported from the package."""
         return self.functions.get(name) is EXERCISES[name].reference
 
+    def misspelt(self, name: str) -> str:
+        """A question if a function of the file has almost this name, and it is no exercise; else ""."""
+        functions = [key for key, f in self.namespace.items() if getattr(f, "__globals__", None) is self.namespace]
+        nearest = get_close_matches(name, [key for key in functions if key not in EXERCISES], n=1, cutoff=0.8)
+        return "".join(f"There is a function {key}: did you mean {name}?" for key in nearest)
+
     @contextmanager
     def using(self, names: Iterable[str]) -> Iterator[None]:
         """In this block, the learner's code calls these functions of its own, and the reference's for all others."""
@@ -70,6 +78,8 @@ class Own:
         """What `using` sets."""
         modules = [self.namespace, *(f.__globals__ for f in self.functions.values() if isinstance(f, FunctionType))]
         namespaces = {id(n): n for n in modules if not str(n.get("__name__")).startswith("numpy_gpt2")}
+        if "gelu" in names:  # `mlp_backward` finds the derivative by the function
+            yield ACTIVATIONS_BACKWARD, self.functions["gelu"], self.functions.get("gelu_backward", gelu_backward)
         for name, exercise in EXERCISES.items():
             function = self.functions[name] if name in names else exercise.reference
             for namespace in namespaces.values():
@@ -231,6 +241,12 @@ def load_problem(error: BaseException, name: str, full_path: str) -> str:
         return f"{name} reads standard input in {line}; it must only define functions"
     text = " ".join(str(error).split())
     return f"{name} does not run: {line}: {type(error).__name__}{': ' * bool(text)}{text}"
+
+
+def error_text(error: BaseException, path: Path) -> str:
+    """An error in one line, with the innermost line of the learner's file."""
+    line, text = line_of(error, str(path.resolve())), " ".join(str(error).split())
+    return f"{path.name}{f', line {line}' * bool(line)}: {type(error).__name__}{': ' * bool(text)}{text}"
 
 
 def line_of(error: BaseException, full_path: str) -> int:

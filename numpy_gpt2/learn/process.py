@@ -16,6 +16,8 @@ from typing import Any, TextIO
 
 TIME_LIMIT = 10  # seconds, for all checks together; they take less than one
 
+MOST_LINES = 20  # of what the file prints, that are shown
+
 
 def run_in_process(task: str, path: Path, *words: str, time_limit: int = TIME_LIMIT) -> dict[str, Any]:
     """Do a task of `tasks.py` with this file in a new process. Returns what it gives, or {"problem": one line}."""
@@ -70,11 +72,25 @@ def main(argv: list[str]) -> None:
         except (OSError, ValueError) as error:
             result = {"problem": str(error)}
         else:
-            result = tasks.TASKS[task](loaded, path, *words)
+            try:
+                result = tasks.TASKS[task](loaded, path, *words)
+            except Exception as error:  # the learner's functions call each other, and may raise anything
+                result = {"problem": own.error_text(error, path)}
     if lines := printed.getvalue().splitlines():
-        more = f" and {len(lines) - 1} more lines" if len(lines) > 1 else ""
-        result["printed"] = f"{path.name} prints {lines[0][:60]!r}{more}; prints are not shown."
+        result["printed"] = shown(lines, path) if task == "check_named" else unshown(lines, path)
     finish(result, stdout)
+
+
+def shown(lines: list[str], path: Path) -> str:
+    """The first lines that the file prints."""
+    more = [f"… {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
+    return "\n   ".join([f"{path.name} prints, for all calls of the check together:", *lines[:MOST_LINES], *more])
+
+
+def unshown(lines: list[str], path: Path) -> str:
+    """That the file prints something."""
+    more = f" and {len(lines) - 1} more lines" if len(lines) > 1 else ""
+    return f"{path.name} prints {lines[0][:60]!r}{more}; to see it, check one function, as in: learn softmax"
 
 
 def finish(result: dict[str, Any], stdout: TextIO) -> None:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from ..console import print_stderr
 from .checking import hook_problems
-from .own import line_of, load_file
+from .own import error_text, line_of, load_file
 
 MOST_NAMES = 6  # in a note; more are counted
 
@@ -38,9 +38,16 @@ def print_error_line(path: Path) -> None:
     full_path, usual = str(path.resolve()), sys.excepthook
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if line := line_of(error, full_path):
-            print_stderr(f"error: {path.name}, line {line}: {kind.__name__}: {error}")
+        if line_of(error, full_path):
+            print_stderr(f"error: {error_text(error, path)}")
         else:
             usual(kind, error, traceback)
 
+    def print_message(message: str) -> None:  # the command prints some kinds of errors itself
+        error = sys.exception()
+        own_error = error is not None and line_of(error, full_path)
+        print_stderr(f"error: {error_text(error, path)}" if error and own_error else message)
+
     sys.excepthook = excepthook
+    if cli := sys.modules.get("numpy_gpt2.cli"):  # it imports this module, so this module cannot import it
+        vars(cli)["print_stderr"] = print_message

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from .compare import TOLERANCES, array_distance, is_same_dtype, rounding
-from .exercise import Inputs
+from .exercise import UNWRITTEN, Inputs
 
 NEARLY = 1e-5  # the error of numbers that are nearly right, of the largest entry
 
-AXES = {"B": "row of the batch", "T": "position", "S": "key", "H": "head", "C": "channel", "V": "token", "D": "channel"}
+AXES = {"B": "row", "T": "position", "S": "key", "H": "head", "C": "channel", "V": "token", "D": "channel"}
+
+PLURALS = {"entry": "entries"}
 
 
 def sizes(shape: tuple[int, ...]) -> str:
@@ -46,14 +48,16 @@ def wrong_dtype(got: np.ndarray, want: np.ndarray) -> str:
     text = f"The dtype is {got.dtype}; it must be {want.dtype}."
     if want.dtype == np.float32 and got.dtype == np.float64:
         text += (
-            " The input was float32. In NumPy, np.sqrt(2), np.zeros(n) and np.eye(n) are float64 and make the result"
-            " float64. math.sqrt(2) and np.zeros(n, x.dtype) do not."
+            " The input was float32. np.sqrt(2), np.zeros(n), np.eye(n) and integers such as np.sum(mask) make the"
+            " result float64. math.sqrt(2), np.zeros(n, x.dtype) and int(np.sum(mask)) do not."
         )
     return text
 
 
 def facts(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
     """Sentences about the numbers of an array that has the right shape."""
+    if UNWRITTEN in got and UNWRITTEN not in want:
+        yield f"{UNWRITTEN} is in memory that was reserved, and to which nothing was written."
     got, want = got.astype(np.float64), want.astype(np.float64)
     yield from not_finite(got, want)
     if np.isfinite(got).all() and np.isfinite(want).all():
@@ -67,10 +71,10 @@ def not_finite(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
         wrong = test(got) & ~test(want)
         if wrong.any():
             first = [int(i) for i in np.argwhere(wrong)[0]]
-            where = "Every entry" if wrong.all() else f"{np.count_nonzero(wrong)} of {wrong.size} entries"
-            yield f"{where} {'is' if wrong.all() else 'are'} {name}" + (
-                "." if wrong.all() else f"; the first is {first}."
+            some = (
+                f"{np.count_nonzero(wrong)} of {wrong.size} entries are {name}, and must not be; the first is {first}."
             )
+            yield f"Every entry is {name}." if wrong.all() else some
 
 
 def nearly_right(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
@@ -79,7 +83,8 @@ def nearly_right(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
     if error < NEARLY:
         yield (
             f"Every entry is right to {number(error, 2)} of the largest one; the limit is 1e-09."
-            " Is a constant rounded, or a derivative numerical?"
+            " Is a constant rounded, a derivative numerical, or an array float32, such as that of KVCache(config, B)"
+            " without its argument dtype?"
         )
 
 
@@ -141,12 +146,12 @@ def some_rows(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
         indices = np.flatnonzero(right.all(axis=tuple(i for i in range(want.ndim) if i != axis))).tolist()
         if indices:
             found = True
-            name = AXES.get(letters(want.shape[axis : axis + 1]).strip("(,)"), "index")
+            name = AXES.get(letters(want.shape[axis : axis + 1]).strip("(,)"), "entry")
             listed = ", ".join(map(str, indices[:6])) + (", …" if len(indices) > 6 else "")
             yield (
-                f"Only {name} {listed} of axis {axis} is right."
+                f"Along axis {axis}, only {name} {listed} is right."
                 if len(indices) == 1
-                else (f"Along axis {axis}, {name} {listed} are right; the others are not.")
+                else f"Along axis {axis}, {PLURALS.get(name, name + 's')} {listed} are right; the others are not."
             )
     if right.any() and not found:
         yield f"{np.count_nonzero(right)} of {right.size} entries are right."

@@ -79,7 +79,8 @@ def next_text(name: str, path: Path, right: list[str]) -> str:
 
 def notes(own: Own, right: list[str], with_hook: bool) -> list[str]:
     """Remarks about functions that are right; those about the hook only if there is nothing else to do."""
-    lines = []
+    misspelt = (own.misspelt(name) for name in EXERCISES if own.find(EXERCISES[name]) is None)
+    lines = [f"note: {question}" for question in misspelt if question]
     if imported := [name for name in right if own.is_reference(name)]:
         n = "all" if len(imported) == len(right) else f"{len(imported)} of {len(right)}"
         lines.append(f"note: {n} are the package's own functions, imported. They are right, but they are not yours.")

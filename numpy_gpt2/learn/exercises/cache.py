@@ -10,19 +10,19 @@ import numpy as np
 
 from ...config import GPT2Config
 from ...sampling import penalize_repetition
-from ..exercise import Exercise, Inputs, Probe
+from ..exercise import UNWRITTEN, Exercise, Inputs, Probe
 from .sampling import model_with_memory
 
 Arguments = tuple[Any, ...]
 
 
 def filled(cache_class: Any) -> Any:
-    """A cache class whose new memory is filled with 777. So code that reads it gives the same in each run."""
+    """A cache class whose new memory is filled with one number. So code that reads it gives the same in each run."""
 
     class Filled(cache_class):
         def reserve(self, n: int, repeats: int = 1) -> None:
             super().reserve(n, repeats)
-            self.keys[:, :, :, self.length :] = self.values[:, :, :, self.length :] = 777
+            self.keys[:, :, :, self.length :] = self.values[:, :, :, self.length :] = UNWRITTEN
 
     return Filled
 
@@ -48,7 +48,7 @@ def run_update(cache_class: Any, config: GPT2Config, room: int, calls: list[tupl
             )
         results[f"cache.length after call {number}"] = cache.length
         cache.length = before + k.shape[2]
-    return results
+    return results | {"self.keys": cache.keys[:, :, :, : cache.length].copy()}
 
 
 def update_probe(*lengths: int, room: int = 0, cut: int = 99) -> Callable[[Inputs], Arguments]:
@@ -84,6 +84,17 @@ def reserve_probe(length: int, n_old: int, n_new: int, repeats: int) -> Callable
     return make
 
 
+class Counted(np.ndarray):
+    """The table wpe, which counts how many of its rows are read: one for each position of a text."""
+
+    n_read = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        rows = np.asarray(self)[index]
+        self.n_read += rows.size // self.shape[1]
+        return rows
+
+
 def run_decode(
     decode: Callable[..., Any],
     text: Any,
@@ -108,6 +119,8 @@ def run_decode(
     def observe(scores: np.ndarray, tokens: np.ndarray) -> None:
         seen.append(scores.max(axis=-1) + tokens)
 
+    T, wpe = text.shape[1], weights["wpe.weight"].view(Counted)
+    weights = weights | {"wpe.weight": wpe}
     rows = decode(text, n_new, weights, config, choose, stop_tokens, longest_draft, observe if observed else None)
     if rows is None:
         return None
@@ -115,9 +128,9 @@ def run_decode(
     for scores, row in zip(steps[1:], tokens, strict=False):
         if len(scores) == row.size:
             scores[row.reshape(-1) == -1] = 0
-    return {"the tokens": tokens, "the scores that choose gets": steps} | (
-        {"what observe gets": seen} if observed else {}
-    )
+    again = T + n_new <= config.n_positions and not longest_draft and int(wpe.n_read) > T + n_new
+    results: dict[str, Any] = {"the tokens": tokens, "the scores that choose gets": steps}
+    return results | {"old tokens are read again": again} | ({"what observe gets": seen} if observed else {})
 
 
 def drafts_probe(n: Inputs) -> Arguments:

@@ -105,7 +105,7 @@ def uneven_targets(n: Inputs, *shape: int) -> np.ndarray:
     """Random targets, one of which is 0. Rows differ in how many of them are −1."""
     targets = n.ids(*shape)
     targets[..., 0, 3] = 0
-    targets[..., 0, :3] = targets[..., 1, 1:2] = -1
+    targets[..., 0, :3] = targets[..., -1, 1:2] = -1
     return targets
 
 
@@ -153,7 +153,7 @@ EXERCISES = [
         [
             Probe(lambda n: (n.normal(n.B, n.H, n.T, n.S),)),
             Probe(
-                lambda n: (n.array([[1000.0, 999, -math.inf, 998], [-1000, -1001, -999, -1000], [0, 1, 2, 3]]),),
+                lambda n: (n.array([[1000.0, 999, -math.inf, 998], [-1000, -1001, -999, -1000], [0, 0, 0, 800]]),),
                 "scores of ±1,000 and −inf",
             ),
             Probe(lambda n: (n.normal(9, 9),), "a square array"),
@@ -298,6 +298,10 @@ EXERCISES = [
                 hidden_states_probe(lambda n: n.ids(n.B, n.T), scale_attn_by_inverse_layer_idx=True),
                 "scale_attn_by_inverse_layer_idx=True",
             ),
+            Probe(hidden_states_probe(lambda n: n.ids(n.P)), "a text of n_positions tokens"),
+            Probe(hidden_states_probe(lambda n: n.ids(n.B, 4), Inputs.P - 3), "a cache that is full", ValueError),
+            Probe(hidden_states_probe(lambda n: [3, -1]), "a negative id", IndexError),
+            Probe(hidden_states_probe(lambda n: [3, n.V]), "the id V, which does not exist", IndexError),
         ],
         run=run_hidden_states,
     ),
@@ -329,6 +333,8 @@ EXERCISES = [
             Probe(lambda n: (10 * n.normal(n.B, n.T, n.V), uneven_targets(n, n.B, n.T)), "logits of ±10"),
             Probe(lambda n: (1000 + n.normal(n.T, n.V), n.ids(n.T)), "logits that are all about 1,000"),
             Probe(lambda n: (n.normal(n.T, n.V), n.ids(n.T).tolist()), "a list of targets"),
+            Probe(lambda n: (n.normal(2, n.V), [3, -2]), "a target of -2", IndexError),
+            Probe(lambda n: (n.normal(2, n.V), [3, n.V]), "the target V, which does not exist", IndexError),
         ],
     ),
 ]

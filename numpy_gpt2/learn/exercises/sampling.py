@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,31 @@ def run_sample(sample: Callable[..., Any], rows: Any, n_draws: int, seed: int) -
         "the frequency of each token": rows if fits.all() else frequency.astype(rows.dtype),
         "the next call gives other tokens": len(others - {np.ravel(tokens)[: len(few)].tobytes()}) == 5,
         "the same seed gives the same tokens": np.array_equal(*twice),
+        "rare tokens are lost": rare_tokens_are_lost(sample),
     }
+
+
+class FixedNumber(np.random.Generator):
+    """A generator that always draws the number u, and that knows whether it was asked for single numbers only."""
+
+    def __init__(self, u: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.u, self.single = u, False
+
+    def random(self, size: Any = None, *arguments: Any, **named: Any) -> Any:
+        self.single = math.prod(np.atleast_1d(1 if size is None else size)) == 1
+        return np.full(() if size is None else size, self.u)[()]
+
+
+def rare_tokens_are_lost(sample: Callable[..., Any]) -> bool:
+    """Whether a token is drawn correctly from float32 numbers of which some are too small for a float32 sum.
+
+    u falls into the middle of 600 such tokens. Functions that count from the other end see this for 1 - u.
+    """
+    row = np.array([0.5, *[2e-8] * 600, 0.5 - 1.2e-5], np.float32)
+    generators = [FixedNumber(u) for u in (0.5 + 6e-6, 0.5 - 6e-6)]
+    drawn = [int(sample(row, rng)) for rng in generators]
+    return all(rng.single for rng in generators) and not any(0 < token < 601 for token in drawn)
 
 
 def sample_probe(n_draws: int, V: int, *places: int) -> Callable[[Inputs], Arguments]:
@@ -94,11 +119,11 @@ def model_with_memory(n: Inputs, **fields: Any) -> tuple[GPT2Config, Weights]:
     return config, {name: 0 * array if name.endswith("bias") else array for name, array in weights.items()}
 
 
-def generate_probe(n_new: int, seed: int, as_list: bool = False) -> Callable[[Inputs], Arguments]:
+def generate_probe(n_new: int, seed: int, as_list: bool = False, **fields: Any) -> Callable[[Inputs], Arguments]:
     """The arguments of `generate_plainly`."""
 
     def make(n: Inputs) -> Arguments:
-        config, weights = model_with_memory(n)
+        config, weights = model_with_memory(n, **fields)
         tokens = n.ids(n.T)
         return (tokens.tolist() if as_list else tokens), weights, config, n_new, seed
 
@@ -185,7 +210,7 @@ EXERCISES: list[Exercise] = [
         ),
         [
             Probe(lambda n: (n.normal(n.B, n.V), 0.7, 6, 0.8, 0.3)),
-            Probe(lambda n: (n.normal(n.B, n.V),), "no other argument"),
+            Probe(lambda n: (n.normal(n.B, n.V),), "temperature 1 without cuts"),
             Probe(lambda n: (n.normal(n.B, n.V), 2.0), "temperature 2"),
             Probe(lambda n: (n.normal(n.V), 0.5, 3), "temperature 0.5 and top_k"),
             Probe(lambda n: (2 * n.normal(n.B, n.V), 1.5, None, 0.6), "temperature 1.5 and top_p"),
@@ -226,6 +251,7 @@ EXERCISES: list[Exercise] = [
             Probe(generate_probe(6, 0)),
             Probe(generate_probe(12, 1), "another seed, and more tokens"),
             Probe(generate_probe(3, 2, as_list=True), "a list of tokens"),
+            Probe(generate_probe(6, 0, eos_token_id=1), "a text that contains config.eos_token_id"),
         ],
         run=run_generate,
         fixed=("sample",),

@@ -14,6 +14,12 @@ SOFTMAX = 'softmax(hook("attn.scores", scores))'
 MISTAKES: dict[str, list[Mistake]] = {
     "GPT2Config.attention_scale": [
         mistake(
+            "no_options",
+            "The two settings scale_attn_weights and scale_attn_by_inverse_layer_idx are not used.",
+            (" if self.scale_attn_weights else 1.0", ""),
+            ("scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale", "scale"),
+        ),
+        mistake(
             "root_c",
             "This is 1/√C. It must be 1/√D, where D = C/H is the size of one head.",
             ("self.n_embd // self.n_head", "self.n_embd"),
@@ -94,6 +100,11 @@ MISTAKES: dict[str, list[Mistake]] = {
             "zero",
             "Masked scores are set to 0. exp(0) is 1, so a masked key still gets weight. Set them to -inf.",
             ("-math.inf", "0"),
+        ),
+        mistake(
+            "mask_times_large",
+            "-1e9 is added where the mask is True. There, a query may look: add it where the mask is False.",
+            (MASKED, "scores = scores + mask * -1e9"),
         ),
         mistake("plus_infinity", "Masked scores are set to +inf. They must be -inf.", ("-math.inf", "math.inf")),
         mistake(
@@ -273,6 +284,12 @@ MISTAKES: dict[str, list[Mistake]] = {
     ],
     "mlp": [
         mistake("no_activation", "The activation is missing.", ("activation(pre)", "pre")),
+        mistake(
+            "bias_after_activation",
+            "The bias of mlp.c_fc is added after the activation. It must be added before it.",
+            ('w["mlp.c_fc.bias"]', "0"),
+            ("activation(pre)", 'activation(pre) + w["mlp.c_fc.bias"]'),
+        ),
         mistake(
             "activation_last",
             "The activation comes after the second linear layer. It must be between the two.",

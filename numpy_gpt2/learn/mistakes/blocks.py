@@ -211,6 +211,16 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
     ],
     "hidden_states": [
+        mistake(
+            "one_position_less",
+            "A text of n_positions tokens raises ValueError. Only a longer one must: start + T > n_positions.",
+            ("start + T > config", "start + T >= config"),
+        ),
+        mistake(
+            "negative_ids",
+            "A negative id counts from the end, as in NumPy. It must raise IndexError.",
+            ("tokens.size and tokens.min() < 0", "False"),
+        ),
         mistake("no_positions", "The position embeddings are missing.", ("(embed + pos_embed)", "embed")),
         mistake("no_tokens", "The token embeddings are missing.", ("(embed + pos_embed)", "(0 * embed + pos_embed)")),
         mistake(
@@ -306,6 +316,13 @@ MISTAKES: dict[str, list[Mistake]] = {
             "layer_from_1",
             "Layers count from 1 in the call of block. They must count from 0.",
             ("config, layer, cache", "config, layer + 1, cache"),
+        ),
+        mistake(
+            "cache_ignored",
+            "The cache is not used. Positions start at cache.length, block gets the cache, and its length grows by T.",
+            ("start = 0 if cache is None else cache.length", "start = 0"),
+            ("layer, cache, within", "layer, None, within"),
+            ("cache.length += T", "pass"),
         ),
         mistake("no_cache", "The cache is not given to block.", ("layer, cache, within", "layer, None, within")),
         mistake(

@@ -25,6 +25,12 @@ if layer in stored:
     k, v = (np.concatenate(pair, axis=2) for pair in zip(stored[layer], (k, v)))
 stored[layer] = k, v
 return k, v"""
+CUT_STORE = """\
+stored = self.__dict__.setdefault("stored", {})
+if layer in stored:
+    k, v = (np.concatenate([old[:, :, : self.length], new], axis=2) for old, new in zip(stored[layer], (k, v)))
+stored[layer] = k, v
+return k, v"""
 COPIED = "new[..., : self.length, :] = old[:, :, None, :, : self.length]"
 ALLOCATED = "np.empty((L, B, repeats, H, n, D), self.keys.dtype)"
 RESHAPED = "new.reshape(L, B * repeats, H, n, D)"
@@ -153,9 +159,27 @@ MISTAKES: dict[str, list[Mistake]] = {
             (RESULT, f"if layer == 0:\n    self.length = S\n{RESULT}"),
         ),
         mistake(
+            "other_store",
+            "The keys and values are not in self.keys and self.values. Other methods need them there.",
+            (LENGTH_CHECK, "if False"),
+            (STORE_K, "pass"),
+            (STORE_V, "pass"),
+            (RESULT, CUT_STORE),
+        ),
+        mistake(
+            "reserved_each_time",
+            "reserve is called in each layer. It copies self.length positions only, so earlier layers lose their new"
+            " ones: call it only if there is no room.",
+            (LENGTH_CHECK, "if True"),
+            (RESERVE, "self.reserve(S)"),
+        ),
+        mistake(
             "length_ignored",
             "The new positions follow all positions that were ever stored. They must follow the first self.length: the"
-            " cache may have been cut.",
+            " cache may have been cut. They belong into self.keys and self.values.",
+            (LENGTH_CHECK, "if False"),
+            (STORE_K, "pass"),
+            (STORE_V, "pass"),
             (RESULT, OWN_STORE),
         ),
         mistake(
@@ -184,6 +208,19 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
     ],
     "KVCache.reserve": [
+        mistake(
+            "not_stored",
+            "self.keys and self.values stay as they are. They must become the new arrays; nothing is returned.",
+            (f"setattr(self, name, {RESHAPED})", "pass"),
+        ),
+        mistake(
+            "length_is_n",
+            "self.length becomes n. It must stay: reserve makes room, and stores nothing.",
+            (
+                f"setattr(self, name, {RESHAPED})",
+                f"setattr(self, name, {RESHAPED})\nif name == 'values':\n    self.length = n",
+            ),
+        ),
         mistake(
             "not_copied",
             "The stored keys and values are not copied to the new arrays.",

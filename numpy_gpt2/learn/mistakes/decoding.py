@@ -45,6 +45,22 @@ MISTAKES: dict[str, list[Mistake]] = {
             (SAMPLED, "rng.choice(len(scores), p=probabilities(scores))"),
         ),
         mistake(
+            "stops_at_eos",
+            "It ends at config.eos_token_id. It must yield max_new_tokens tokens, whatever they are.",
+            ("yield token", "if token == config.eos_token_id:\n    return\nyield token"),
+        ),
+        mistake(
+            "stops_after_eos",
+            "It ends after config.eos_token_id. It must yield max_new_tokens tokens.",
+            ("yield token", "yield token\nif token == config.eos_token_id:\n    return"),
+        ),
+        mistake(
+            "first_token",
+            "A token is drawn for each row, and the first one is taken. It must be the one of the last row.",
+            (SCORES, SCORES.replace("[-1]", "")),
+            (SAMPLED, f"{SAMPLED}[0]"),
+        ),
+        mistake(
             "not_appended",
             "The text does not grow. Each token must be appended to it.",
             (APPENDED, "pass"),
@@ -110,6 +126,16 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
     ],
     "decode": [
+        mistake(
+            "no_cache",
+            "Each step reads old tokens again. A KVCache keeps their keys and values, so only the newest must be read.",
+            (NEXT_UNREAD, "unread = text[:, T - unread.shape[1] :]\ncache.truncate(0)"),
+        ),
+        mistake(
+            "float32_cache",
+            "The cache is float32, the default of KVCache. It must have the dtype of the weights.",
+            (', weights["wte.weight"].dtype)', ")"),
+        ),
         mistake(
             "whole_text_again",
             "The whole text is read again in each step. The cache has it already: only the newest token must be read.",

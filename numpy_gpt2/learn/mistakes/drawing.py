@@ -17,6 +17,11 @@ def both(name: str, sentence: str, *edits: tuple[str, str]) -> list[Mistake]:
 MISTAKES: dict[str, list[Mistake]] = {
     "sample": [
         mistake(
+            "float32_sums",
+            "The cumulative sum is float32, where rare tokens are lost. Use np.cumsum(row, dtype=np.float64).",
+            (NUMBER, "row.cumsum().searchsorted(u * row.cumsum()[-1])"),
+        ),
+        mistake(
             "greedy",
             "It is always the most probable token. A token must be drawn.",
             (NUMBER, "row.argmax()"),

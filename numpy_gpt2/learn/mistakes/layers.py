@@ -28,6 +28,16 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake("no_eps", "eps is missing.", ("variance + eps", "variance")),
         mistake(
+            "no_brackets",
+            "Only the mean is divided by the root: brackets are missing around x - mean.",
+            ("centered / np.sqrt(variance + eps) * weight", "x - (x - centered) / np.sqrt(variance + eps) * weight"),
+        ),
+        mistake(
+            "eps_times_weight",
+            "eps * weight is added: brackets are missing around variance + eps.",
+            ("np.sqrt(variance + eps) * weight", "np.sqrt(variance) + eps * weight"),
+        ),
+        mistake(
             "eps_squared",
             "The square of eps is added to the variance. It must be eps itself.",
             ("variance + eps", "variance + eps**2"),

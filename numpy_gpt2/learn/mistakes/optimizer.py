@@ -245,6 +245,16 @@ MISTAKES: dict[str, list[Mistake]] = {
             (V, "v += beta2 * (gradient * gradient - v)"),
         ),
         mistake(
+            "one_minus_beta_of_m",
+            "m keeps the part 1 - beta1, and takes beta1 of the gradient. It must be the other way round.",
+            (M, "m += beta1 * (gradient - m)"),
+        ),
+        mistake(
+            "one_minus_beta_of_v",
+            "v keeps the part 1 - beta2, and takes beta2 of the square. It must be the other way round.",
+            (V, "v += beta2 * (gradient * gradient - v)"),
+        ),
+        mistake(
             "not_squared",
             "v is the mean of the gradient. It must be the mean of its square.",
             (V, V.replace("gradient * gradient", "gradient")),

@@ -91,6 +91,11 @@ MISTAKES: dict[str, list[Mistake]] = {
             (FALLING, f"{FACTOR} * options.lr"),
         ),
         mistake(
+            "min_lr_only_at_the_end",
+            "The cosine goes to 0, and only the last step has min_lr. The cosine must go from lr to min_lr.",
+            (FALLING, f"{FACTOR} * options.lr if step < last else options.min_lr"),
+        ),
+        mistake(
             "min_lr_added",
             "min_lr is added to the whole cosine, so the rate is above lr. The factor of the cosine is lr - min_lr.",
             (FALLING, f"options.min_lr + {FACTOR} * options.lr"),

@@ -251,7 +251,8 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "float64",
-            "The result is float64 for float32 logits: np.eye is float64. Give it a dtype, or subtract 1 in place.",
+            "The result is float64 for float32 logits. np.eye(V) is float64, and so is a float32 array divided by"
+            " np.sum(t != -1), an int64.",
             (SCALED, f"{SCALED}\ndx = dx + np.zeros(dx.shape)"),
         ),
         mistake(

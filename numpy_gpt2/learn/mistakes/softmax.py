@@ -66,8 +66,14 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake(
             "minimum",
             "The minimum is subtracted. Large scores still overflow. Subtract the maximum.",
-            ("x.max(", "np.where(np.isinf(x), 0, x).min("),
+            ("x.max(", "x.min("),
         ),
+        mistake(
+            "row_maximum_whole_sum",
+            "The sum is over the whole array, though the maximum is that of each row. Each row must sum to 1.",
+            ("y.sum(axis=-1, keepdims=True)", "y.sum()"),
+        ),
+        mistake("unchanged", "x itself came out. It must be exp(x), divided by its sum.", ("return y", "return x")),
         mistake("not_divided", "exp(x) is not divided by its sum.", ("y /= y.sum(axis=-1, keepdims=True)", "pass")),
         mistake(
             "no_exp",
