@@ -155,10 +155,10 @@ def is_right_everywhere(exercise: Exercise, subject: Any) -> bool:
 def distance(a: Outcome, b: Outcome, dtype: str, *, loosely: bool = False) -> float:
     """The largest difference of two outcomes, in tolerances; inf if they are of different kinds.
 
-    With `loosely`, float32 and float64 do not count as different, and neither do two kinds of errors.
+    With `loosely`, only the numbers count: not the dtype float32 or float64, and not the arguments that were changed.
     """
-    error = bool if loosely else type
-    if (error(a.error), a.problem, a.changed) != (error(b.error), b.problem, b.changed) or [*a.arrays] != [*b.arrays]:
+    same_kind = (type(a.error), a.problem, [*a.arrays]) == (type(b.error), b.problem, [*b.arrays])
+    if not same_kind or (a.changed != b.changed and not loosely):
         return math.inf
     tolerance, pairs = TOLERANCES[dtype], zip(a.arrays.values(), b.arrays.values(), strict=True)
     return max((array_distance(x, y, tolerance, any_float=loosely) for x, y in pairs), default=0.0)

@@ -75,6 +75,8 @@ def not_finite(got: np.ndarray, want: np.ndarray) -> Iterator[str]:
                 f"{np.count_nonzero(wrong)} of {wrong.size} entries are {name}, and must not be; the first is {first}."
             )
             yield f"Every entry is {name}." if wrong.all() else some
+    if np.isnan(got).any() and not np.isnan(want).any():
+        yield "0 · inf, inf - inf, inf/inf, 0/0, and roots and logarithms of negative numbers are nan."
 
 
 def nearly_right(got: np.ndarray, want: np.ndarray) -> Iterator[str]:

@@ -233,7 +233,7 @@ EXERCISES: list[Exercise] = [
         [
             Probe(sample_probe(40, 13, 3, 5, 6, 12)),
             Probe(sample_probe(300, 600, 255, 256, 300, 599), "600 tokens"),
-            Probe(sample_probe(2000, 4, 0, 1, 2, 3), "many draws"),
+            Probe(sample_probe(1200, 4, 0, 1, 2, 3), "many draws"),
             Probe(lambda n: (np.eye(n.V, dtype=n.dtype)[[0, 7, n.V - 1]], 2, 0), "certain tokens"),
             Probe(lambda n: (np.eye(n.V, dtype=n.dtype)[7], 1, 0), "a single row"),
         ],

@@ -133,12 +133,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             (MASKED, "scores = scores + mask"),
         ),
         mistake(
-            "product_with_infinity",
-            "(1 - mask) * -inf is nan where the mask is True, because 0 · inf is nan. Use np.where(mask, scores,"
-            " -np.inf).",
-            (MASKED, "scores = scores + ~mask * -math.inf"),
-        ),
-        mistake(
             "after_softmax",
             "The mask is applied after softmax, so the weights of a row do not sum to 1. Mask the scores.",
             ("pattern @ v", "(softmax(" + SCORES + ") * mask) @ v"),
@@ -180,6 +174,12 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake("softmax_twice", "softmax is applied twice.", (SOFTMAX, f"softmax({SOFTMAX})")),
         mistake("no_softmax", "softmax is missing.", (SOFTMAX, 'hook("attn.scores", scores)')),
         mistake(
+            "no_softmax_zero",
+            "softmax is missing, and masked scores are set to 0. They must be -inf before softmax.",
+            ("-math.inf", "0"),
+            (SOFTMAX, 'hook("attn.scores", scores)'),
+        ),
+        mistake(
             "softmax_first",
             "The mask is applied to the weights, after softmax, as -inf. It must be applied to the scores.",
             (MASKED, "scores = softmax(scores)\n" + MASKED),
@@ -194,11 +194,6 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake("v_for_k", "The scores are q vᵀ. They must be q kᵀ.", ("k.swapaxes", "v.swapaxes")),
         mistake("q_for_k", "The scores are q qᵀ. They must be q kᵀ.", ("k.swapaxes", "q.swapaxes")),
         mistake("k_and_v", "k and v are exchanged.", ("k.swapaxes", "v.swapaxes"), ("pattern @ v", "pattern @ k")),
-        mistake(
-            "in_place",
-            "q is multiplied by scale in place, so the caller's array changes.",
-            ("scores = (q * scale)", "q *= scale\nscores = q"),
-        ),
     ],
     "split_heads": [
         mistake(
@@ -276,6 +271,7 @@ MISTAKES: dict[str, list[Mistake]] = {
             "The heads are in reverse order.",
             (MERGE, "z[:, ::-1].swapaxes(1, 2).reshape(B, T, H * D)"),
         ),
+        mistake("unchanged", "z itself came out. Its heads must stand side by side: (B, T, C).", (MERGE, "z")),
         mistake("sum", "The heads are added. They must stand side by side.", (MERGE, "z.sum(axis=1)")),
         mistake("mean", "This is the mean of the heads. They must stand side by side.", (MERGE, "z.mean(axis=1)")),
         mistake(

@@ -237,20 +237,5 @@ MISTAKES: dict[str, list[Mistake]] = {
             "The gradients are summed over heads. Each head has its own.",
             (f"{DQ}, {DK}, dv", f"*(x * 0 + x.sum(axis=1, keepdims=True) for x in ({DQ}, {DK}, dv)),"),
         ),
-        mistake(
-            "in_place",
-            "The pattern in the trace is changed in place. Write dscores = pattern * ..., not pattern *= ...",
-            (
-                f"dscores = {SOFTMAX}",
-                "pattern *= dpattern - np.vecdot(dpattern, pattern)[..., None]\ndscores = pattern",
-            ),
-        ),
-        mistake(
-            "scale_in_place",
-            "q is multiplied by scale in place, so the caller's array changes.",
-            (PATTERN, f"q *= scale\n{PATTERN}"),
-            (" * scale", ""),
-            (DQ, f"({DQ}) * scale"),
-        ),
     ],
 }

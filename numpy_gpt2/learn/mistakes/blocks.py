@@ -196,11 +196,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "weight and bias of ln_2 are exchanged.",
             ('w["ln_2.weight"], w["ln_2.bias"]', 'w["ln_2.bias"], w["ln_2.weight"]'),
         ),
-        mistake(
-            "in_place",
-            "x is changed in place, so the caller's array changes. Write x = x + ..., not x += ...",
-            ('x = hook("resid_mid", ' + ATTENTION_SUM + ")", "x += attn_out"),
-        ),
         mistake("no_mlp", "The MLP is missing.", (MLP_SUM, "x")),
         mistake("no_attention", "Attention is missing.", (ATTENTION_SUM, "x")),
         mistake(

@@ -273,10 +273,5 @@ MISTAKES: dict[str, list[Mistake]] = {
             "The gradients of the weights are divided by the batch size. They are sums.",
             ("dw | mlp_dw", "{name: gradient / len(dy) for name, gradient in (dw | mlp_dw).items()}"),
         ),
-        mistake(
-            "in_place",
-            "The MLP's gradient is added to dy in place, so the caller's array changes. Write dy = dx + dy.",
-            (MLP_SUM, "dy += dx"),
-        ),
     ],
 }

@@ -41,16 +41,6 @@ def finite(old: str) -> list[Mistake]:
         ),
         mistake("nan", "The other logits are nan. They must be -inf.", (old, old.replace("-math.inf", "math.nan"))),
         mistake(
-            "float64",
-            "The result is float64 for float32 logits. np.full makes float64; np.full_like keeps the dtype.",
-            (f"return {old}", f"return np.asarray({old}, np.float64)"),
-        ),
-        mistake(
-            "in_place",
-            "The caller's logits are changed. Work on a copy, or use np.where.",
-            (f"return {old}", f"logits[:] = {old}\nreturn logits"),
-        ),
-        mistake(
             "probabilities",
             "These are probabilities, the softmax of what stays. The result must be logits.",
             (f"return {old}", f"return softmax({old})"),

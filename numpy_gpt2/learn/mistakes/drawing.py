@@ -26,6 +26,7 @@ MISTAKES: dict[str, list[Mistake]] = {
             "It is always the most probable token. A token must be drawn.",
             (NUMBER, "row.argmax()"),
         ),
+        mistake("always_0", "It is always token 0. A token must be drawn.", (NUMBER, "0")),
         *both("uniform", "All tokens are equally probable.", (NUMBER, "int(u * V) % V")),
         mistake(
             "uniform_integers",

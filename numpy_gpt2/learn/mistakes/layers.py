@@ -144,11 +144,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "The variance lost its last axis: keepdims=True is missing.",
             (VARIANCE, "(centered * centered).mean(axis=-1)"),
         ),
-        mistake(
-            "in_place",
-            "The mean is subtracted from x in place, so the caller's array changes. Write x = x - ..., not x -= ...",
-            ("centered = " + CENTERED, "x -= x.mean(axis=-1, keepdims=True)\ncentered = x"),
-        ),
     ],
     "gelu": [
         mistake(
@@ -255,16 +250,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "outside_tanh",
             "√(2/π) is outside tanh. It must be inside.",
             ("np.tanh(math.sqrt(2 / math.pi) * (x", "math.sqrt(2 / math.pi) * np.tanh((x"),
-        ),
-        mistake(
-            "float64",
-            "The result is float64 for float32 input: np.sqrt(2 / np.pi) is a float64 scalar. Use math.sqrt.",
-            ("math.sqrt(2 / math.pi)", "np.sqrt(2 / np.pi)"),
-        ),
-        mistake(
-            "in_place",
-            "x is multiplied in place, so the caller's array changes. Write x = x * ..., not x *= ...",
-            ("return " + GELU, f"x *= {GELU.replace('0.5 * x', '0.5')}\nreturn x"),
         ),
     ],
 }

@@ -150,11 +150,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "The result is nan for large x, where exp overflows: inf / inf. Use np.tanh.",
             (T, "(np.exp(u := x * (a + b * x * x)) - np.exp(-u)) / (np.exp(u) + np.exp(-u))"),
         ),
-        mistake(
-            "in_place",
-            "dy is multiplied in place, so the caller's array changes.",
-            (f"return {GELU}", f"dy *= {GELU.removeprefix('dy * ')}\nreturn dy"),
-        ),
     ],
     "softmax_backward": [
         mistake(
@@ -237,11 +232,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             (SOFTMAX, "dy * (y - np.vecdot(dy, y)[..., None])"),
         ),
         mistake("no_dy", "dy is not used: this is y (1 - y).", (SOFTMAX, "y * (1 - y)")),
-        mistake(
-            "in_place",
-            "dy is changed in place, so the caller's array changes.",
-            (f"return {SOFTMAX}", f"dy -= {SUM}\ndy *= y\nreturn dy"),
-        ),
     ],
     "linear_backward": [
         mistake(

@@ -208,11 +208,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "The gradients of block l have the names of block L - 1 - l.",
             (STORED, 'f"h.{config.n_layer - 1 - layer}." + name: gradient'),
         ),
-        mistake(
-            "float64",
-            "wte's gradient is float64 for float32 weights: np.zeros needs a dtype. np.zeros_like has it.",
-            ('np.zeros_like(weights["wte.weight"])', 'np.zeros(weights["wte.weight"].shape)'),
-        ),
     ],
     "forward_backward": [
         mistake(

@@ -287,15 +287,5 @@ MISTAKES: dict[str, list[Mistake]] = {
             (CENTERED, "n = x - x.mean(axis=-1)"),
             (VARIANCE, "(n * n).mean(axis=-1)"),
         ),
-        mistake(
-            "in_place",
-            "dy is multiplied by weight in place. That changes the caller's array, and dweight and dbias.",
-            ("dn = dy * weight", "dy *= weight\ndn = dy"),
-        ),
-        mistake(
-            "x_in_place",
-            "The mean is subtracted from x in place, so the caller's array changes.",
-            (CENTERED, "x -= x.mean(axis=-1, keepdims=True)\nn = x.copy()"),
-        ),
     ],
 }

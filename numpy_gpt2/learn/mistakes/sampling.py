@@ -100,11 +100,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("z = np", "text = np.broadcast_to(text.reshape(-1), (*text.shape[:-1], text.size))\nz = np"),
         ),
         mistake(
-            "in_place",
-            "The caller's logits are changed. Work on a copy: logits = logits.copy().",
-            ("logits.copy()", "logits"),
-        ),
-        mistake(
             "only_penalized",
             "Only the logits of the text's tokens came out. The result must have all V logits.",
             ("return logits", f"return {PENALIZED.replace('z > 0', 'z > 0.0')}"),
@@ -266,17 +261,6 @@ MISTAKES: dict[str, list[Mistake]] = {
                 DIVIDED,
                 "weight = softmax(logits) ** (1 / temperature)\nlogits = np.log(weight / weight.sum(-1)[..., None])",
             ),
-        ),
-        mistake(
-            "in_place",
-            "The caller's logits are changed. Write logits = logits / temperature, not logits /= temperature.",
-            (IF_TOP_K, f"logits /= temperature\n{IF_TOP_K.replace(' ' * 8, ' ' * 4)}"),
-            (DIVIDED, "pass"),
-        ),
-        mistake(
-            "in_place_after_top_k",
-            "The caller's logits are changed. Write logits = logits / temperature, not logits /= temperature.",
-            (MINUS_MAX, "logits"),
         ),
         mistake(
             "top_p_to_min_p",

@@ -116,6 +116,12 @@ MISTAKES: dict[str, list[Mistake]] = {
             (FACTOR, "1.0"),
         ),
         mistake(
+            "only_warmup",
+            "The rate stays at lr after the warm-up, and in the last step, too. It must fall to min_lr.",
+            (IS_WARMUP, "step < warmup"),
+            (FALLING, "options.lr"),
+        ),
+        mistake(
             "not_halved",
             "1 + cos goes from 2 to 0. It must be halved.",
             (FACTOR, "(1 + math.cos(math.pi * progress))"),

@@ -64,7 +64,10 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake(
             "last_token",
             "A target of -1 is taken for the last token, as NumPy counts from the end. It must be ignored.",
-            ("targets = np.asarray(targets)", "targets = np.asarray(targets) % logits.shape[-1]"),
+            (
+                "targets = np.asarray(targets)",
+                "targets = np.asarray(targets)\ntargets = targets + logits.shape[-1] * (targets < 0)",
+            ),
         ),
         mistake(
             "last_token_of_first",
@@ -113,6 +116,14 @@ MISTAKES: dict[str, list[Mistake]] = {
                 (LOSS, f"-np.log(softmax(x)[np.arange(len(targets)), targets] + {eps}).mean()"),
             )
             for eps in ("1e-5", "1e-6", "1e-7", "1e-8", "1e-9", "1e-10", "1e-12", "1e-15")
+        ),
+        *(
+            mistake(
+                f"clipped_at_{eps}",
+                f"Probabilities below {eps} are set to it. Write the logarithm as x - ln Σ exp(x), which needs no limit.",
+                (LOSS, f"-np.log(np.maximum(softmax(x)[np.arange(len(targets)), targets], {eps})).mean()"),
+            )
+            for eps in ("1e-5", "1e-6", "1e-7", "1e-8", "1e-9", "1e-10", "1e-12")
         ),
         mistake(
             "log_2_normalizer",

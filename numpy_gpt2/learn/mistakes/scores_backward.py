@@ -249,16 +249,5 @@ MISTAKES: dict[str, list[Mistake]] = {
             "The unit is bits: dx is divided by ln 2. It must be nats.",
             (SCALED, SCALED.replace("np.count", "math.log(2) / np.count")),
         ),
-        mistake(
-            "float64",
-            "The result is float64 for float32 logits. np.eye(V) is float64, and so is a float32 array divided by"
-            " np.sum(t != -1), an int64.",
-            (SCALED, f"{SCALED}\ndx = dx + np.zeros(dx.shape)"),
-        ),
-        mistake(
-            "in_place",
-            "1 is subtracted from the logits in place, so the caller's array changes.",
-            (SOFTMAX, "dx = logits\ndx[...] = softmax(logits)"),
-        ),
     ],
 }
