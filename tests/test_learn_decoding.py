@@ -283,6 +283,15 @@ WRONG = {
         def sample(probabilities, rng):
             return (np.cumsum(probabilities, axis=-1, dtype=np.float64) > rng.random()).argmax(-1)
     """,
+    "sample/greedy": """
+        def sample(probabilities, rng):
+            return probabilities.argmax(-1)
+    """,
+    "sample/float32_sums": """
+        def sample(probabilities, rng):
+            u = rng.random((*probabilities.shape[:-1], 1))
+            return (np.cumsum(probabilities, axis=-1) > u).argmax(-1)
+    """,
     "sample/not_rng": """
         def sample(probabilities, rng):
             return (np.cumsum(probabilities, -1) > np.random.random((*probabilities.shape[:-1], 1))).argmax(-1)

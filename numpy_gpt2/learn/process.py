@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
         else:
             try:
                 result = tasks.TASKS[task](loaded, path, *words)
-            except Exception as error:  # the learner's functions call each other, and may raise anything
+            except (Exception, SystemExit) as error:  # the learner's functions call each other, and may raise anything
                 result = {"problem": own.error_text(error, path)}
     if lines := printed.getvalue().splitlines():
         result["printed"] = shown(lines, path) if task == "check_named" else unshown(lines, path)

@@ -153,7 +153,7 @@ EXERCISES = [
         [
             Probe(lambda n: (n.normal(n.B, n.H, n.T, n.S),)),
             Probe(
-                lambda n: (n.array([[1000.0, 999, -math.inf, 998], [-1000, -1001, -999, -1000], [0, 0, 0, 800]]),),
+                lambda n: (n.array([[1000.0, 999, -math.inf, 998], [-1000, -1001, -999, -1000], [0, 0, 0, 720]]),),
                 "scores of ±1,000 and −inf",
             ),
             Probe(lambda n: (n.normal(9, 9),), "a square array"),

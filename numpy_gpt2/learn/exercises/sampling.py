@@ -85,14 +85,14 @@ class FixedNumber(np.random.Generator):
 
 
 def rare_tokens_are_lost(sample: Callable[..., Any]) -> bool:
-    """Whether a token is drawn correctly from float32 numbers of which some are too small for a float32 sum.
+    """Whether the sums are float32: then 600 tokens, each too small for such a sum, are never drawn.
 
-    u falls into the middle of 600 such tokens. Functions that count from the other end see this for 1 - u.
+    One of the two numbers falls into the middle of these tokens, for functions that use u and for those that use 1 - u.
     """
     row = np.array([0.5, *[2e-8] * 600, 0.5 - 1.2e-5], np.float32)
-    generators = [FixedNumber(u) for u in (0.5 + 6e-6, 0.5 - 6e-6)]
+    generators = [FixedNumber(u) for u in (0.5 + 9e-6, 0.5 - 9e-6)]
     drawn = [int(sample(row, rng)) for rng in generators]
-    return all(rng.single for rng in generators) and not any(0 < token < 601 for token in drawn)
+    return all(rng.single for rng in generators) and {*drawn} == {0, 601}
 
 
 def sample_probe(n_draws: int, V: int, *places: int) -> Callable[[Inputs], Arguments]:
