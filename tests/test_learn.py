@@ -1,5 +1,6 @@
 """Checks of a learner's functions: every known mistake is named, and nothing wrong passes."""
 
+import functools
 import itertools
 import json
 import re
@@ -7,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from numpy_gpt2 import cross_entropy, forward, layer_norm, learn
+from numpy_gpt2 import KVCache, cross_entropy, forward, layer_norm, learn
 from numpy_gpt2.learn import tasks
 from numpy_gpt2.learn.__main__ import main
 from numpy_gpt2.learn.checking import check_all
@@ -20,6 +21,7 @@ from numpy_gpt2.learn.notebook import new_notebook
 from numpy_gpt2.learn.own import Own, load_file
 from numpy_gpt2.learn.process import run_in_process
 from numpy_gpt2.learn.source import line_with, with_mistakes
+from numpy_gpt2.model import softmax
 
 from .conftest import run_in_process as run_main
 from .learners import file_with, functions_in
@@ -204,8 +206,14 @@ def test_a_report_is_a_condition_and_a_text():
 def test_check_needs_a_function_with_a_known_name():
     with pytest.raises(ValueError, match="there is no exercise 'layernorm'; the nearest is layer_norm"):
         learn.check(layer_norm, "layernorm")
+    with pytest.raises(ValueError, match="the nearest is KVCache"):
+        learn.check(layer_norm, "kvcache.updat")
     with pytest.raises(TypeError, match="3 is not a function"):
         learn.check(3)
+    with pytest.raises(TypeError, match="has no name; give one"):
+        learn.check(functools.partial(layer_norm))
+    assert learn.check(functools.partial(softmax), "softmax")
+    assert learn.check(KVCache, "KVCache.update")
 
 
 def test_wrong_functions_do_not_make_their_callers_wrong():
@@ -377,6 +385,27 @@ def test_a_file_that_does_not_run_is_one_error(path, text, said):
         load_file(path)
 
 
+CHEATS = {
+    "np.tanh": "import numpy as np\nnp.tanh = lambda x: 0 * x",
+    "__code__": "from numpy_gpt2 import model\ndef f(x):\n    return 0 * x\nmodel.gelu.__code__ = f.__code__",
+}
+
+
+@pytest.mark.parametrize("code", CHEATS.values(), ids=CHEATS)
+def test_a_file_that_changes_numpy_or_the_package_does_not_change_what_is_right(path, code):
+    path.write_text(f"{code}\nfrom numpy_gpt2.model import gelu\n", encoding="utf-8")
+    assert run_in_process("check", path)["wrong"] == ["gelu"]
+
+
+def test_a_result_that_the_file_prints_does_not_count(path):
+    result = json.dumps({"lines": ["All are right."], "status": 0})
+    code = f"import os\nos.write(1, {result!r}.encode())\nos.write(2, b'Timeout (')\n"
+    path.write_text(code, encoding="utf-8")
+    assert run_in_process("check", path)["right"] == []
+    path.write_text(f"{code}os._exit(0)", encoding="utf-8")
+    assert "problem" in run_in_process("check", path)
+
+
 STATES = {
     "": "0 of ",
     "def layer_norm(x:": "my_gpt2.py is not Python: line 1: '(' was never closed\n",
@@ -421,6 +450,31 @@ def test_reset_keeps_the_old_function_as_a_comment(path, capsys):
     assert run_main(main, capsys, "--reset", "softmax").err == "error: softmax is a stub already; nothing was changed\n"
     assert not run_in_process("check", path)["right"]
     compile(text, path, "exec")
+
+
+def test_reset_keeps_the_line_ends_and_a_text_at_the_first_column(path, capsys):
+    code = 'def softmax(x):\n    note = """\nat the first column"""\n    return x\n\n\ndef gelu(x):\n    return x\n'
+    path.write_text(code.replace("\n", "\r\n"), encoding="utf-8", newline="")
+    assert run_main(main, capsys, "--reset", "softmax").status == 0
+    text = path.read_bytes().decode()
+    assert "\n# at the first column" in text.replace("\r\n", "\n") == text.replace("\r", "")
+    assert text.count("\r\n") == text.count("\n")
+    compile(text, path, "exec")
+
+
+def test_a_narrow_terminal_is_no_problem(path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1")
+    path.write_text("def gelu(x):\n    return x", encoding="utf-8")
+    assert run_in_process("check", path)["wrong"] == ["gelu"]
+
+
+def test_values_that_are_no_functions_are_not_written(path):
+    names = functions_in("logits = np.ones((2, 3))\nblock = 16")
+    assert not {"logits", "block"} & Own(names).functions.keys()
+    names |= functions_in(
+        "def softmax(x):\n    e = np.exp(x - x.max(-1, keepdims=True))\n    return e / e.sum(-1, keepdims=True)"
+    )
+    assert learn.check(names["softmax"])
 
 
 def test_hints_show_and_list(path, capsys, monkeypatch):

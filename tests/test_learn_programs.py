@@ -85,7 +85,8 @@ def test_a_program_that_needs_the_hook_leaves_out_functions_without_it(tmp_path)
     assert lines[0] == f"note: using 1 function of {path}: gelu"
     assert lines[1].startswith("note: not used, because this program needs the hook there: attention. For more: ")
     assert lines[2] == "error: mine.py, line 7: NameError: name 'nothing' is not defined"
-    assert (result.returncode, len(lines)) == (1, 3)
+    assert lines[3].startswith("note: gelu of mine.py is not right yet. For more: ")
+    assert (result.returncode, len(lines)) == (1, 4)
 
 
 TOO_SHORT = """
@@ -98,9 +99,22 @@ def test_an_error_of_any_kind_has_its_line(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(TOO_SHORT, encoding="utf-8")
     result = run_cli("-m", "shakespeare", "--with", path, "To be")
-    assert result.stderr.decode().splitlines()[1:] == ["error: mine.py, line 3: ValueError: no"]
+    assert result.stderr.decode().splitlines()[1:] == [
+        "error: mine.py, line 3: ValueError: no",
+        f"note: hidden_states of mine.py is not right yet. For more: python -m numpy_gpt2.learn {path} hidden_states",
+    ]
     assert result.returncode == 1
     assert run_in_process("reach", path, "1") == {"problem": "mine.py, line 3: ValueError: no"}
+
+
+@pytest.mark.parametrize("body", ["return x * np.nan", "x + 1"])
+def test_an_error_elsewhere_names_the_wrong_function(body, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"import numpy as np\ndef softmax(x):\n    {body}\n", encoding="utf-8")
+    result = run_cli("-m", "shakespeare", "--with", path, "To be")
+    _, error, note = result.stderr.decode().splitlines()
+    assert error.startswith("error: ")
+    assert note.startswith("note: softmax of mine.py is not right yet. For more: ")
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import itertools
 import re
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -121,14 +123,23 @@ def given_names() -> list[str]:
 def write_new(path: Path, text: str) -> None:
     """Write a file, completely or not at all."""
     with staged_writes(path.resolve().parent) as staging:
-        (staging / path.name).write_text(text, encoding="utf-8")
+        (staging / path.name).write_text(text, encoding="utf-8", newline="")
 
 
 def place_of(exercise: Exercise, lines: list[str]) -> tuple[int, int]:
     """The first line of a function in a file, counted from 0, and the line after its last one. (0, 0) if it is absent.
 
-    The file need not be valid Python.
+    The file need not be valid Python: then, a function ends where the indentation does.
     """
+    with suppress(SyntaxError):
+        nodes: list[Any] = ast.parse("\n".join(lines)).body
+        if exercise.owner:
+            classes = [
+                node for node in nodes if isinstance(node, ast.ClassDef) and node.name == exercise.owner.__name__
+            ]
+            nodes = classes[-1].body if classes else []
+        found = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == exercise.short_name]
+        return (found[-1].lineno - 1, found[-1].end_lineno or 0) if found else (0, 0)
     indent = INDENT if exercise.owner else ""
     start, end = 0, len(lines)
     if exercise.owner:
@@ -151,7 +162,8 @@ def place_of(exercise: Exercise, lines: list[str]) -> tuple[int, int]:
 
 def reset(path: Path, exercise: Exercise) -> None:
     """Replace a function by its stub, and keep the old body as a comment below it. An absent function is appended."""
-    lines = read_utf8(path).splitlines()
+    text = read_utf8(path)
+    lines, line_end = text.splitlines(), "\r\n" if "\r\n" in text else "\n"
     start, end = place_of(exercise, lines)
     if (start, end) == (0, 0):
         if exercise.owner:
@@ -164,4 +176,4 @@ def reset(path: Path, exercise: Exercise) -> None:
         raise ValueError(f"{exercise.name} is a stub already; nothing was changed")
     body = [f"{indent}# {line}".rstrip() for line in lines[start:end] if line not in new]
     lines[start:end] = [*new, *body]
-    write_new(path, "\n".join(lines) + "\n")
+    write_new(path, line_end.join(lines) + line_end)

@@ -49,7 +49,7 @@ class Own:
 
     def __init__(self, namespace: dict[str, Any]) -> None:
         self.namespace = namespace
-        self.functions = {name: f for name, e in EXERCISES.items() if (f := self.find(e)) and is_written(f)}
+        self.functions = {n: f for n, e in EXERCISES.items() if callable(f := self.find(e)) and is_written(f)}
 
     def find(self, exercise: Exercise) -> Any:
         """The learner's function or method, written or not; None if there is none."""
@@ -193,26 +193,27 @@ def adapted(exercise: Exercise, function: Callable[..., Any]) -> Callable[..., A
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):  # such as a NumPy ufunc
         return function
-    if [*parameters] == exercise.parameters:
-        return function
     signature = inspect.signature(exercise.reference)
+    if [(p.name, p.kind) for p in parameters.values()] == [(p.name, p.kind) for p in signature.parameters.values()]:
+        return function
     n = exercise.parameters.index(exercise.hook) if exercise.hook else len(exercise.parameters)
     n += len(parameters) > n  # the hook is passed if there is a parameter for it
+    kinds = [parameter.kind for parameter in parameters.values()]
     keywords = [name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+    n_positional = len(kinds) - len(keywords) - (inspect.Parameter.VAR_KEYWORD in kinds)
 
     @functools.wraps(function)
-    def positional(*arguments: Any, **named: Any) -> Any:
+    def called(*arguments: Any, **named: Any) -> Any:
+        same_names = named.keys() <= parameters.keys() or inspect.Parameter.VAR_KEYWORD in kinds
+        if same_names and not (keywords and len(arguments) > n_positional):
+            return function(*arguments[:n], **named)
         bound = signature.bind(*arguments, **named)
-        if len(bound.arguments) < len(parameters) and named:
-            bound.apply_defaults()
+        bound.apply_defaults()
         values = [*bound.arguments.values()][:n]
-        if not keywords:
-            return function(*values)
-        in_order = dict(zip(parameters, values, strict=False))
-        by_name = {name: bound.arguments.get(name, in_order.pop(name)) for name in keywords if name in in_order}
-        return function(*in_order.values(), **by_name)
+        in_order = values[:n_positional] if keywords else values
+        return function(*in_order, **dict(zip(keywords, values[len(in_order) :], strict=False)))
 
-    return positional
+    return called
 
 
 def load_file(path: str | Path) -> Own:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -27,10 +28,11 @@ def run_in_process(task: str, path: Path, *words: str, time_limit: int = TIME_LI
     environment = {**os.environ, **one_thread, "PYTHONIOENCODING": "utf-8", "COLUMNS": columns}
     package = str(Path(__file__).parents[2])  # where Python finds this package, if it is not installed
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    secret = secrets.token_hex()  # before the result, so that the file cannot print one
     try:
         done = subprocess.run(
             command,
-            stdin=subprocess.DEVNULL,
+            input=f"{secret}\n",
             capture_output=True,
             timeout=time_limit + 10,
             env=environment,
@@ -39,15 +41,12 @@ def run_in_process(task: str, path: Path, *words: str, time_limit: int = TIME_LI
         )
     except subprocess.TimeoutExpired:
         return {"problem": f"{path.name} did not end within {time_limit} seconds, and it could not be stopped earlier."}
+    _, found, result = done.stdout.rpartition(secret)
+    if found:
+        return dict(json.loads(result))
     if "Timeout (" in done.stderr:
         return {"problem": timeout_text(done.stderr.rpartition("Timeout (")[2], path, time_limit)}
-    _, _, result = done.stdout.rpartition(MARK)
-    if not result:
-        return {"problem": f"{path.name} ended the process (exit status {done.returncode})."}
-    return dict(json.loads(result))
-
-
-MARK = "\0result\0"
+    return {"problem": f"{path.name} ended the process (exit status {done.returncode})."}
 
 
 def timeout_text(traceback: str, path: Path, time_limit: int) -> str:
@@ -60,13 +59,14 @@ def timeout_text(traceback: str, path: Path, time_limit: int) -> str:
 def main(argv: list[str]) -> None:
     """The new process: run the file, do the task, and print the result as JSON."""
     task, name, time_limit, *words = argv
-    path, stdout = Path(name), sys.stdout
+    path, stdout, secret = Path(name), sys.stdout, sys.stdin.readline().strip()
     faulthandler.dump_traceback_later(float(time_limit), exit=True)
     printed = io.StringIO()
     result: dict[str, Any] = {}
     with contextlib.redirect_stdout(printed):
         from . import own, tasks
 
+        tasks.prepare()
         try:
             loaded = own.load_file(path)
         except (OSError, ValueError) as error:
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
                 result = {"problem": own.error_text(error, path)}
     if lines := printed.getvalue().splitlines():
         result["printed"] = shown(lines, path) if task == "check_named" else unshown(lines, path)
-    finish(result, stdout)
+    finish(secret + json.dumps(result), stdout)
 
 
 def shown(lines: list[str], path: Path) -> str:
@@ -93,9 +93,9 @@ def unshown(lines: list[str], path: Path) -> str:
     return f"{path.name} prints {lines[0][:60]!r}{more}; to see it, check one function, as in: learn softmax"
 
 
-def finish(result: dict[str, Any], stdout: TextIO) -> None:
+def finish(result: str, stdout: TextIO) -> None:
     """Write the result and end the process, whatever threads the file has started."""
-    stdout.write(MARK + json.dumps(result))
+    stdout.write(result)
     stdout.flush()
     os._exit(0)
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from ..console import print_stderr
 from .checking import hook_problems
 from .own import error_text, line_of, load_file
+from .process import run_in_process
 
 MOST_NAMES = 6  # in a note; more are counted
 
@@ -34,12 +35,14 @@ def use_file(name: str, needs_hook: bool) -> None:
 
 
 def print_error_line(path: Path) -> None:
-    """Let an error in the learner's code be one line, with its line number, and not a traceback."""
+    """Let an error be one line, and not a traceback. If functions of the file are wrong, a second line says which."""
     full_path, usual = str(path.resolve()), sys.excepthook
 
     def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if line_of(error, full_path):
+        blamed = blame(path) if isinstance(error, Exception) else ""
+        if blamed or line_of(error, full_path):
             print_stderr(f"error: {error_text(error, path)}")
+            print_blame(blamed)
         else:
             usual(kind, error, traceback)
 
@@ -47,7 +50,23 @@ def print_error_line(path: Path) -> None:
         error = sys.exception()
         own_error = error is not None and line_of(error, full_path)
         print_stderr(f"error: {error_text(error, path)}" if error and own_error else message)
+        if own_error or isinstance(error, ValueError):
+            print_blame(blame(path))
 
     sys.excepthook = excepthook
     if cli := sys.modules.get("numpy_gpt2.cli"):  # it imports this module, so this module cannot import it
         vars(cli)["print_stderr"] = print_message
+
+
+def blame(path: Path) -> str:
+    """The functions of the file that are wrong, in a note; "" if there are none."""
+    wrong = run_in_process("check", path).get("wrong", [])
+    are = "is" if len(wrong) == 1 else "are"
+    more = f"For more: python -m numpy_gpt2.learn {path} {wrong[0]}" if wrong else ""
+    return f"note: {', '.join(wrong)} of {path.name} {are} not right yet. {more}" if wrong else ""
+
+
+def print_blame(note: str) -> None:
+    """Print a note, if there is one."""
+    if note:
+        print_stderr(note)

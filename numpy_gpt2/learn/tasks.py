@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .checking import check_all, check_one, hook_problems
+from .compare import cases, expected
 from .exercise import Exercise, LargeInputs
 from .exercises import EXERCISES, PARTS, exercise_named
 from .file import place_of
@@ -24,9 +25,17 @@ COMMAND = "python -m numpy_gpt2.learn"
 WIDTH = 34  # of the progress bar
 
 
+def prepare() -> None:
+    """Compute all that is expected, before the learner's file can change NumPy or the package."""
+    for exercise in EXERCISES.values():
+        parts(exercise.reference)
+        for case in cases(exercise):
+            expected(exercise, case)
+
+
 def wrapped(text: str) -> str:
     """A report, in lines that fit the terminal. Further lines are indented."""
-    width = min(shutil.get_terminal_size((100, 24)).columns, 120) - 1
+    width = max(40, min(shutil.get_terminal_size((100, 24)).columns, 120) - 1)
     lines = []
     for line in text.split("\n"):
         indent = " " * (len(line) - len(line.lstrip()) or 3)

@@ -21,6 +21,7 @@ def exercise_named(name: str) -> Exercise:
     """The exercise with this name; a method's class may be left out. Raises ValueError if there is none."""
     found = [exercise for exercise in EXERCISES.values() if name in (exercise.name, exercise.short_name)]
     if not found:
-        nearest = "".join(f"; the nearest is {near}" for near in get_close_matches(name, EXERCISES, n=1))
+        lower = {other.lower(): other for other in EXERCISES}
+        nearest = "".join(f"; the nearest is {lower[near]}" for near in get_close_matches(name.lower(), lower, n=1))
         raise ValueError(f"there is no exercise {name!r}{nearest}; --list shows all {len(EXERCISES)}")
     return found[0]

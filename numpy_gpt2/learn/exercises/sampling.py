@@ -59,7 +59,7 @@ def run_sample(sample: Callable[..., Any], rows: Any, n_draws: int, seed: int) -
     drawn = np.asarray(tokens).reshape(n_draws, -1) if are_ids else np.zeros((n_draws, len(rows)))
     frequency = (drawn[..., None] == np.arange(rows.shape[-1])).mean(axis=0)
     fits = np.abs(frequency - rows) <= 5 * np.sqrt(rows * (1 - rows) / n_draws)  # 5 standard deviations
-    few = batch[:20]
+    few = batch[:12]
     twice = [sample(few, np.random.default_rng(seed)) for _ in range(2)]
     others = {np.asarray(sample(few, rng)).tobytes() for _ in range(5)}
     return {

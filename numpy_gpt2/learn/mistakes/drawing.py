@@ -93,7 +93,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "seeded_again",
-            "The generator is made anew in each call, with the same seed, so each call draws the same. Use rng.",
+            "The generator is made anew in each call, with the same seed or one of a few. Use the argument rng.",
             ("tokens = np.empty", "rng = np.random.default_rng(0)\ntokens = np.empty"),
         ),
         mistake(

@@ -66,7 +66,7 @@ MISTAKES: dict[str, list[Mistake]] = {
             "A target of -1 is taken for the last token, as NumPy counts from the end. It must be ignored.",
             (
                 "targets = np.asarray(targets)",
-                "targets = np.asarray(targets)\ntargets = targets + logits.shape[-1] * (targets < 0)",
+                "targets = np.asarray(targets)\ntargets = targets + logits.shape[-1] * (targets == -1)",
             ),
         ),
         mistake(
@@ -120,7 +120,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         *(
             mistake(
                 f"clipped_at_{eps}",
-                f"Probabilities below {eps} are set to it. Write the logarithm as x - ln Σ exp(x), which needs no limit.",
+                f"Probabilities below {eps} are set to it. Write the logarithm as x - ln Σ exp(x), without a limit.",
                 (LOSS, f"-np.log(np.maximum(softmax(x)[np.arange(len(targets)), targets], {eps})).mean()"),
             )
             for eps in ("1e-5", "1e-6", "1e-7", "1e-8", "1e-9", "1e-10", "1e-12")

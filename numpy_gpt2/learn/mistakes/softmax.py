@@ -85,12 +85,6 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake("mean", "exp(x) is divided by its mean. It must be divided by its sum.", ("y.sum(", "y.mean(")),
         mistake("log", "This is the logarithm of softmax.", ("return y", "return np.log(y)")),
         mistake(
-            "log_softmax",
-            "This is the logarithm of softmax.",
-            ("y = x", "x = x - x.max(axis=-1, keepdims=True)\ny = x"),
-            ("return y", "return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))"),
-        ),
-        mistake(
             "sigmoid",
             "This is the sigmoid of each score. The scores of a row must compete.",
             ("return y", "return 1 / (1 + np.exp(-x))"),
