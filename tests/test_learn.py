@@ -155,14 +155,8 @@ def test_if_no_mistake_explains_all_inputs_that_of_the_first_is_named():
 def test_a_transposed_array_is_explained(path):
     code = "def attention(q, k, v, mask, scale):\n    return softmax(q @ k.T) @ v"
     path.write_text("from numpy_gpt2.model import softmax\n" + code, encoding="utf-8")
-    text = " ".join(" ".join(run_in_process("check_named", path, "attention")["lines"]).split())
+    text = " ".join(" ".join(tasks.check_named(load_file(path), path, "attention")["lines"]).split())
     assert "k.T reverses all axes: (11, 7, 4, 2), which is (D, S, H, B). swapaxes(-1, -2) exchanges" in text
-
-
-def test_breakpoint_has_no_terminal(path):
-    path.write_text("def gelu(x):\n    breakpoint()\n    return x\n", encoding="utf-8")
-    text = " ".join(run_in_process("check_named", path, "gelu")["lines"])
-    assert "It calls breakpoint(), which has no terminal here. This is line 3: return x" in text
 
 
 def test_what_must_raise_an_error_is_checked():
@@ -432,9 +426,12 @@ def test_an_endless_loop_is_found_and_prints_are_not_shown(path):
     assert run_in_process("check", path)["printed"].startswith("my_gpt2.py prints 'hello'; to see it, check one")
 
 
-def test_prints_are_shown_for_one_function(path):
-    path.write_text("def gelu(x):\n    for i in range(30):\n        print(i)\n", encoding="utf-8")
-    lines = run_in_process("check_named", path, "gelu")["printed"].split("\n")
+def test_prints_are_shown_for_one_function_and_breakpoint_has_no_terminal(path):
+    code = "def gelu(x):\n    for i in range(30):\n        print(i)\n    breakpoint()\n    return x\n"
+    path.write_text(code, encoding="utf-8")
+    result = run_in_process("check_named", path, "gelu")
+    assert "It calls breakpoint(), which has no terminal here. This is line 5: return x" in " ".join(result["lines"])
+    lines = result["printed"].split("\n")
     assert [line.strip() for line in lines[1:3]] == ["0", "1"]
     assert len(lines) == 22
     assert re.fullmatch("… [0-9]+ more lines", lines[-1].strip())
