@@ -1,13 +1,11 @@
 """Drafts from the text so far: they are the expected ones, change no token, and cost little."""
 
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, KVCache, forward, generate, init_weights
+from numpy_gpt2 import GPT2Config, KVCache, forward, generate, init_weights, samples
 from numpy_gpt2.lookup import (
     BUDGET_PER_TOKEN,
     INITIAL_BUDGET,
@@ -213,9 +211,7 @@ def test_the_flag_no_lookup_turns_drafts_off(tiny, capsys, monkeypatch):
     from numpy_gpt2.__main__ import main
 
     seen = []
-    monkeypatch.setattr(
-        sys.modules["numpy_gpt2.__main__"], "generate", lambda *_, lookup, **__: seen.append(lookup) or iter(())
-    )
+    monkeypatch.setattr(samples, "generate", lambda *_, lookup, **__: seen.append(lookup) or iter(()))
     for flags in ([], ["--lookup"], ["--no-lookup"]):
         assert main(["-m", str(tiny), *flags, "x"]) == 0
     assert seen == [LONGEST_DRAFT, LONGEST_DRAFT, 0]
