@@ -45,12 +45,14 @@ def generate(
     excluded: Collection[int] = (),
     lookup: int = LONGEST_DRAFT,
     rng: "np.random.Generator | int | None" = None,
+    observe: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> Iterator[Any]:
     """Continue `tokens`, one token at a time: (T,) gives an iterator of ints, (B, T) an iterator of (B,) int arrays.
 
     `temperature=0` is greedy; `sampling.probabilities` explains the rest. A stop token ends the iteration and is not
     yielded. In a batch, a finished row yields −1 until all have finished. Ids in `excluded`, and from `n_vocab` on, are
     never chosen. `lookup` tokens at most are guessed ahead, which is faster and gives the same tokens (`lookup.py`).
+    `observe` is called at every step with the model's raw logits (B, V) and the tokens (B,) chosen from them.
 
     The model sees a window of `n_positions` tokens. When it is full, its last half becomes the start of a new window.
     A prompt that is longer is cut from the left, with a warning. Raises ValueError for impossible arguments.
@@ -73,12 +75,16 @@ def generate(
         prompt = prompt[..., -P:]
     rng = np.random.default_rng(rng)
 
-    def choose(scores: np.ndarray) -> np.ndarray:
+    def choose(raw: np.ndarray) -> np.ndarray:
+        scores = raw.copy() if len(excluded) else raw
         scores[:, [*excluded]] = -math.inf
         if np.isnan(scores := scores[:, :n_vocab]).any():
             raise ValueError("the model's scores are not numbers; its weights are damaged")
         greedy = temperature == 0
-        return scores.argmax(axis=-1) if greedy else sample(probabilities(scores, temperature, top_k, top_p), rng)
+        tokens = scores.argmax(axis=-1) if greedy else sample(probabilities(scores, temperature, top_k, top_p), rng)
+        if observe:
+            observe(raw, tokens)
+        return tokens
 
     text = np.atleast_2d(prompt).astype(np.int64)  # np.append of unsigned and signed ids would give floats
     drafts = Lookup(lookup if len(text) == 1 else 0)

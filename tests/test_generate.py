@@ -214,3 +214,18 @@ def test_max_new_tokens_of_0_gives_no_tokens():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(generate([1], WEIGHTS, CONFIG, max_new_tokens=0)) == []
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 0.7, "top_k": 5, "rng": 0}])
+def test_the_observer_gets_the_raw_logits_of_each_chosen_token_in_order(options):
+    """The prompt repeats, so there are drafts. Excluded ids keep their logits, and so do ids from `n_vocab` on."""
+    prompt, seen = np.tile(PROMPTS[0], 3), []
+
+    def observe(scores, tokens):
+        seen.append((scores, tokens))
+
+    options = {"n_vocab": 90, "excluded": [3, 4], "max_new_tokens": 15, "observe": observe, **options}
+    tokens = list(generate(prompt, WEIGHTS, CONFIG, **options))
+    assert [chosen.tolist() for _, chosen in seen] == [[token] for token in tokens]
+    expected = forward(np.append(prompt, tokens), WEIGHTS, CONFIG)[len(prompt) - 1 : -1]
+    np.testing.assert_allclose(np.concatenate([scores for scores, _ in seen]), expected, rtol=1e-4, atol=1e-5)
