@@ -1,4 +1,7 @@
-"""Logits -> the next token. Pure functions over the last axis, for one row or a batch of them."""
+"""Logits -> the next token. Pure functions over the last axis, for one row or a batch of them.
+
+`penalize_repetition` and `ban_repeated_ngrams` come first, then `probabilities`, then `sample`.
+"""
 
 import math
 
@@ -7,6 +10,39 @@ import numpy as np
 from .model import softmax
 
 SAMPLE_BLOCK = 256  # tokens; about √V
+
+
+def penalize_repetition(logits: np.ndarray, text: np.ndarray, penalty: float) -> np.ndarray:
+    """z / θ if z > 0, else z · θ, for the logit z of each token that is in the text. (..., V), (..., T) -> (..., V).
+
+    A penalty θ above 1 makes these tokens less probable, however often they occur. Keskar et al. 2019, section 4.1.
+
+    >>> penalize_repetition(np.array([2.0, -2.0, 3.0]), text=np.array([1, 0, 1]), penalty=2)
+    array([ 1., -4.,  3.])
+    """
+    z = np.take_along_axis(logits, text, axis=-1)
+    logits = logits.copy()
+    np.put_along_axis(logits, text, np.where(z > 0, z / penalty, z * penalty), axis=-1)
+    return logits
+
+
+def ban_repeated_ngrams(logits: np.ndarray, text: np.ndarray, n: int) -> np.ndarray:
+    """Set to −∞ each token that would repeat n tokens of the text in a row. (..., V), (..., T) -> (..., V).
+
+    These are the tokens that followed earlier occurrences of the last n − 1 tokens. Paulus et al. 2017, section 2.5.
+
+    >>> ban_repeated_ngrams(np.array([1.0, 2.0, 3.0]), text=np.array([0, 2, 1, 0]), n=2)  # "0 2" is in the text
+    array([  1.,   2., -inf])
+    """
+    if n > text.shape[-1]:
+        return logits
+    candidates = text[..., n - 1 :]  # (..., T − n + 1): n − 1 tokens come before each of them
+    repeated = np.ones(candidates.shape, bool)
+    for i in range(1, n):
+        repeated &= text[..., n - 1 - i : -i] == text[..., -i, None]  # the token i places before, and the i-th last one
+    logits = logits.copy()
+    logits[(*np.nonzero(repeated)[:-1], candidates[repeated])] = -math.inf
+    return logits
 
 
 def keep_top_k(logits: np.ndarray, k: int) -> np.ndarray:
@@ -42,10 +78,25 @@ def keep_top_p(logits: np.ndarray, p: float) -> np.ndarray:
     return np.where(kept, logits, -math.inf)
 
 
+def keep_min_p(logits: np.ndarray, p: float) -> np.ndarray:
+    """Keep the tokens with at least p times the largest probability; set the rest to −∞. (..., V) -> (..., V).
+
+    For logits, this is z ≥ max z + ln p. Nguyen et al. 2024, "Turning Up the Heat", section 3.
+
+    >>> softmax(keep_min_p(np.log([0.2, 0.4, 0.1, 0.3]), p=0.6)) * 7  # 0.6 · 0.4 is 0.24
+    array([0., 4., 0., 3.])
+    """
+    return np.where(logits < logits.max(axis=-1, keepdims=True) + math.log(p), -math.inf, logits)
+
+
 def probabilities(
-    logits: np.ndarray, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+    logits: np.ndarray,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
 ) -> np.ndarray:
-    """softmax(logits / temperature), cut to the top k and then to the nucleus of probability p. (..., V) -> (..., V).
+    """softmax(logits / temperature), cut to the top k, to the nucleus, then by min-p. (..., V) -> (..., V).
 
     Each row sums to 1. Temperature 0 gives the largest logit probability 1. In a tie, the first one gets it.
 
@@ -61,6 +112,8 @@ def probabilities(
         logits /= max(temperature, float(np.finfo(logits.dtype).tiny))
     if top_p is not None and top_p < 1:
         logits = keep_top_p(logits, top_p)
+    if min_p is not None:
+        logits = keep_min_p(logits, min_p)
     return softmax(logits)
 
 

@@ -1,0 +1,66 @@
+"""The fast loop: a KV cache, drafts, and a window that moves along the text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from .cache import KVCache
+from .config import GPT2Config
+from .lookup import Lookup
+from .model import logits
+from .prefill import prefill
+from .weights import Weights
+
+Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]  # scores (B, V), the text so far (B, T) -> tokens (B,)
+Observe = Callable[[np.ndarray, np.ndarray], None]  # the model's scores (B, V), tokens (B,)
+
+
+def decode(
+    text: np.ndarray,
+    n_new: int,
+    weights: Weights,
+    config: GPT2Config,
+    choose: Choose,
+    stop_tokens: list[int],
+    longest_draft: int,
+    observe: Observe | None,
+) -> Iterator[np.ndarray]:
+    """Continue text (B, T) by at most `n_new` tokens: an iterator of arrays (B,).
+
+    `choose` gets the scores (B, V) and the text so far. From the first stop token of a row on, −1 is yielded for it.
+    The loop ends when all rows have stopped. `lookup.py` explains drafts. A batch has none.
+    """
+    B, end = len(text), text.shape[1] + n_new
+    running = np.ones(B, bool)
+    lookup = Lookup(longest_draft if B == 1 else 0)
+    unread = text[:1] if (text == text[0]).all() else text  # equal prompts are read once
+    cache = KVCache(config, len(unread), weights["wte.weight"].dtype)
+    while (T := text.shape[1]) < end:
+        room = config.n_positions - cache.length - unread.shape[1]
+        if room < 0:  # the window is full: read the last half of it again
+            cache.truncate(0)
+            unread = text[:, -max(1, config.n_positions // 2) :]
+        draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
+        hidden = prefill(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
+        scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
+        if math.isnan(scores.max()):
+            raise ValueError("the model's scores are not numbers; its weights are damaged")
+        if len(scores) < B:  # the prompts were equal; from here on, each row has its own text
+            scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
+        for n_right, drafted in enumerate([*draft, -1]):  # −1: after the whole draft, there is nothing to compare
+            tokens = choose(scores[:, n_right], text)
+            if observe:
+                observe(scores[:, n_right], tokens)
+            running &= ~np.isin(tokens, stop_tokens)
+            if not running.any():
+                return
+            yield np.where(running, tokens, -1)
+            text = np.append(text, tokens[:, None], axis=1)
+            if tokens[0] != drafted:
+                break
+        cache.truncate(cache.length - len(draft) + n_right)  # forget the rest of the draft
+        lookup.update(len(draft), text[0, T:])
+        unread = text[:, -1:]
