@@ -27,6 +27,7 @@ def decode(
     stop_tokens: list[int],
     longest_draft: int,
     observe: Observe | None,
+    running: np.ndarray | None,
 ) -> Iterator[np.ndarray]:
     """Continue text (B, T) by at most `n_new` tokens: an iterator of arrays (B,).
 
@@ -34,22 +35,25 @@ def decode(
     The loop ends when all rows have stopped. `lookup.py` explains drafts. A batch has none.
     """
     B, end = len(text), text.shape[1] + n_new
-    running = np.ones(B, bool)
+    running = np.ones(B, bool) if running is None else running
+    rows = np.arange(B)  # of the text that are still computed
     lookup = Lookup(longest_draft if B == 1 else 0)
     unread = text[:1] if (text == text[0]).all() else text  # equal prompts are read once
     cache = KVCache(config, len(unread), weights["wte.weight"].dtype)
-    while (T := text.shape[1]) < end:
+    while running.any() and (T := text.shape[1]) < end:
         room = config.n_positions - cache.length - unread.shape[1]
         if room < 0:  # the window is full: read the last half of it again
             cache.truncate(0)
-            unread = text[:, -max(1, config.n_positions // 2) :]
+            unread = text[rows, -max(1, config.n_positions // 2) :]
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
         hidden = prefill(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
         scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
         if math.isnan(scores.max()):
             raise ValueError("the model's scores are not numbers; its weights are damaged")
-        if len(scores) < B:  # the prompts were equal; from here on, each row has its own text
+        if len(scores) < len(rows):  # the prompts were equal; from here on, each row has its own text
             scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
+        if len(rows) < B:  # a row that is no longer computed gets another one's scores; its tokens are not used
+            scores = scores[np.minimum(rows.searchsorted(np.arange(B)), len(rows) - 1)]
         for n_right, drafted in enumerate([*draft, -1]):  # −1: after the whole draft, there is nothing to compare
             tokens = choose(scores[:, n_right], text)
             if observe:
@@ -63,4 +67,7 @@ def decode(
                 break
         cache.truncate(cache.length - len(draft) + n_right)  # forget the rest of the draft
         lookup.update(len(draft), text[0, T:])
-        unread = text[:, -1:]
+        if 2 * np.count_nonzero(running) <= len(rows):  # fewer copies than if each finished row left at once
+            cache.keys, cache.values = cache.keys[:, running[rows]], cache.values[:, running[rows]]
+            rows = np.flatnonzero(running)
+        unread = text[rows, -1:]

@@ -44,6 +44,7 @@ def generate(
     lookup: int = LONGEST_DRAFT,
     rng: "np.random.Generator | int | None" = None,
     observe: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    running: np.ndarray | None = None,
 ) -> Iterator[Any]:
     """Continue `tokens`, one token at a time: (T,) gives an iterator of ints, (B, T) an iterator of (B,) int arrays.
 
@@ -51,7 +52,8 @@ def generate(
     is the prompt and all tokens since. A stop token ends the iteration and is not yielded. In a batch, a finished row
     yields −1 until all have finished. Ids in `excluded`, and from `n_vocab` on, are never chosen. `lookup` tokens at
     most are guessed ahead, which is faster and gives the same tokens (`lookup.py`). `observe` is called at every step
-    with the model's raw logits (B, V) and the tokens (B,) chosen from them.
+    with the model's raw logits (B, V) and the tokens (B,) chosen from them. `running` (B,) is set to False in place
+    where a row has finished. The caller may finish a row by doing the same.
 
     The model sees a window of `n_positions` tokens. When it is full, its last half becomes the start of a new window.
     A prompt that is longer is cut from the left, with a warning. Raises ValueError for impossible arguments, and when
@@ -74,5 +76,6 @@ def generate(
             return scores.argmax(axis=-1)
         return sample(probabilities(scores, temperature, top_k, top_p, min_p), rng)
 
-    rows = decode(np.atleast_2d(prompt), max_new_tokens, weights, config, choose, [*stop_tokens], lookup, observe)
+    text = np.atleast_2d(prompt)
+    rows = decode(text, max_new_tokens, weights, config, choose, [*stop_tokens], lookup, observe, running)
     return (int(row[0]) for row in rows) if prompt.ndim == 1 else rows

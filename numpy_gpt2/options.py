@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import math
 import secrets
+import sys
 
 from .cli import Parser, argument_type, non_negative_int, nonempty_text, positive_int
 from .samples import Settings
@@ -43,6 +44,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     parser.add_prompt("the text to continue")
+    help = 'continue each line of FILE (- is standard input) and print JSON; a line that begins with " is a JSON string'
+    add("--prompts", metavar="FILE", help=help)
+    help = "a session: the model stays loaded, and each line that is typed is a prompt; Ctrl-D ends it"
+    add("-i", "--interactive", action="store_true", help=help)
     parser.add_model()
     help = "generate at most N tokens (default: 100)"
     add("-n", "--max-new-tokens", metavar="N", type=positive_int, default=100, help=help)
@@ -71,8 +76,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--params", action="store_true", help="print a table of the model's parameters and exit")
 
     arguments = parser.parse_args(argv)
-    if not arguments.params:
-        parser.check_prompt(arguments.prompt)
+    check_sources(parser, arguments)
     if arguments.greedy:
         samples = {"-t": arguments.temperature, "-k": (arguments.top_k or 1) > 1, "-p": (arguments.top_p or 1) < 1}
         if flags := [flag for flag, given in samples.items() if given]:
@@ -83,6 +87,26 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if arguments.top_k is None:
         arguments.top_k = 40
     return arguments
+
+
+def check_sources(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Exit with an error unless prompts come from one place, and have one way out. `--prompts` implies `--json`."""
+    if arguments.prompts is not None:
+        if arguments.prompt is not None or arguments.interactive:
+            parser.error(
+                "--prompts FILE has all the prompts, so it contradicts PROMPT and -i; leave out one or the other"
+            )
+        if arguments.prompts == "-" and sys.stdin is None:
+            parser.error("standard input is closed; give the name of a file instead of -")
+        arguments.json = True
+    elif arguments.interactive:
+        others = {"--json": arguments.json, "--num-samples": arguments.num_samples > 1, "-": arguments.prompt == "-"}
+        if flags := [flag for flag, given in others.items() if given]:
+            parser.error(f"-i prints one text after each line that is typed, so it contradicts {', '.join(flags)}")
+        if sys.stdin is None:
+            parser.error("-i reads standard input, which is closed")
+    elif not arguments.params:
+        parser.check_prompt(arguments.prompt)
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

@@ -34,8 +34,9 @@ class Settings:
 
 def continue_prompts(
     prompts: np.ndarray, samples: Sequence[TextStream], model: Model, settings: Settings, rng: np.random.Generator | int
-) -> Iterator[int]:
-    """Continue row i of `prompts` (B, T) in `samples[i]`. Yields the number of new tokens after each step."""
+) -> Iterator[np.ndarray]:
+    """Continue row i of `prompts` (B, T) in `samples[i]`. Yields the new tokens (B,) after each step, −1 for none."""
+    running = np.ones(len(samples), bool)
     rows = generate(
         prompts,
         model.weights,
@@ -49,20 +50,25 @@ def continue_prompts(
         excluded=excluded_tokens(model),
         lookup=LONGEST_DRAFT if settings.lookup else 0,
         rng=rng,
+        running=running,
     )
-    return append_rows(samples, rows, settings.max_new_tokens)
+    return append_rows(samples, rows, running)
 
 
-def append_rows(samples: Sequence[TextStream], rows: Iterator[np.ndarray], max_new_tokens: int) -> Iterator[int]:
-    """Append a token of each row to each sample, until all samples have ended. Yields the number of new tokens."""
+def append_rows(samples: Sequence[TextStream], rows: Iterator[np.ndarray], running: np.ndarray) -> Iterator[np.ndarray]:
+    """Append each row of tokens to the samples, and yield it. A sample that has ended is no longer `running`."""
     for row in rows:
-        for sample, token in zip(samples, row.tolist(), strict=True):
-            sample.append(token)
-        yield int((row >= 0).sum())
-        if all(sample.finish_reason for sample in samples):
+        for i, token in enumerate(row.tolist()):
+            samples[i].append(token)
+            running[i] = not samples[i].finish_reason
+        yield row
+        if not running.any():
             break
-    for sample in samples:
-        sample.finish("length" if len(sample.tokens) == max_new_tokens else "stop")
+
+
+def end_reason(sample: TextStream, settings: Settings) -> str:
+    """Why a sample ended whose tokens have ended."""
+    return "length" if len(sample.tokens) == settings.max_new_tokens else "stop"
 
 
 def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, float | None]) -> str:
@@ -72,17 +78,19 @@ def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, flo
     return json.dumps(result, ensure_ascii=False) + "\n"
 
 
-def summarize(loaded: float, steps: list[tuple[float, int]]) -> dict[str, float | None]:
+def summarize(loaded: float | None, steps: list[tuple[float, int]]) -> dict[str, float | None]:
     """Seconds since the start, and the decoding speed in tokens per second.
 
     The speed counts the tokens of all samples, except the first token of each.
     """
-    first, last = (steps[0][0], steps[-1][0]) if steps else (loaded, loaded)
+    speed = None
+    if len(steps) > 1:
+        speed = sum(n for _, n in steps[1:]) / (steps[-1][0] - steps[0][0])
     return {
         "loaded": loaded,
-        "first_token": first if steps else None,
-        "total": last,
-        "tokens_per_second": sum(n for _, n in steps[1:]) / (last - first) if len(steps) > 1 else None,
+        "first_token": steps[0][0] if steps else None,
+        "total": steps[-1][0] if steps else loaded,
+        "tokens_per_second": speed,
     }
 
 
@@ -100,3 +108,13 @@ def print_stats(timings: dict[str, float | None], seed: int) -> None:
         unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
         parts.append(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB")
     print_stderr(f"stats: {' · '.join(parts)}")
+
+
+def outgrew(n_prompt: int, n_new: int, window: int) -> bool:
+    """Whether a text had to be read again, because the window was full before its last token."""
+    return min(n_prompt, window) + n_new - 1 > window
+
+
+def print_outgrown(window: int) -> None:
+    """Say on standard error that a text was read again."""
+    print_stderr(f"note: the text outgrew the window of {window:,} tokens; the last half of the window was read again")
