@@ -4,8 +4,9 @@ Read these to understand GPT-2, in this order:
 
     model.py         the math: one function per equation, from layer norm to `forward`
     sampling.py      logits -> the next token
-    generate.py      the decode loop; its first function is the whole idea
+    generate.py      the loop; its first function is the whole idea
     cache.py         the KV cache: no key or value is computed twice
+    decode.py        the loop at full speed, with the cache and with drafts
     backward.py      the gradient of every function in model.py
     train/step.py    one optimizer step: batch, dropout, loss and gradients, AdamW
 
@@ -16,6 +17,7 @@ Then the machinery around it:
     hub.py, download.py, credentials.py                find and download a model
     checkpoint.py, files.py                            load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
+    arguments.py                                       checks of the arguments of `generate`
     stream.py                                          tokens -> text, as soon as it is certain
     cli.py, console.py, interrupts.py                  what the command lines share
     options.py, samples.py, parameters.py, __main__.py the command that continues a prompt

@@ -16,6 +16,7 @@ EXAMPLES = """\
 examples:
   python -m numpy_gpt2 "Alan Turing theorized that computers would one day"
   python -m numpy_gpt2 --greedy -n 40 "The dog"            always the same text
+  python -m numpy_gpt2 --greedy --no-repeat-ngram 3 "Run"  no 3 tokens twice
   python -m numpy_gpt2 -m gpt2-xl -t 1 -k 0 -p 0.9 "Once"  nucleus sampling
   python -m numpy_gpt2 -m shakespeare --seed 7 "ROMEO:"    the bundled model
   python -m numpy_gpt2 --num-samples 3 --stop . "I think"  up to a full stop
@@ -34,6 +35,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
     temperature = argument_type(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
     probability = argument_type(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+    penalty = argument_type(float, lambda x: 1e-6 <= x <= 1e6, "a number from 1e-6 to 1e6, or 1 to turn this off")
     n_samples = argument_type(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
 
     parser = Parser(
@@ -64,7 +66,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("-k", "--top-k", metavar="K", type=non_negative_int, help=help)
     help = "sample from the smallest set of most probable tokens whose total is P or more (default: off)"
     add("-p", "--top-p", metavar="P", type=probability, help=help)
-    add("--greedy", action="store_true", help="always take the most probable token; contradicts -t, -k and -p")
+    help = "sample from tokens with at least P times the probability of the most probable one (default: off)"
+    add("--min-p", metavar="P", type=probability, help=help)
+    help = "always take the most probable token; contradicts -t, -k, -p and --min-p"
+    add("--greedy", action="store_true", help=help)
+    help = "above 1, tokens that are in the prompt or the text become less probable; 1 turns this off (default: 1)"
+    add("--repetition-penalty", metavar="X", type=penalty, default=1.0, help=help)
+    help = "never repeat N tokens in a row from the prompt or the text; 0 turns this off (default: 0)"
+    add("--no-repeat-ngram", metavar="N", type=non_negative_int, default=0, help=help)
     help = "random seed; the same seed gives the same text (default: random)"
     add("-s", "--seed", metavar="N", type=non_negative_int, default=secrets.randbits(32), help=help)
     help = "generate N continuations as one batch, with a line before each (default: 1)"
@@ -78,7 +87,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     check_sources(parser, arguments)
     if arguments.greedy:
-        samples = {"-t": arguments.temperature, "-k": (arguments.top_k or 1) > 1, "-p": (arguments.top_p or 1) < 1}
+        samples = {
+            "-t": arguments.temperature,
+            "-k": (arguments.top_k or 1) > 1,
+            "-p": (arguments.top_p or 1) < 1,
+            "--min-p": arguments.min_p,
+        }
         if flags := [flag for flag, given in samples.items() if given]:
             parser.error(f"--greedy does not sample, so it contradicts {', '.join(flags)}; leave out one or the other")
         arguments.temperature = 0.0

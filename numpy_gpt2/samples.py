@@ -28,6 +28,9 @@ class Settings:
     temperature: float = 0.8
     top_k: int = 40
     top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
     seed: int = 0
     num_samples: int = 1
 
@@ -45,6 +48,9 @@ def continue_prompts(
         temperature=settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,
+        min_p=settings.min_p,
+        repetition_penalty=settings.repetition_penalty,
+        no_repeat_ngram=settings.no_repeat_ngram,
         stop_tokens=() if settings.ignore_eos else end_of_text(model),
         n_vocab=model.tokenizer.n_vocab,
         excluded=excluded_tokens(model),

@@ -89,8 +89,9 @@ def test_the_fast_loop_equals_the_plain_one(seed):
 
 def test_a_longer_prompt_is_cut_from_the_left_with_a_warning():
     prompt = seeded_tokens(CONFIG, 1, (40,))
-    with pytest.warns(UserWarning, match="40 tokens; only the last 32"):
+    with pytest.warns(UserWarning, match="40 tokens; only the last 32") as record:
         tokens = generate(prompt, WEIGHTS, CONFIG, max_new_tokens=10, temperature=0)
+    assert record[0].filename == __file__  # the caller's line
     assert list(tokens) == greedy(prompt[-32:], max_new_tokens=10).tolist()
 
 
@@ -189,6 +190,15 @@ def test_the_same_seed_gives_the_same_tokens():
         ({"top_k": -1}, "top_k is -1"),
         ({"top_p": 0}, "top_p is 0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
+        ({"min_p": 0}, "min_p is 0"),
+        ({"min_p": 1.1}, "min_p is 1.1"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"repetition_penalty": -1.2}, "repetition_penalty is -1.2"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
+        ({"repetition_penalty": 1e7}, "repetition_penalty is 10000000"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1"),
+        ({"excluded": range(97)}, "excluded has all 97 ids"),
+        ({"excluded": [1, 0], "n_vocab": 2}, "excluded has all 2 ids"),
         ({"n_vocab": 0}, "n_vocab is 0"),
         ({"n_vocab": 98}, "n_vocab is 98.*97"),
     ],
@@ -214,21 +224,6 @@ def test_max_new_tokens_of_0_gives_no_tokens():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(generate([1], WEIGHTS, CONFIG, max_new_tokens=0)) == []
-
-
-@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 0.7, "top_k": 5, "rng": 0}])
-def test_the_observer_gets_the_raw_logits_of_each_chosen_token_in_order(options):
-    """The prompt repeats, so there are drafts. Excluded ids keep their logits, and so do ids from `n_vocab` on."""
-    prompt, seen = np.tile(PROMPTS[0], 3), []
-
-    def observe(scores, tokens):
-        seen.append((scores, tokens))
-
-    options = {"n_vocab": 90, "excluded": [3, 4], "max_new_tokens": 15, "observe": observe, **options}
-    tokens = list(generate(prompt, WEIGHTS, CONFIG, **options))
-    assert [chosen.tolist() for _, chosen in seen] == [[token] for token in tokens]
-    expected = forward(np.append(prompt, tokens), WEIGHTS, CONFIG)[len(prompt) - 1 : -1]
-    np.testing.assert_allclose(np.concatenate([scores for scores, _ in seen]), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("n_new", [12, 45])  # 45: the text outgrows the window

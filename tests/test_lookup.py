@@ -1,5 +1,7 @@
 """Drafts from the text so far: they are the expected ones, change no token, and cost little."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -191,6 +193,36 @@ def test_drafts_do_not_change_the_tokens_of_a_seed():
         options = {"max_new_tokens": 60, "temperature": 0.3, "rng": seed}
         plain = list(generate(prompt, weights, CONFIG, lookup=0, **options))
         assert list(generate(prompt, weights, CONFIG, **options)) == plain
+
+
+def test_drafts_are_checked_against_the_processed_scores(monkeypatch):
+    """The text of each position includes the drafted tokens that were accepted before it."""
+    config, n = dataclasses.replace(CONFIG, vocab_size=24), 40
+    settings = {"repetition_penalty": 0.5, "no_repeat_ngram": 12, "top_k": 9, "top_p": 0.95, "min_p": 0.05}
+    lengths = record_passes(monkeypatch)
+    for seed in range(10):
+        weights = {name: a.astype(np.float64) for name, a in seeded_weights(config, seed, scale=0.8).items()}
+        prompt = np.tile(seeded_tokens(config, seed, (4,)), 4)
+        options = {"max_new_tokens": n, "temperature": 0.3 * (seed % 2), "rng": seed, **settings}
+        plain = list(generate(prompt, weights, config, lookup=0, **options))
+        assert list(generate(prompt, weights, config, **options)) == plain
+    assert len(lengths) < 10 * 2 * n - 30  # drafts were accepted
+
+
+@pytest.mark.parametrize("temperature", [0, 0.1])
+def test_the_observer_gets_the_raw_logits_of_each_token_in_order(temperature, monkeypatch):
+    """Drafts are accepted. Excluded ids keep their logits, and so do ids from `n_vocab` on."""
+    scale = {name: 0.1 if name == "wpe.weight" else "attn.c_proj" not in name for name in WEIGHTS}
+    weights = {name: array * np.float32(scale[name]) for name, array in WEIGHTS.items()}
+    lengths, seen = record_passes(monkeypatch), []
+    options = {"n_vocab": 90, "excluded": [3, 4], "max_new_tokens": 31, "temperature": temperature, "rng": 0}
+    tokens = list(generate([5], weights, CONFIG, observe=lambda *step: seen.append(step), **options))
+    assert len(lengths) < 20
+    scores, chosen = zip(*seen, strict=True)
+    assert np.concatenate(chosen).tolist() == tokens
+    expected = forward(np.array([5, *tokens[:-1]]), weights, CONFIG)
+    assert np.abs(np.diff(expected, axis=0)).max(axis=1).min() > 0.1  # each step has its own logits
+    np.testing.assert_allclose(np.concatenate(scores), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_has_no_drafts(monkeypatch):

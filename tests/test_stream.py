@@ -96,6 +96,10 @@ def test_an_interrupted_stream_keeps_held_back_text_but_not_half_a_character(tok
         ("--greedy", {"temperature": 0}),
         ("-k 0 -t 1 -s 7", {"rng": 7}),
         ("-t 1.5 -k 5 -p 0.9 -s 3 --no-lookup", {"temperature": 1.5, "top_k": 5, "top_p": 0.9, "rng": 3, "lookup": 0}),
+        (
+            "-t 2 -k 0 --min-p 0.1 --repetition-penalty 1.2 --no-repeat-ngram 2 -s 3",
+            {"temperature": 2, "min_p": 0.1, "repetition_penalty": 1.2, "no_repeat_ngram": 2, "rng": 3},
+        ),
         ("-t 2 -k 0 -s 11 -n 300", {"temperature": 2, "rng": 11, "max_new_tokens": 300}),
         ("-t 2 -k 0 -s 11 --stop th --stop e", {"temperature": 2, "rng": 11, "stop": ("th", "e")}),
         ("-t 2 -k 0 -s 11 --stop e", {"temperature": 2, "rng": 11, "stop": "e"}),

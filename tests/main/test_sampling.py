@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pytest
 
 from numpy_gpt2 import KVCache, generate, load
 
@@ -27,11 +28,16 @@ def test_the_sampling_flags_set_the_arguments_of_generate(cli, tiny):
         (["-t", "1.5", "-k", "3"], {"temperature": 1.5, "top_k": 3}),
         (["-t", "1.5", "-k", "0", "-p", "0.7"], {"temperature": 1.5, "top_p": 0.7}),
         (["-t", "1.5", "-k", "50", "--top-p", "0.9"], {"temperature": 1.5, "top_k": 50, "top_p": 0.9}),
+        (["--min-p", "0.3"], {"temperature": 0.8, "top_k": 40, "min_p": 0.3}),
+        (["--repetition-penalty", "1.5"], {"temperature": 0.8, "top_k": 40, "repetition_penalty": 1.5}),
+        (["--no-repeat-ngram", "1"], {"temperature": 0.8, "top_k": 40, "no_repeat_ngram": 1}),
+        (["--greedy", "--repetition-penalty", "1.5"], {"temperature": 0, "repetition_penalty": 1.5}),
+        (["--greedy", "--no-repeat-ngram", "2"], {"temperature": 0, "no_repeat_ngram": 2}),
     ]:
         _, text = generated(tiny, [97], 40, rng=np.random.default_rng(11), **options)
         assert cli("-m", tiny, "-n", 40, "-s", 11, *flags, "a").out == text + "\n"
         texts.add(text)
-    assert len(texts) == 6
+    assert len(texts) == 11
 
 
 def test_a_sample_has_100_tokens_by_default(cli, tiny):
@@ -90,6 +96,19 @@ def test_samples_share_one_prefill(cli, tiny, monkeypatch):
     monkeypatch.setattr(KVCache, "update", recording_update)
     cli("-m", tiny, "-n", 3, "--ignore-eos", "--num-samples", 5, "abcd")
     assert shapes == [(1, 4), (5, 1), (5, 1)]
+
+
+def test_a_text_that_cannot_go_on_without_repeating_ends_with_an_error(cli, tiny):
+    options = ["--greedy", "--ignore-eos", "--no-repeat-ngram", 1, "--json", "-n", 300, "a"]
+    assert_one_error(cli("-m", tiny, *options), 1, "no_repeat_ngram is 1; it must be larger")
+
+
+@pytest.mark.parametrize(
+    "flags", ["--repetition-penalty 0", "--repetition-penalty inf", "--no-repeat-ngram -1", "--min-p 0", "--min-p 1.1"]
+)
+def test_impossible_values_are_errors(cli, tiny, flags):
+    name, value = flags.split()
+    assert_one_error(cli("-m", tiny, name, value, "a"), 2, name, f"'{value}' is not a")
 
 
 def test_too_many_samples_are_an_error(cli, tiny):

@@ -32,7 +32,9 @@ def test_greedy_and_temperature_0_take_the_most_probable_token(cli, tiny, flags)
     assert cli("-m", tiny, *flags.split(), "-n", 20, "a").out == generated(tiny, [97], 20)[1] + "\n"
 
 
-@pytest.mark.parametrize("flags", ["-t 2", "--temperature 0.8", "-k 40", "--top-k 2", "-p 0.9", "-t 1 -p 0.9"])
+@pytest.mark.parametrize(
+    "flags", ["-t 2", "--temperature 0.8", "-k 40", "--top-k 2", "-p 0.9", "-t 1 -p 0.9", "--min-p 1"]
+)
 def test_greedy_with_an_option_that_samples_is_an_error(cli, tiny, flags):
     assert_one_error(
         cli("-m", tiny, "--greedy", *flags.split(), "a"), 2, "--greedy does not sample, so it contradicts -"

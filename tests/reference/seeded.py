@@ -30,6 +30,9 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "odd_sizes": {"vocab_size": 101, "n_embd": 21, "n_head": 3, "n_positions": 27, "tie_word_embeddings": False},
 }
 
+# The model of processors.npz
+PROCESSED = GPT2Config(vocab_size=24, n_positions=64, n_embd=24, n_layer=2, n_head=4)
+
 # The model in pickles.npz and its input
 PICKLED_SIZES = {"vocab_size": 16, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2}
 PICKLED_TOKENS = [3, 1, 4, 1, 5, 9, 2]
