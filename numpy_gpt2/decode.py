@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def decode(
     weights: Weights,
     config: GPT2Config,
     choose: Choose,
-    stop_tokens: list[int],
+    stop_tokens: Collection[int],
     longest_draft: int,
     observe: Observe | None,
     running: np.ndarray | None,
@@ -58,7 +58,7 @@ def decode(
             tokens = choose(scores[:, n_right], text)
             if observe:
                 observe(scores[:, n_right], tokens)
-            running &= ~np.isin(tokens, stop_tokens)
+            running &= ~np.isin(tokens, [*stop_tokens])
             if not running.any():
                 return
             yield np.where(running, tokens, -1)

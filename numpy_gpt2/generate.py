@@ -50,14 +50,12 @@ def generate(
 
     `temperature=0` is greedy; `sampling.py` explains the rest. The text for `repetition_penalty` and `no_repeat_ngram`
     is the prompt and all tokens since. A stop token ends the iteration and is not yielded. In a batch, a finished row
-    yields −1 until all have finished. Ids in `excluded`, and from `n_vocab` on, are never chosen. `lookup` tokens at
-    most are guessed ahead, which is faster and gives the same tokens (`lookup.py`). `observe` is called at every step
-    with the model's raw logits (B, V) and the tokens (B,) chosen from them. `running` (B,) is set to False in place
-    where a row has finished. The caller may finish a row by doing the same.
+    yields −1 until all have finished. In `running` (B,), it is set to False; the caller may finish a row, too. Ids in
+    `excluded`, and from `n_vocab` on, are never chosen. At most `lookup` tokens are guessed ahead: faster, but the same
+    tokens (`lookup.py`). `observe` is called at every step with the raw logits (B, V) and the tokens (B,) chosen.
 
     The model sees a window of `n_positions` tokens. When it is full, its last half becomes the start of a new window.
-    A prompt that is longer is cut from the left, with a warning. Raises ValueError for impossible arguments, and when
-    every token that is not excluded would repeat an n-gram.
+    A longer prompt is cut from the left, with a warning. Raises ValueError for bad arguments, and if no token is left.
     """
     prompt = checked_prompt(tokens, config.n_positions)
     check_settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram, lookup)
@@ -76,6 +74,5 @@ def generate(
             return scores.argmax(axis=-1)
         return sample(probabilities(scores, temperature, top_k, top_p, min_p), rng)
 
-    text = np.atleast_2d(prompt)
-    rows = decode(text, max_new_tokens, weights, config, choose, [*stop_tokens], lookup, observe, running)
+    rows = decode(np.atleast_2d(prompt), max_new_tokens, weights, config, choose, stop_tokens, lookup, observe, running)
     return (int(row[0]) for row in rows) if prompt.ndim == 1 else rows
