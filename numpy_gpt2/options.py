@@ -21,6 +21,8 @@ examples:
   python -m numpy_gpt2 -m shakespeare --seed 7 "ROMEO:"    the bundled model
   python -m numpy_gpt2 --num-samples 3 --stop . "I think"  up to a full stop
   python -m numpy_gpt2 --json --stats - < prompt.txt       the prompt is a file
+  python -m numpy_gpt2 -n 20 --prompts prompts.txt         a prompt per line
+  python -m numpy_gpt2 -i                                  type prompts, one after another
   python -m numpy_gpt2 --params                            GPT-2's parameters
 
 other programs, each with its own --help:
@@ -46,9 +48,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     parser.add_prompt("the text to continue")
-    help = 'continue each line of FILE (- is standard input) and print JSON; a line that begins with " is a JSON string'
+    help = (
+        "each line of FILE is a prompt, a JSON string if it begins with a quotation mark; - is standard input;"
+        ' implies --json: the results come in the order of the lines, {"error": …} for a bad line'
+    )
     add("--prompts", metavar="FILE", help=help)
-    help = "a session: the model stays loaded, and each line that is typed is a prompt; Ctrl-D ends it"
+    help = (
+        "a session: each line that is typed is a prompt, and an empty line continues the text so far; Ctrl-C stops"
+        " a text, Ctrl-D ends the session"
+    )
     add("-i", "--interactive", action="store_true", help=help)
     parser.add_model()
     help = "generate at most N tokens (default: 100)"
@@ -74,7 +82,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--repetition-penalty", metavar="X", type=penalty, default=1.0, help=help)
     help = "never repeat N tokens in a row from the prompt or the text; 0 turns this off (default: 0)"
     add("--no-repeat-ngram", metavar="N", type=non_negative_int, default=0, help=help)
-    help = "random seed; the same seed gives the same text (default: random)"
+    help = "random seed; the same seed gives the same text; prompt i of --prompts or -i has N + i - 1 (default: random)"
     add("-s", "--seed", metavar="N", type=non_negative_int, default=secrets.randbits(32), help=help)
     help = "generate N continuations as one batch, with a line before each (default: 1)"
     add("--num-samples", metavar="N", type=n_samples, default=1, help=help)
@@ -114,11 +122,12 @@ def check_sources(parser: Parser, arguments: argparse.Namespace) -> None:
             parser.error("standard input is closed; give the name of a file instead of -")
         arguments.json = True
     elif arguments.interactive:
-        others = {"--json": arguments.json, "--num-samples": arguments.num_samples > 1, "-": arguments.prompt == "-"}
+        others = {"--json": arguments.json, "--num-samples": arguments.num_samples > 1}
         if flags := [flag for flag, given in others.items() if given]:
             parser.error(f"-i prints one text after each line that is typed, so it contradicts {', '.join(flags)}")
-        if sys.stdin is None:
-            parser.error("-i reads standard input, which is closed")
+        if arguments.prompt == "-" or sys.stdin is None:
+            problem = "is closed" if sys.stdin is None else "is not one prompt; PROMPT cannot be -"
+            parser.error(f"-i reads lines from standard input, which {problem}")
     elif not arguments.params:
         parser.check_prompt(arguments.prompt)
 

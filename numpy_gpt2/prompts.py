@@ -16,7 +16,6 @@ import queue
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,9 +28,18 @@ from .checkpoint import Model
 from .cli import load_model
 from .console import print_stderr, write
 from .options import settings_of
-from .samples import Settings, continue_prompts, end_reason, json_line, outgrew, print_outgrown, print_stats, summarize
+from .samples import (
+    Settings,
+    continue_prompts,
+    cut_prompt_ids,
+    end_reason,
+    json_line,
+    outgrew,
+    print_outgrown,
+    print_stats,
+    summarize,
+)
 from .stream import TextStream
-from .tokenizer import prompt_ids
 
 BATCH_SAMPLES = 16
 BATCH_POSITIONS = 8192  # samples times tokens: their keys and values take about as much memory as the weights
@@ -203,16 +211,10 @@ class Run:
         self.outgrew_window = False
 
     def prompt(self, number: int, line: bytes) -> Prompt:
-        """The prompt of a line. A prompt that is longer than the window is cut from the left, with a warning.
-
-        Raises ValueError for a line that is not a prompt.
-        """
-        text, window = parse_line(line), self.model.config.n_positions
-        ids = prompt_ids(text, self.model.tokenizer)
-        if len(ids) > window:
-            message = f"the prompt has {len(ids):,} tokens; only the last {window:,} fit the window and are read"
-            warnings.warn(f"line {number}: {message}", stacklevel=2)
-        return Prompt(number, text, ids[-window:], self.settings.seed + number - 1)
+        """The prompt of a line. Raises ValueError if the line is not a prompt."""
+        text = parse_line(line)
+        ids = cut_prompt_ids(text, self.model, f"line {number}: ")
+        return Prompt(number, text, ids, self.settings.seed + number - 1)
 
     def choose_batch(self, waiting: list[Prompt]) -> list[Prompt]:
         """The first prompt that waits, and others of the same length: as many as a batch may have."""

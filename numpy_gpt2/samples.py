@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from .console import print_stderr
 from .generate import generate
 from .lookup import LONGEST_DRAFT
 from .stream import TextStream, end_of_text, excluded_tokens
+from .tokenizer import prompt_ids
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,15 @@ class Settings:
     no_repeat_ngram: int = 0
     seed: int = 0
     num_samples: int = 1
+
+
+def cut_prompt_ids(prompt: str, model: Model, place: str = "") -> list[int]:
+    """The tokens of a prompt. If it is longer than the window, it is cut from the left, with a warning."""
+    ids, window = prompt_ids(prompt, model.tokenizer), model.config.n_positions
+    if len(ids) > window:
+        message = f"{place}the prompt has {len(ids):,} tokens; only the last {window:,} fit the window and are read"
+        warnings.warn(message, stacklevel=2)
+    return ids[-window:]
 
 
 def continue_prompts(

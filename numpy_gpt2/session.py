@@ -13,22 +13,29 @@ import itertools
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
-import tiktoken
 
 from .checkpoint import Model
 from .cli import load_model
 from .console import print_stderr, write
 from .options import settings_of
-from .samples import Settings, continue_prompts, outgrew, print_outgrown, print_stats, summarize
+from .samples import Settings, continue_prompts, cut_prompt_ids, outgrew, print_outgrown, print_stats, summarize
 from .stream import TextStream
-from .tokenizer import prompt_ids
 
 GREETING = (
     "Type the beginning of a text, and GPT-2 continues it; this is not a chat."
     " An empty line goes on with the text. Ctrl-C stops it, Ctrl-D ends the session."
 )
+
+
+@dataclass
+class Text:
+    """The text so far: the tokens of the prompt, and the stream of the text after it."""
+
+    prompt: list[int]
+    stream: TextStream
 
 
 def run_session(arguments: argparse.Namespace) -> int:
@@ -40,16 +47,16 @@ def run_session(arguments: argparse.Namespace) -> int:
         sys.stdin.reconfigure(encoding="utf-8")
         with suppress(ImportError):  # Windows has none
             import readline  # noqa: F401  (gives `input` a history and editing)
-    lines = itertools.chain([] if arguments.prompt is None else [arguments.prompt], iter(read_line, None))
+    given = [] if arguments.prompt is None else [arguments.prompt]
     seeds = itertools.count(settings.seed)
-    text: list[int] = []  # the tokens so far
+    text: Text | None = None
     while True:
         try:
-            line = next(lines, None)
+            line = given.pop() if given else read_line()
             if line is None:
                 return 0
             if line or not text:
-                text = prompt_ids(line, model.tokenizer)
+                text = Text(cut_prompt_ids(line, model), TextStream(model.tokenizer, settings.stop))
             continue_text(text, model, settings, next(seeds), arguments.stats)
         except (ValueError, MemoryError) as error:
             print_stderr(f"error: {str(error) or 'out of memory'}")
@@ -79,41 +86,35 @@ def read_line() -> str | None:
         raise ValueError(f"the line is not UTF-8 ({error})") from None
 
 
-def continue_text(text: list[int], model: Model, settings: Settings, seed: int, stats: bool) -> None:
-    """Print the continuation of a text and append its tokens to `text`. Ctrl-C does the same with the part so far."""
+def continue_text(text: Text, model: Model, settings: Settings, seed: int, stats: bool) -> None:
+    """Print the continuation of a text. Ctrl-C ends it, and is raised again."""
     start = time.perf_counter()
-    sample = TextStream(model.tokenizer, settings.stop)
-    steps = []
-    interrupted = False
+    stream, window, steps, interrupted = text.stream, model.config.n_positions, [], False
+    ids = (text.prompt + stream.tokens)[-window:]
+    stream.finish_reason = None
     try:
-        for _ in continue_prompts(np.array([text]), [sample], model, settings, seed):
+        for _ in continue_prompts(np.array([ids]), [stream], model, settings, seed):
             steps.append((time.perf_counter() - start, 1))
-            write(sample.new_text())
+            write(stream.new_text())
     except KeyboardInterrupt:
         interrupted = True
-    sample.finish("interrupted")  # without half a character: the text goes on with the whole one
-    write(sample.new_text() + "\n")
-    window = model.config.n_positions
+    if stream.finish_reason:  # at a stop string, which is not part of the text
+        text.prompt += tokens_of_text(stream)
+        text.stream = TextStream(model.tokenizer, settings.stop)
+    stream.finish("interrupted")  # half a character at the end is printed when it is complete
+    write(stream.new_text() + "\n")
     if stats:
         print_stats(summarize(None, steps), seed)
-        if outgrew(len(text), len(steps), window):
+        if outgrew(len(ids), len(steps), window):
             print_outgrown(window)
-    text[:] = (text + text_tokens(sample, model.tokenizer))[-window:]
     if interrupted:
         raise KeyboardInterrupt
 
 
-def text_tokens(sample: TextStream, tokenizer: tiktoken.Encoding) -> list[int]:
-    """The tokens of a sample's text. The sample's own tokens may end with half a character, or in a stop string.
-
-    >>> from numpy_gpt2.tokenizer import byte_tokenizer
-    >>> sample = TextStream(byte_tokenizer(), stop_strings=[])
-    >>> for byte in "aé".encode()[:2]:
-    ...     sample.append(byte)
-    >>> sample.tokens, text_tokens(sample, sample.tokenizer)
-    ([97, 195], [97])
-    """
-    tokens = [*sample.tokens]
-    while not sample.text.startswith(tokenizer.decode(tokens)):
+def tokens_of_text(stream: TextStream) -> list[int]:
+    """The tokens of a text that ended before a stop string. Its last token may reach into the stop string."""
+    tokens = [*stream.tokens]
+    while not stream.text.startswith(stream.tokenizer.decode(tokens)):
         tokens.pop()
-    return tokens + tokenizer.encode_ordinary(sample.text[len(tokenizer.decode(tokens)) :])
+    rest = stream.text.removeprefix(stream.tokenizer.decode(tokens))
+    return tokens + stream.tokenizer.encode_ordinary(rest)
