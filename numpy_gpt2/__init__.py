@@ -21,7 +21,7 @@ Then the machinery around it:
     stream.py                                          tokens -> text, as soon as it is certain
     cli.py, console.py, interrupts.py                  what the command lines share
     options.py, samples.py, parameters.py, __main__.py the command that continues a prompt
-    windows.py, evaluate.py                            the loss of a text
+    windows.py, evaluate.py, logprobs.py               the loss of a text, and the log-probability of each token
     train/                                             the training loop, its checkpoints and its log
     explain/                                           an HTML page that shows one prompt inside the model
 
@@ -48,6 +48,7 @@ from .cache import KVCache
 from .checkpoint import Model, load, save_model
 from .config import GPT2Config
 from .generate import generate
+from .logprobs import token_log_probabilities
 from .model import (
     attention,
     block,
@@ -97,4 +98,5 @@ __all__ = [
     "relu",
     "save_model",
     "softmax",
+    "token_log_probabilities",
 ]

@@ -13,7 +13,16 @@ from . import hub, interrupts
 from .cli import exit_status, load_model, read_prompt
 from .console import write
 from .options import parse_arguments, settings_of
-from .samples import continue_prompts, end_reason, json_line, outgrew, print_outgrown, print_stats, summarize
+from .samples import (
+    continue_prompts,
+    end_reason,
+    json_line,
+    outgrew,
+    print_outgrown,
+    print_stats,
+    score_prompt,
+    summarize,
+)
 from .stream import TextStream
 from .tokenizer import prompt_ids
 
@@ -29,15 +38,17 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = time.perf_counter() - start
     ids = prompt_ids(prompt, model.tokenizer)
     samples = [TextStream(model.tokenizer, settings.stop) for _ in range(n)]
+    if settings.echo:
+        score_prompt(ids, samples, model, settings.logprobs or 0)
     prompts = np.broadcast_to(ids, (n, len(ids)))  # no copies: `generate` cuts a long prompt first
-    rows = continue_prompts(prompts, samples, model, settings, settings.seed)
+    progress = continue_prompts(prompts, samples, model, settings, settings.seed)
     steps: list[tuple[float, int]] = []  # for each step: seconds since the start, number of new tokens
     interrupted = False
     if n > 1 and not arguments.json:
         write(f"--- sample 1 of {n}\n")
     try:
-        for row in rows:
-            steps.append((time.perf_counter() - start, int((row >= 0).sum())))
+        for n_tokens in progress:
+            steps.append((time.perf_counter() - start, int(n_tokens.sum())))
             if not arguments.json:
                 write(samples[0].new_text())
     except KeyboardInterrupt:

@@ -1,15 +1,18 @@
 """Measure how well a model predicts a text: `python -m numpy_gpt2.evaluate TEXT.txt`.
 
-The results are the loss, the perplexity and the bits per byte. With `--hellaswag`, the result is the accuracy on
-HellaSwag, a multiple-choice test of common sense: which of four endings does the model find most probable?
+The results are the loss, the perplexity and the bits per byte. With `--tokens`, they are the log-probability and the
+rank of each token. With `--hellaswag`, the result is the accuracy on HellaSwag, a multiple-choice test of common sense:
+which of four endings does the model find most probable?
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +22,18 @@ from .checkpoint import Model
 from .cli import Parser, exit_status, load_model, positive_int
 from .config import GPT2Config
 from .console import print_stderr, progress_bar, write
+from .logprobs import token_logprobs, token_object
 from .model import cross_entropy, forward
 from .threads import thread_pool
 from .weights import Weights
-from .windows import encode, read_text, window_losses, window_starts
+from .windows import encode, map_windows, read_text, window_losses, window_starts
 
 EXAMPLES = """\
 examples:
   python -m numpy_gpt2.evaluate TEXT.txt -m gpt2               windows one after another
   python -m numpy_gpt2.evaluate TEXT.txt -m gpt2 --stride 512  at least 512 tokens of context
   python -m numpy_gpt2.evaluate - -m gpt2 < TEXT.txt           standard input
+  python -m numpy_gpt2.evaluate TEXT.txt -m gpt2 --tokens      a JSON object for each token
   python -m numpy_gpt2.evaluate --hellaswag hellaswag_val.jsonl -m gpt2
 """
 
@@ -48,8 +53,6 @@ def evaluate(
     stride = config.n_positions if stride is None else stride
     if len(tokens) < 2:
         raise ValueError(f"the text has {len(tokens)} token(s); it must have at least 2")
-    if not 1 <= stride <= config.n_positions:
-        raise ValueError(f"the stride is {stride}; it must be from 1 to the window's {config.n_positions:,} tokens")
     total, n_predicted = 0.0, 0
     starts = window_starts(len(tokens), config.n_positions, stride)
     with thread_pool() as pool, progress_bar(total=len(tokens) - 1, unit="token", disable=not progress) as bar:
@@ -60,6 +63,32 @@ def evaluate(
     if not math.isfinite(total):
         raise ValueError(f"the loss is {total}; it must be finite. The model's weights are damaged")
     return total / n_predicted, n_predicted
+
+
+def print_tokens(tokens: np.ndarray, model: Model, stride: int | None = None) -> None:
+    """Print a JSON object for each token of a text, one per line, as soon as its window is computed.
+
+    `start` and `end` are the token's bytes in the text. The other fields are those of `logprobs.py`. The sum of all
+    log-probabilities is minus the loss of `evaluate`, multiplied by the number of predicted tokens. Raises ValueError
+    if the stride is larger than a window.
+    """
+    weights, config, tokenizer = model
+    stride = config.n_positions if stride is None else stride
+    starts = window_starts(len(tokens), config.n_positions, stride)
+    sizes = (len(tokenizer.decode_single_token_bytes(token)) for token in tokens.tolist())
+    spans = itertools.pairwise(itertools.accumulate(sizes, initial=0))
+    of_targets = partial(token_logprobs, tokenizer=tokenizer, n_top=0)
+    at_terminal = bool(sys.stdout and sys.stdout.isatty())  # there, the lines show the progress
+    with thread_pool() as pool, progress_bar(total=len(tokens), unit="token", disable=at_terminal) as bar:
+        parts = map_windows(of_targets, tokens, starts, stride, weights, config, pool)
+        for part in itertools.chain([[token_object(int(tokens[0]), tokenizer)]], parts):
+            lines = [
+                {"id": token["id"], "text": token["text"], "start": start, "end": end}
+                | {"logprob": token["logprob"], "rank": token["rank"]}
+                for token, (start, end) in zip(part, spans, strict=False)
+            ]
+            write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            bar.update(len(part))
 
 
 def summary(loss: float, tokens: int, n_bytes: int) -> dict[str, float | int]:
@@ -167,13 +196,18 @@ def command(argv: list[str] | None) -> int:
     add("text", metavar="TEXT.txt", nargs="?", help="a UTF-8 text file, or - for standard input")
     parser.add_model()
     add("--stride", metavar="N", type=positive_int, help="start a window every N tokens (default: the window's length)")
+    help = "print a JSON object in one line for each token: its bytes in the text, its log-probability, its rank"
+    add("--tokens", action="store_true", help=help)
     add("--hellaswag", metavar="FILE.jsonl", help="measure the accuracy on this file of HellaSwag, without TEXT.txt")
     add("--json", action="store_true", help="print one JSON object in one line")
     arguments = parser.parse_args(argv)
     if (arguments.text is None) == (arguments.hellaswag is None):
         parser.error("give either TEXT.txt or --hellaswag FILE.jsonl")
-    if arguments.hellaswag is not None and arguments.stride:
-        parser.error("--stride needs a TEXT.txt; it has no effect with --hellaswag")
+    for flag, given in {"--stride": arguments.stride, "--tokens": arguments.tokens}.items():
+        if given and arguments.hellaswag is not None:
+            parser.error(f"{flag} needs a TEXT.txt; it has no effect with --hellaswag")
+    if arguments.tokens and arguments.json:
+        parser.error("--tokens prints JSON objects for the tokens and --json prints one for the text; leave one out")
 
     results: dict[str, Any]
     if arguments.hellaswag is not None:
@@ -184,6 +218,9 @@ def command(argv: list[str] | None) -> int:
         model = load_model(arguments)
         start = time.perf_counter()
         tokens = encode(text, model.tokenizer)
+        if arguments.tokens:
+            print_tokens(tokens, model, arguments.stride)
+            return 0
         loss, n = evaluate(tokens, model.weights, model.config, arguments.stride, progress=True)
         results = summary(loss, n, len(text.encode()))
         print_stderr(f"{n / (time.perf_counter() - start):,.0f} tokens/s")

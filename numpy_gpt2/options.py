@@ -37,6 +37,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
     temperature = argument_type(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
     probability = argument_type(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+    n_top = argument_type(int, lambda k: 0 <= k <= 1_000, "a whole number from 0 to 1,000")
     penalty = argument_type(float, lambda x: 1e-6 <= x <= 1e6, "a number from 1e-6 to 1e6, or 1 to turn this off")
     n_samples = argument_type(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
 
@@ -89,11 +90,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="print each sample as a JSON object in one line")
+    help = "with --json: the log-probability and the rank of each token, and the K most probable tokens there"
+    add("--logprobs", metavar="K", type=n_top, help=help)
+    add("--echo", action="store_true", help="with --logprobs: the same for the tokens of the prompt")
     add("--stats", action="store_true", help="print the seed, timings, speed and memory on stderr")
     add("--params", action="store_true", help="print a table of the model's parameters and exit")
 
     arguments = parser.parse_args(argv)
     check_sources(parser, arguments)
+    if arguments.logprobs is not None and not arguments.json:
+        parser.error("--logprobs adds a list to the JSON object of a sample; it needs --json")
+    if arguments.echo and arguments.logprobs is None:
+        parser.error("--echo adds the log-probabilities of the prompt; it needs --logprobs K")
     if arguments.greedy:
         samples = {
             "-t": arguments.temperature,

@@ -37,9 +37,11 @@ from .samples import (
     outgrew,
     print_outgrown,
     print_stats,
+    score_prompt,
     summarize,
 )
 from .stream import TextStream
+from .tokenizer import prompt_ids
 
 BATCH_SAMPLES = 16
 BATCH_POSITIONS = 8192  # samples times tokens: their keys and values take about as much memory as the weights
@@ -242,7 +244,10 @@ class Run:
         for prompt in batch:
             prompt.samples = [TextStream(self.model.tokenizer, self.settings.stop) for _ in range(n)]
             prompt.steps = []
-        rows = continue_prompts(
+            if self.settings.echo:
+                ids = prompt_ids(prompt.text, self.model.tokenizer)  # all of them, not only those in the window
+                score_prompt(ids, prompt.samples, self.model, self.settings.logprobs or 0)
+        progress = continue_prompts(
             np.repeat([prompt.ids for prompt in batch], n, axis=0),
             [sample for prompt in batch for sample in prompt.samples],
             self.model,
@@ -251,12 +256,12 @@ class Run:
         )
         unfinished = [*batch]
         try:
-            for row in rows:
+            for n_tokens in progress:
                 now = time.perf_counter() - self.start
-                self.count(now, int((row >= 0).sum()))
-                for prompt, tokens in zip(batch, row.reshape(-1, n) >= 0, strict=True):
-                    if tokens.any():
-                        prompt.steps.append((now, int(tokens.sum())))
+                self.count(now, int(n_tokens.sum()))
+                for prompt, n_of_prompt in zip(batch, n_tokens.reshape(-1, n).sum(axis=1).tolist(), strict=True):
+                    if n_of_prompt:
+                        prompt.steps.append((now, n_of_prompt))
                 for prompt in [prompt for prompt in unfinished if prompt.has_ended()]:
                     unfinished.remove(prompt)
                     self.add(prompt)

@@ -13,7 +13,9 @@ import numpy as np
 
 from .checkpoint import Model
 from .console import print_stderr
+from .decode import Observe
 from .generate import generate
+from .logprobs import prompt_logprobs, token_logprobs
 from .lookup import LONGEST_DRAFT
 from .stream import TextStream, end_of_text, excluded_tokens
 from .tokenizer import prompt_ids
@@ -35,6 +37,8 @@ class Settings:
     no_repeat_ngram: int = 0
     seed: int = 0
     num_samples: int = 1
+    logprobs: int | None = None  # the length of each `top`
+    echo: bool = False
 
 
 def cut_prompt_ids(prompt: str, model: Model, place: str = "") -> list[int]:
@@ -49,7 +53,7 @@ def cut_prompt_ids(prompt: str, model: Model, place: str = "") -> list[int]:
 def continue_prompts(
     prompts: np.ndarray, samples: Sequence[TextStream], model: Model, settings: Settings, rng: np.random.Generator | int
 ) -> Iterator[np.ndarray]:
-    """Continue row i of `prompts` (B, T) in `samples[i]`. Yields the new tokens (B,) after each step, −1 for none."""
+    """Continue row i of `prompts` (B, T) in `samples[i]`. Yields their numbers of new tokens (B,) after each step."""
     running = np.ones(len(samples), bool)
     rows = generate(
         prompts,
@@ -67,18 +71,39 @@ def continue_prompts(
         excluded=excluded_tokens(model),
         lookup=LONGEST_DRAFT if settings.lookup else 0,
         rng=rng,
+        observe=None if settings.logprobs is None else score_tokens(samples, model, settings.logprobs),
         running=running,
     )
     return append_rows(samples, rows, running)
 
 
+def score_prompt(ids: list[int], samples: Sequence[TextStream], model: Model, n_top: int) -> None:
+    """Give the samples of a prompt the log-probabilities of its tokens."""
+    logprobs = prompt_logprobs(np.array(ids), model, n_top)
+    for sample in samples:
+        sample.prompt_logprobs = logprobs
+
+
+def score_tokens(samples: Sequence[TextStream], model: Model, n_top: int) -> Observe:
+    """An observer for `generate`: it gives each sample the log-probabilities of its tokens."""
+    lists: list[list[dict[str, Any]]] = [[] for _ in samples]
+    for sample, tokens_of_sample in zip(samples, lists, strict=True):
+        sample.logprobs = tokens_of_sample
+
+    def observe(logits: np.ndarray, tokens: np.ndarray) -> None:
+        for tokens_of_sample, token in zip(lists, token_logprobs(logits, tokens, model.tokenizer, n_top), strict=True):
+            tokens_of_sample.append(token)
+
+    return observe
+
+
 def append_rows(samples: Sequence[TextStream], rows: Iterator[np.ndarray], running: np.ndarray) -> Iterator[np.ndarray]:
-    """Append each row of tokens to the samples, and yield it. A sample that has ended is no longer `running`."""
+    """Append each row of tokens (B,) to the samples. A sample that has ended is no longer `running`."""
     for row in rows:
         for i, token in enumerate(row.tolist()):
             samples[i].append(token)
             running[i] = not samples[i].finish_reason
-        yield row
+        yield row >= 0
         if not running.any():
             break
 
@@ -91,6 +116,10 @@ def end_reason(sample: TextStream, settings: Settings) -> str:
 def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, float | None]) -> str:
     """What --json prints for a sample: an object in one line."""
     result: dict[str, Any] = {"prompt": prompt, "text": sample.text, "tokens": sample.tokens}
+    if sample.logprobs is not None:  # a stop string removes the last tokens
+        result["logprobs"] = sample.logprobs[: len(sample.tokens)]
+    if sample.prompt_logprobs is not None:  # an empty prompt became <|endoftext|>
+        result["prompt_logprobs"] = sample.prompt_logprobs if prompt else []
     result |= {"finish_reason": sample.finish_reason, "seed": seed, "timings": timings}
     return json.dumps(result, ensure_ascii=False) + "\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -95,6 +96,8 @@ class TextStream:
             raise ValueError("a stop string is empty; it must have at least one character")
         self.tokens: list[int] = []
         self.text = ""
+        self.logprobs: list[dict[str, Any]] | None = None  # of the tokens, and of those that a stop string removed
+        self.prompt_logprobs: list[dict[str, Any]] | None = None
         self.finish_reason: str | None = None  # "length", "stop" or "interrupted"
         self.tokenizer = tokenizer
         self.stop_strings = stop_strings

@@ -1,25 +1,31 @@
 """Read a text, encode it, cut it into windows of the model's length, and compute their losses.
 
-Training and evaluation share these functions.
+Training, evaluation and log-probabilities share these functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import tiktoken
 
 from .config import GPT2Config
 from .files import read_utf8
-from .model import cross_entropy, forward
+from .model import cross_entropy, hidden_states, logits
 from .tokenizer import encode_special
 from .weights import Weights
 
 # Tokens in one forward pass. The intermediate arrays of this many tokens fit into the processor's cache.
 TOKENS_PER_FORWARD = 512
+
+ROWS = 128  # rows of logits that are computed together: 26 MB in float32 with GPT-2's vocabulary
+
+Result = TypeVar("Result")
 
 
 def read_text(path: str | Path) -> str:
@@ -50,7 +56,11 @@ def window_starts(n_tokens: int, length: int, stride: int) -> np.ndarray:
     [0, 4]
     >>> window_starts(9, length=4, stride=2).tolist()
     [0, 2, 4]
+
+    Raises ValueError if the stride is larger than a window.
     """
+    if not 1 <= stride <= length:
+        raise ValueError(f"the stride is {stride}; it must be from 1 to the window's {length:,} tokens")
     return np.arange(0, max(1, n_tokens - 1 - length + stride), stride)
 
 
@@ -77,10 +87,38 @@ def windows(tokens: np.ndarray, starts: np.ndarray, length: int, stride: int) ->
     return inputs, targets
 
 
+def map_windows(
+    function: Callable[[np.ndarray, np.ndarray], Result],
+    tokens: np.ndarray,
+    starts: np.ndarray,
+    stride: int,
+    weights: Weights,
+    config: GPT2Config,
+    pool: Executor,
+) -> Iterator[Result]:
+    """Yield function(scores, targets) for the targets of the windows at `starts`, in order, a few at a time.
+
+    `targets` (N,) are tokens of the text. `scores` (N, V) are the logits that the model computes from the tokens before
+    them. N is at most `ROWS`, which bounds the memory. The pool computes several windows at the same time.
+    """
+    n_rows = max(1, TOKENS_PER_FORWARD // config.n_positions)
+
+    def part(i: int) -> list[Result]:
+        inputs, targets = windows(tokens, starts[i : i + n_rows], config.n_positions, stride)
+        counted = targets != -1
+        width = np.flatnonzero(counted.any(axis=0)).max(initial=0) + 1  # without the padding after a short text
+        hidden = hidden_states(inputs[:, :width], weights, config)[counted[:, :width]]  # (N, C)
+        targets = targets[counted]
+        blocks = [slice(j, j + ROWS) for j in range(0, len(targets), ROWS)]
+        return [function(logits(hidden[block], weights), targets[block]) for block in blocks]
+
+    return itertools.chain.from_iterable(pool.map(part, range(0, len(starts), n_rows)))
+
+
 def window_losses(
     tokens: np.ndarray, starts: np.ndarray, stride: int, weights: Weights, config: GPT2Config, pool: Executor
 ) -> Iterator[tuple[float, int]]:
-    """Yield the sum of the losses in nats and the number of targets, for a few windows at a time, in order.
+    """Yield the sum of the losses in nats and the number of targets, for a few targets at a time; see `map_windows`.
 
     A model whose weights are all 0 gives each of V = 5 tokens the probability 1/5. Its loss is ln 5 per target:
 
@@ -92,12 +130,8 @@ def window_losses(
     >>> n, round(total / n, 4), round(float(np.log(5)), 4)
     (4, 1.6094, 1.6094)
     """
-    length = config.n_positions
-    n_rows = max(1, TOKENS_PER_FORWARD // length)
 
-    def part(i: int) -> tuple[float, int]:
-        inputs, targets = windows(tokens, starts[i : i + n_rows], length, stride)
-        n = int(np.count_nonzero(targets != -1))
-        return float(cross_entropy(forward(inputs, weights, config), targets)) * n, n
+    def loss(scores: np.ndarray, targets: np.ndarray) -> tuple[float, int]:
+        return float(cross_entropy(scores, targets)) * len(targets), len(targets)
 
-    return pool.map(part, range(0, len(starts), n_rows))
+    return map_windows(loss, tokens, starts, stride, weights, config, pool)

@@ -122,11 +122,12 @@ def test_loss_does_not_depend_on_the_size_of_a_forward_pass(model, monkeypatch, 
 def test_windows_are_made_a_few_at_a_time(monkeypatch):
     config = GPT2Config(vocab_size=4, n_positions=64, n_embd=2, n_layer=1, n_head=1)
     tokens = np.zeros(20_000, np.int64)
-    monkeypatch.setattr(windows, "forward", lambda inputs, *_: np.zeros((*inputs.shape, 4), np.float32))
-    evaluate(tokens[:9], {}, config)  # imports what it needs before memory is traced
+    weights = {"wte.weight": np.zeros((4, 2), np.float32)}
+    monkeypatch.setattr(windows, "hidden_states", lambda inputs, *_: np.zeros((*inputs.shape, 2), np.float32))
+    evaluate(tokens[:9], weights, config)  # imports what it needs before memory is traced
     tracemalloc.start()
     try:
-        loss, n = evaluate(tokens, {}, config, stride=1)
+        loss, n = evaluate(tokens, weights, config, stride=1)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -155,14 +156,15 @@ def test_threads_evaluate_windows_at_the_same_time(monkeypatch):
     with threadpool_limits(2):
         barrier = threading.Barrier(n_threads())
 
-        def forward_with_others(inputs, *_):
+        def hidden_with_others(inputs, *_):
             barrier.wait(10)
-            return np.zeros((*inputs.shape, 4))
+            return np.zeros((*inputs.shape, 2))
 
-        monkeypatch.setattr(windows, "forward", forward_with_others)
+        monkeypatch.setattr(windows, "hidden_states", hidden_with_others)
         monkeypatch.setattr(windows, "TOKENS_PER_FORWARD", 1)
         config = GPT2Config(vocab_size=4, n_positions=8, n_embd=2, n_layer=1, n_head=1)
-        loss, _ = evaluate(np.zeros(8 * 3 * n_threads() + 1, np.int64), {}, config)
+        weights = {"wte.weight": np.zeros((4, 2))}
+        loss, _ = evaluate(np.zeros(8 * 3 * n_threads() + 1, np.int64), weights, config)
     assert loss == pytest.approx(math.log(4))
 
 
@@ -361,7 +363,17 @@ def test_impossible_strides_are_errors(model, stride):
 def test_help_shows_every_flag(cli):
     result = cli("--help")
     assert (result.status, result.err) == (0, "")
-    for flag in ("TEXT.txt", "--model", "--int8", "--threads", "--version", "--stride", "--hellaswag", "--json"):
+    for flag in (
+        "TEXT.txt",
+        "--model",
+        "--int8",
+        "--threads",
+        "--version",
+        "--stride",
+        "--tokens",
+        "--hellaswag",
+        "--json",
+    ):
         assert re.search(rf"^  .*{flag}\b", result.out, re.M), flag
 
 
@@ -414,14 +426,14 @@ def test_loss_that_is_not_finite_is_an_error(cli, folder, text, tmp_path, name, 
 def test_ctrl_c_stops_the_evaluation(cli, folder, text, monkeypatch):
     done = []
 
-    def slow_forward(inputs, *_):
+    def slow_hidden(inputs, *_):
         time.sleep(0.05)
         done.append(len(inputs))
         if len(done) == 3:
             signal.raise_signal(signal.SIGINT)
-        return np.zeros((*inputs.shape, 265), np.float32)
+        return np.zeros((*inputs.shape, 24), np.float32)
 
-    monkeypatch.setattr(windows, "forward", slow_forward)
+    monkeypatch.setattr(windows, "hidden_states", slow_hidden)
     monkeypatch.setattr(windows, "TOKENS_PER_FORWARD", 1)
     result = cli(text, "-m", folder, "--stride", 1)
     assert (result.status, result.out) == (130, "")
@@ -497,10 +509,10 @@ def test_ctrl_c_while_windows_are_queued_stops_the_evaluation(cli, folder, text,
     """Ctrl-C comes before all windows are in the queue of the pool."""
     done, queued = [], []
 
-    def slow_forward(inputs, *_):
+    def slow_hidden(inputs, *_):
         time.sleep(0.05)
         done.append(1)
-        return np.zeros((*inputs.shape, 265), np.float32)
+        return np.zeros((*inputs.shape, 24), np.float32)
 
     def submit(pool, *arguments, submit=ThreadPoolExecutor.submit):
         queued.append(1)
@@ -509,7 +521,7 @@ def test_ctrl_c_while_windows_are_queued_stops_the_evaluation(cli, folder, text,
         return submit(pool, *arguments)
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
-    monkeypatch.setattr(windows, "forward", slow_forward)
+    monkeypatch.setattr(windows, "hidden_states", slow_hidden)
     monkeypatch.setattr(windows, "TOKENS_PER_FORWARD", 1)
     assert cli(text, "-m", folder, "--stride", 1).status == 130
     assert len(done) < 20

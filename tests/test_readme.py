@@ -1,11 +1,15 @@
 """The examples of README.md and numpy_gpt2/README.md are run, and their output is what the page shows."""
 
+import io
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import textwrap
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -71,6 +75,25 @@ def test_the_model_card_shows_what_the_model_prints(capsys):
     for seed, sample in enumerate(samples, start=1):
         assert main([*command.replace("N", str(seed)).split(), "ROMEO:"]) == 0
         assert "ROMEO:" + capsys.readouterr().out == sample
+
+
+@pytest.mark.parametrize(("program", "field"), [("numpy_gpt2", "logprobs"), ("numpy_gpt2.evaluate", None)])
+def test_log_probabilities_are_those_that_the_page_shows(capsys, monkeypatch, program, field):
+    """The numbers may differ in the last digit."""
+    text = READING.partition("## Log-probabilities")[2]
+    before, arguments, output = re.search(rf"^\$ (.*)python -m {program} (.*)\n([^`]*)", text, re.MULTILINE).groups()
+    if before:
+        content = re.search('echo "(.*)"', before)[1] + "\n"
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    main = import_module(program + (".__main__" if field else "")).main
+    assert main(shlex.split(arguments.partition(" |")[0])) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    printed = printed[0][field] if field else printed
+    shown = [json.loads(line) for line in output.splitlines()]
+    for one, other in zip(printed, shown, strict=True):
+        assert one.pop("logprob") == pytest.approx(other.pop("logprob"), abs=1e-4)
+        np.testing.assert_allclose(one.pop("top", []), other.pop("top", []), rtol=0, atol=1e-4)
+        assert one == other
 
 
 def test_links_of_the_readmes_exist():

@@ -168,6 +168,8 @@ def test_help_shows_every_flag_and_examples_that_work(cli):
         "--ignore-eos",
         "--lookup",
         "--json",
+        "--logprobs",
+        "--echo",
         "--stats",
         "--threads",
         "--int8",

@@ -1,7 +1,8 @@
 """Compute the reference of test_evaluate.py with transformers: `python -m tests.reference.make_evaluation`.
 
-This writes evaluation.json beside this file. It has a text with its tokens and its loss for several strides, and
-examples in HellaSwag's format with the summed loss of each ending and the accuracy.
+This writes evaluation.json beside this file. It has a text with its tokens, its loss for several strides, and the
+log-probabilities, ranks and most probable tokens. It also has examples in HellaSwag's format with the summed loss of
+each ending and the accuracy.
 """
 
 import json
@@ -85,6 +86,24 @@ def strided_loss(model, tokens: list[int], stride: int) -> float:
     return sum_of_losses / (len(tokens) - 1)
 
 
+def log_probabilities(model, tokens: list[int]) -> dict[str, list]:
+    """Each predicted token's log-probability and rank, in windows one after another.
+
+    The three most probable tokens are given for the first 70 predictions only, which are more than a window.
+    """
+    length = CONFIG["n_positions"]
+    rows = torch.cat([model(torch.tensor([tokens[i : i + length]])).logits[0] for i in range(0, len(tokens), length)])
+    logprobs, targets = torch.log_softmax(rows[: len(tokens) - 1], dim=-1), torch.tensor(tokens[1:])[:, None]
+    order = logprobs.argsort(dim=-1, descending=True)
+    top = order[:70, :3]
+    return {
+        "logprobs": logprobs.gather(1, targets)[:, 0].numpy().round(8).tolist(),
+        "ranks": ((order == targets).int().argmax(dim=-1) + 1).tolist(),
+        "top": top.tolist(),
+        "top_logprobs": logprobs[:70].gather(1, top).numpy().round(8).tolist(),
+    }
+
+
 def ending_sums(model, example: dict, tokenizer) -> tuple[list[float], list[float]]:
     """The sum and the mean of the losses of each ending's tokens. Long texts lose their beginning."""
     context = tokenizer.encode(example["ctx"]).ids
@@ -138,6 +157,7 @@ def main() -> None:
         "tokens": tokens,
         "losses": {stride: strided_loss(model, tokens, stride) for stride in STRIDES},
         "losses_of_beginnings": {n: strided_loss(model, tokens[:n], 7) for n in BEGINNINGS},
+        **log_probabilities(model, tokens),
         "examples": examples,
         "sums": sums,
         "acc": np.mean(np.argmin(sums, axis=1) == labels),

@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-from numpy_gpt2 import forward, windows
+from numpy_gpt2 import hidden_states, windows
 
 from .conftest import FILES, FULL_RUN, TEXT, TINY_RUN, break_by_ctrl_c, checkpoint, log, messages, written
 
@@ -22,9 +22,9 @@ def test_second_ctrl_c_stops_an_evaluation_at_once(cli, tmp_path, out, monkeypat
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.01)
-        return forward(tokens, *arguments)
+        return hidden_states(tokens, *arguments)
 
-    monkeypatch.setattr(windows, "forward", slow)
+    monkeypatch.setattr(windows, "hidden_states", slow)
     break_by_ctrl_c(monkeypatch, 5)
     result = cli(text, "--out", out, *TINY_RUN, "--eval-interval", 0, "--val-fraction", 0.5, "--eval-batches", 10**6)
     assert result.status == 130
