@@ -84,7 +84,25 @@ def test_each_result_is_that_of_a_command_with_this_prompt_and_seed(cli, tiny, b
     assert without_timings(out) == without_timings("".join(expected))
 
 
-def test_equal_lengths_share_batches_of_bounded_size(cli, tiny, batches):
+def test_each_result_has_the_logprobs_of_its_prompt_and_text(cli, tiny):
+    """Of the whole prompt, even if it is longer than the window. A text that has ended has no more of them."""
+    texts = ["abc", "", "the you", "x" * 70 + "bcd", "y" * 73, "bcd"]
+    arguments = ["-m", tiny, "-n", 9, "-t", 2, "--logprobs", 2, "--echo", "--num-samples", 2, "--stop", "e"]
+    results = json_samples(cli(*arguments, "-s", 3, "--prompts", "-", stdin=lines(texts)).out)
+    alone = "".join(cli(*arguments, "-s", 3 + i, "--json", text).out for i, text in enumerate(texts))
+    for result, expected in zip(results, json_samples(alone), strict=True):
+        for name in ("logprobs", "prompt_logprobs"):
+            tokens, expected_tokens = result[name], expected[name]
+            assert [(token["id"], token["rank"]) for token in tokens] == [
+                (token["id"], token["rank"]) for token in expected_tokens
+            ]
+            logprobs = [[token["logprob"] or 0 for token in both] for both in (tokens, expected_tokens)]
+            np.testing.assert_allclose(*logprobs, atol=1e-5)
+        assert len(result["logprobs"]) == len(result["tokens"])
+
+
+def test_equal_lengths_share_batches_of_bounded_size(cli, tiny, batches, monkeypatch):
+    monkeypatch.setattr(prompts, "BATCH_SAMPLES", 16)
     texts = ["ab", "c"] * 20
     for flags, expected in [
         ([], [(16, 2), (16, 1), (4, 2), (4, 1)]),
@@ -102,11 +120,14 @@ def test_long_texts_have_smaller_batches(cli, tiny, batches, monkeypatch):
     assert batches == [(3, 1), (3, 1), (1, 1)]
 
 
+NOT_JSON = "the prompt begins with a quotation mark and is not a JSON string"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'"a', "the prompt begins with a quotation mark and is not a JSON string (Unterminated string starting at"),
-        (b'"a" b', "the prompt begins with a quotation mark and is not a JSON string (Extra data at character 5)"),
+        (b'"a', f"{NOT_JSON} (Unterminated string starting at character 1)"),
+        (b'"a" b', f"{NOT_JSON} (Extra data at character 5)"),
         (b"caf\xe9 noir", "the prompt is not UTF-8 ('utf-8' codec can't decode byte 0xe9 in position 3"),
         (b"x" * 101, "the prompt is longer than 100 bytes"),
         (b"x" * 1000, "the prompt is longer than 100 bytes"),
