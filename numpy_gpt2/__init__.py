@@ -14,10 +14,13 @@ Then the machinery around it:
 
     config.py, weights.py, pickled.py, tokenizer.py    the contents of a checkpoint, and how they are read
     special.py                                         the error function, for the exact GELU
-    hub.py, download.py, credentials.py                find and download a model
+    hub.py, hf_cache.py, model_files.py                find a model on this computer
+    fetch.py, download.py, credentials.py              download what is missing
+    unsupported.py                                     what to say about models that cannot be read
     checkpoint.py, files.py                            load and save a model
     prefill.py, lookup.py, int8.py, threads.py         more speed, or less memory
-    arguments.py                                       checks of the arguments of `generate`
+    beam.py                                            beam search: the best text, not the best next token
+    arguments.py                                       checks of the arguments of `generate` and `beam_search`
     stream.py                                          tokens -> text, as soon as it is certain
     cli.py, console.py, interrupts.py                  what the command lines share
     options.py, samples.py, parameters.py, __main__.py the command that continues a prompt

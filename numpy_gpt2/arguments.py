@@ -1,4 +1,4 @@
-"""Checks of the arguments of `generate` and of beam search, before the first token is computed."""
+"""Checks for `generate` and for beam search: of their arguments, and of the scores at each step."""
 
 from __future__ import annotations
 
@@ -77,3 +77,14 @@ def banned_ids(vocab_size: int, n_vocab: int | None, excluded: Collection[int]) 
     banned = np.isin(ids, [*excluded]) | (ids >= (n_vocab or vocab_size))
     check({f"excluded has all {n_vocab or vocab_size} ids; it must leave at least one": not banned.all()})
     return banned
+
+
+def check_scores(scores: np.ndarray, no_repeat_ngram: int) -> None:
+    """Raise ValueError unless each row of the processed scores (B, V) has a token that can be chosen."""
+    largest = scores.max(axis=-1)
+    if np.isnan(largest).any():
+        raise ValueError("the model's scores are not numbers; its weights are damaged")
+    if np.isneginf(largest).any():
+        raise ValueError(
+            f"no_repeat_ngram is {no_repeat_ngram}; it must be larger, because every next token would repeat an n-gram"
+        )

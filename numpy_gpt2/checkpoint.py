@@ -13,9 +13,11 @@ from numpy.typing import DTypeLike
 
 from .config import GPT2Config
 from .files import staged_writes
-from .hub import GENERATION_CONFIG, MODEL_FILES, model_folder
+from .hub import model_folder
 from .int8 import load_int8
-from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, has_tokenizer, load_tokenizer, save_tokenizer
+from .model_files import GENERATION_CONFIG, Parts, files_of, missing_files
+from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, load_tokenizer, save_tokenizer
+from .unsupported import OTHER_WEIGHTS, found_instead
 from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_weights
 
 
@@ -39,15 +41,16 @@ def load(name_or_folder: str | Path, dtype: DTypeLike = np.float32) -> Model:
     fit together.
     """
     folder = model_folder(name_or_folder)
-    found = VOCAB_AND_MERGES if has_tokenizer(folder) else ()
-    if missing := [name for name in MODEL_FILES if name not in found and not (folder / name).exists()]:
+    if not (folder / "config.json").exists():
+        files = files_of(folder)
+        missing = missing_files(files, Parts.CONFIG | Parts.TOKENIZER)
         raise FileNotFoundError(
-            f"{folder} has no {' and no '.join(missing)}; a model folder must have them beside {FILE}"
-            f" ({TOKENIZER_JSON} can replace {' and '.join(VOCAB_AND_MERGES)})"
+            f"{folder} has no {' and no '.join(missing)}{found_instead(files, OTHER_WEIGHTS)}; a model folder must have"
+            f" them beside {FILE} ({TOKENIZER_JSON} can replace {' and '.join(VOCAB_AND_MERGES)})"
         )
     config = GPT2Config.from_json(folder / "config.json").with_generation_config(folder / GENERATION_CONFIG)
-    weights = load_int8(folder) if np.dtype(dtype) == np.int8 else load_weights(folder, dtype)
     tokenizer = load_tokenizer(folder)
+    weights = load_int8(folder) if np.dtype(dtype) == np.int8 else load_weights(folder, dtype)
     check_vocabulary(tokenizer, config, folder)
     return Model(weights, config, tokenizer)
 

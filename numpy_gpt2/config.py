@@ -95,6 +95,12 @@ class GPT2Config:
         model_type = values.get("model_type", "gpt2") if isinstance(values, dict) else None
         if model_type != "gpt2":
             raise ValueError(f"{path} is not a GPT-2: its model_type is {model_type!r}; it must be 'gpt2'")
+        if quantization := values.get("quantization_config"):
+            method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else ""
+            raise ValueError(
+                f"{path}: the weights are quantized ({method!s:.100}); they must be F64, F32, F16 or BF16, so use the"
+                " model from before its quantization (--int8 then saves memory)"
+            )
         values = {ALIASES.get(name, name): value for name, value in values.items()}
         fields = {field.name for field in dataclasses.fields(cls)}
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
@@ -31,8 +30,9 @@ def decode(
 ) -> Iterator[np.ndarray]:
     """Continue text (B, T) by at most `n_new` tokens: an iterator of arrays (B,).
 
-    `choose` gets the scores (B, V) and the text so far. From the first stop token of a row on, −1 is yielded for it.
-    The loop ends when all rows have stopped. `lookup.py` explains drafts. A batch has none.
+    `choose` gets the scores (B, V) and the text so far, which includes the correct part of a draft. `observe` is called
+    after it. From the first stop token of a row on, −1 is yielded for this row. The loop ends when all rows have
+    stopped. `lookup.py` explains drafts. A batch has none.
     """
     B, end = len(text), text.shape[1] + n_new
     running = np.ones(B, bool) if running is None else running
@@ -48,8 +48,6 @@ def decode(
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
         hidden = prefill(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
         scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
-        if math.isnan(scores.max()):
-            raise ValueError("the model's scores are not numbers; its weights are damaged")
         if len(scores) < len(rows):  # the prompts were equal; from here on, each row has its own text
             scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
         if len(rows) < B:  # a row that is no longer computed gets another one's scores; its tokens are not used

@@ -36,6 +36,7 @@ def download_file(
     url: str,
     path: Path,
     check: Callable[[Path], object] | None = None,
+    check_start: Callable[[Path], bool] | None = None,
     *,
     limit: int = LIMIT,
     timeout: float = TIMEOUT,
@@ -45,31 +46,32 @@ def download_file(
     """Download `url` to `path`, unless `path` exists.
 
     The data is written to `path` + ".part". If that file exists, the download continues at its end. The file
-    is renamed to `path` when its size and sha256 are right and `check(part)` raises no ValueError.
+    is renamed to `path` when its size and sha256 are right and `check(part)` raises no ValueError. `check_start(part)`
+    is called after each write until it returns True. If it raises ValueError, the rest is not downloaded.
 
     A file of more bytes than announced, or than `limit`, is refused as soon as that is known.
 
     Temporary errors (5xx, resets, timeouts) are retried with growing pauses. Raises FileNotFoundError if the server has
-    no such file, ValueError if `check` does, and OSError with a one-line message for everything else.
+    no such file, ValueError if a check does, and OSError with a one-line message for everything else.
     """
     if path.exists():
         return
     part = path.with_name(f"{path.name}.part")
     failures, largest = 0, size_of(part)
-    while True:
-        try:
-            receive(url, part, limit, timeout)
-            break
-        except requests.RequestException as error:
-            failures, largest = (0, size_of(part)) if size_of(part) > largest else (failures + 1, largest)
-            if failures == attempts or not is_temporary(error):
-                raise OSError(describe(error, url)) from None
-        time.sleep(pause * 2**failures)
     try:
+        while True:
+            try:
+                receive(url, part, limit, timeout, check_start)
+                break
+            except requests.RequestException as error:
+                failures, largest = (0, size_of(part)) if size_of(part) > largest else (failures + 1, largest)
+                if failures == attempts or not is_temporary(error):
+                    raise OSError(describe(error, url)) from None
+            time.sleep(pause * 2**failures)
         if check:
             check(part)
     except ValueError as error:
-        part.unlink()
+        part.unlink(missing_ok=True)
         raise ValueError(redact(str(error).replace(str(part), url))) from None
     part.replace(path)
 
@@ -116,17 +118,19 @@ class Session(requests.Session):
 
 
 @contextmanager
-def open_url(url: str, timeout: float, **headers: str) -> Iterator[requests.Response]:
+def open_url(url: str, timeout: float, method: str = "GET", **headers: str) -> Iterator[requests.Response]:
     """Send a request to the hub and yield the answer. Its body is read in the `with` block."""
-    with Session() as session, session.get(url, headers=headers, stream=True, timeout=timeout) as response:
+    with Session() as session, session.request(method, url, headers=headers, stream=True, timeout=timeout) as response:
         yield response
 
 
-def receive(url: str, part: Path, limit: int, timeout: float) -> None:
+def receive(
+    url: str, part: Path, limit: int, timeout: float, check_start: Callable[[Path], bool] | None = None
+) -> None:
     """One attempt to download the missing rest of `part`. Returns when its size and sha256 are right.
 
     A part with a wrong size or sha256 is deleted. Raises requests.RequestException if the request fails or another
-    attempt may help, FileNotFoundError for status 404, and OSError otherwise.
+    attempt may help, FileNotFoundError for status 404, ValueError if `check_start` does, and OSError otherwise.
     """
     start, name = size_of(part), redact(url)
     headers = {"Range": f"bytes={start}-"} if start else {}
@@ -158,6 +162,8 @@ def receive(url: str, part: Path, limit: int, timeout: float) -> None:
                     file.flush()  # kept even if the process is killed
                     progress.update(len(data))
                     received += len(data)
+                    if check_start and check_start(part):
+                        check_start = None
                     if received > limit:
                         break
 
@@ -232,6 +238,23 @@ def read_small(response: requests.Response) -> bytes:
         if len(body) > LIMIT:
             raise OSError(f"{redact(response.url)} has more than {LIMIT:,} bytes, the limit of such a file")
     return bytes(body)
+
+
+def file_names(api_url: str) -> list[str]:
+    """The names of a repository's files, from the hub's API. Raises OSError or ValueError if there is no such API."""
+    with open_url(api_url, TIMEOUT) as response:
+        response.raise_for_status()
+        listed = json.loads(read_small(response))
+    try:
+        return [str(file["rfilename"]) for file in listed["siblings"]]
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"{redact(api_url)} is not a list of files ({error!r})") from None
+
+
+def probe(url: str) -> tuple[int, str]:
+    """What the hub answers for a file: the status, and its own code for an error. Raises OSError for no answer."""
+    with open_url(url, TIMEOUT, method="HEAD") as response:
+        return response.status_code, response.headers.get("X-Error-Code", "")
 
 
 def is_temporary(error: requests.RequestException) -> bool:

@@ -51,6 +51,18 @@ def remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(staging, ignore_errors=True)
 
 
+def link_or_copy(source: Path, path: Path) -> None:
+    """Make `path` a link to a file, or a copy of the file on a system or a file system that has no links."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # a link to a file that is gone
+    try:
+        path.symlink_to(source.resolve())
+    except OSError:
+        part = path.with_name(f"{path.name}.part")
+        shutil.copy2(source, part)
+        part.replace(path)
+
+
 @contextmanager
 def try_lock(folder: Path) -> Iterator[bool | None]:
     """Lock a folder until the end of the `with` block. The lock ends with the process, even if it is killed.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import banned_ids, check_settings, checked_prompt
+from .arguments import banned_ids, check_scores, check_settings, checked_prompt
 from .config import GPT2Config
 from .decode import decode
 from .lookup import LONGEST_DRAFT
@@ -48,11 +48,12 @@ def generate(
 ) -> Iterator[Any]:
     """Continue `tokens`, one token at a time: (T,) gives an iterator of ints, (B, T) an iterator of (B,) int arrays.
 
-    `temperature=0` is greedy; `sampling.py` explains the rest. The text for `repetition_penalty` and `no_repeat_ngram`
-    is the prompt and all tokens since. A stop token ends the iteration and is not yielded. In a batch, a finished row
-    yields −1 until all have finished. In `running` (B,), it is set to False; the caller may finish a row, too. Ids in
-    `excluded`, and from `n_vocab` on, are never chosen. At most `lookup` tokens are guessed ahead: faster, but the same
-    tokens (`lookup.py`). `observe` is called at every step with the raw logits (B, V) and the tokens (B,) chosen.
+    `temperature=0` is greedy; `sampling.py` explains the rest. `repetition_penalty` and `no_repeat_ngram` look at the
+    whole text: the prompt and all tokens after it. A stop token ends the iteration and is not yielded. In a batch, a
+    finished row yields −1 until all have finished. In `running` (B,), it is set to False; the caller may finish a row,
+    too. Ids in `excluded`, and from `n_vocab` on, are never chosen. At most `lookup` tokens are guessed ahead, which is
+    faster and gives the same tokens (`lookup.py`). `observe` is called at every step with the model's raw logits (B, V)
+    and the tokens (B,) chosen from them.
 
     The model sees a window of `n_positions` tokens. When it is full, its last half becomes the start of a new window.
     A longer prompt is cut from the left, with a warning. Raises ValueError for bad arguments, and if no token is left.
@@ -68,8 +69,7 @@ def generate(
             scores = ban_repeated_ngrams(scores, text, no_repeat_ngram)
         if banned.any():
             scores = np.where(banned, -np.inf, scores)
-        if np.isneginf(scores.max(axis=-1)).any():
-            raise ValueError(f"no_repeat_ngram is {no_repeat_ngram}; it must be larger, because no token is left")
+        check_scores(scores, no_repeat_ngram)
         if temperature == 0:
             return scores.argmax(axis=-1)
         return sample(probabilities(scores, temperature, top_k, top_p, min_p), rng)

@@ -1,25 +1,22 @@
-"""A model's name -> a local folder. A model that is not there yet is downloaded from the Hugging Face hub."""
+"""A model's name -> a local folder. The files are under `weights/`, in the Hugging Face cache, or on the hub."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
-from .config import RELEASED_SIZES, GPT2Config
+from . import hf_cache
+from .config import RELEASED_SIZES
 from .console import print_stderr
 from .credentials import endpoint, redact
-from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, has_tokenizer, load_tokenizer
-from .weights import FILE, WEIGHT_FILES, shard_names, weight_files
+from .model_files import Parts, files_of, in_words, is_complete, missing_files
+from .unsupported import check_tokenizer_class
 
 NAMES = (*RELEASED_SIZES, "distilgpt2")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DEFAULT_MODEL = "gpt2"
 BUNDLED = "shakespeare"
-GENERATION_CONFIG = "generation_config.json"
-MODEL_FILES = ("config.json", *VOCAB_AND_MERGES)  # of a model folder, beside the weights
 
 
 def weights_folder() -> Path:
@@ -45,22 +42,23 @@ def bundled_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "weights" / BUNDLED
 
 
-def model_folder(name: str | Path) -> Path:
+def model_folder(name: str | Path, parts: Parts = Parts.ALL) -> Path:
     """The folder of a model: any folder, a folder under `weights/`, one of `NAMES`, or `owner/name` on the hub.
 
-    They are tried in this order. `shakespeare`, the bundled model, comes last. Files that are only on the hub are
-    downloaded.
+    They are tried in this order. `shakespeare`, the bundled model, comes last. A model on the hub is used from the
+    Hugging Face cache. If it is not there, the `parts` that the caller needs are downloaded.
 
     Raises OSError if the download fails or no model has this name. Raises ValueError if a downloaded config, tokenizer
-    or shard index is not valid.
+    or shard index is not valid, or belongs to a model that cannot be read.
     """
     name = os.fspath(name)
-    if local := local_folder(name):
+    if Path(name).is_dir():
+        return Path(name)
+    if local := local_folder(name, parts):
         return local
-    folder = weights_folder() / name
     if is_on_hub(name):
-        return download_model(name, folder)
-    if folder.is_dir():
+        return download_model(name, parts)
+    if (folder := weights_folder() / name).is_dir():
         return folder
     if name == BUNDLED:
         return bundled_folder()
@@ -70,12 +68,38 @@ def model_folder(name: str | Path) -> Path:
     )
 
 
-def local_folder(name: str) -> Path | None:
-    """The folder of a model that needs no download: any folder, or a complete one under `weights/`. None otherwise."""
-    if Path(name).is_dir():
-        return Path(name)
-    folder = weights_folder() / name
-    return folder if is_complete(folder) else None
+def tokenizer_folder(name: str | Path) -> Path:
+    """The folder of a model's tokenizer. Like `model_folder`, but the weights are not downloaded."""
+    return model_folder(name, Parts.TOKENIZER)
+
+
+def config_file(name: str | Path) -> Path:
+    """The config.json of a model. Like `model_folder`, but no other file is downloaded."""
+    return model_folder(name, Parts.CONFIG) / "config.json"
+
+
+def local_folder(name: str, parts: Parts = Parts.ALL) -> Path | None:
+    """The first folder that has all of these parts: `name`, `weights/name`, or a snapshot in the Hugging Face cache."""
+    own = (folder for folder in (Path(name), weights_folder() / name) if is_complete(folder, parts))
+    return next(own, None) or next((folder for folder in snapshots(name) if is_complete(folder, parts)), None)
+
+
+def snapshots(name: str) -> list[Path]:
+    """The snapshots of a model in the Hugging Face cache. `gpt2` may be there as `openai-community/gpt2`."""
+    owner = "distilbert" if name == "distilgpt2" else "openai-community"
+    repositories = [name, f"{owner}/{name}"] if name in NAMES else [name] if is_on_hub(name) else []
+    return [folder for folder in map(hf_cache.snapshot, repositories) if folder]
+
+
+def nearest_snapshot(name: str) -> Path | None:
+    """The snapshot of a model that lacks the fewest files, or None."""
+    return min(snapshots(name), key=lambda folder: len(missing_files(files_of(folder))), default=None)
+
+
+def own_folder(folder: Path) -> Path:
+    """Where files made from a model are written: its folder, or one under `weights/` for a model in the cache."""
+    repository = hf_cache.repository_of(folder)
+    return weights_folder() / repository if repository else folder
 
 
 def choose_model(name: str | None) -> str:
@@ -85,30 +109,17 @@ def choose_model(name: str | None) -> str:
     """
     if name is not None:
         return name
-    folder = weights_folder() / DEFAULT_MODEL
-    for present in (Path(DEFAULT_MODEL), folder):
-        if is_complete(present):
-            return str(present)
-    problem = why_unreachable(DEFAULT_MODEL)
+    if local := local_folder(DEFAULT_MODEL):
+        return str(local)
+    problem = why_unreachable(DEFAULT_MODEL) if missing_here(DEFAULT_MODEL) else None
     if problem is None:
-        return str(download_model(DEFAULT_MODEL, folder))
+        return str(download_model(DEFAULT_MODEL))
     print_stderr(
-        f"note: using the bundled model {BUNDLED}: {DEFAULT_MODEL} is not in {folder}, and the hub cannot be reached"
-        f" ({problem})"
+        f"note: using the bundled model {BUNDLED}: {DEFAULT_MODEL} is not complete in {places(DEFAULT_MODEL)}, and the"
+        f" hub cannot be reached ({problem})"
     )
-    print_stderr(f"note: {DEFAULT_MODEL} is downloaded when the hub can be reached; {by_hand(DEFAULT_MODEL, folder)}")
+    print_stderr(f"note: {DEFAULT_MODEL} is downloaded when the hub can be reached; {by_hand(DEFAULT_MODEL)}")
     return str(bundled_folder())
-
-
-def tokenizer_folder(name: str | Path) -> Path:
-    """The folder of a model's tokenizer. Like `model_folder`, but the weights are not downloaded."""
-    name = os.fspath(name)
-    if Path(name).is_dir() or not is_on_hub(name):
-        return model_folder(name)
-    folder = weights_folder() / name
-    if not has_tokenizer(folder):
-        download_model(name, folder, with_weights=False)
-    return folder
 
 
 def is_on_hub(name: str) -> bool:
@@ -116,18 +127,16 @@ def is_on_hub(name: str) -> bool:
     return name in NAMES or REPOSITORY.fullmatch(name) is not None
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a folder holds all files of a model. An unfinished download has another name, so it does not count."""
-    try:
-        paths = [folder / "config.json", *weight_files(folder)]
-    except FileNotFoundError:
-        return False
-    return has_tokenizer(folder) and all(path.exists() for path in paths)
+def missing_here(name: str, parts: Parts = Parts.ALL) -> list[str]:
+    """The files of a model that are neither under `weights/` nor in the Hugging Face cache."""
+    snapshot = nearest_snapshot(name)
+    cached = files_of(snapshot) if snapshot else {}
+    return missing_files(cached | files_of(weights_folder() / name), parts)
 
 
-def file_url(repository: str, file: str) -> str:
-    """The address of a file on the hub."""
-    return f"{endpoint()}/{repository}/resolve/main/{file}"
+def places(name: str) -> str:
+    """Where a model was looked for, in words."""
+    return f"{weights_folder() / name} or the Hugging Face cache ({nearest_snapshot(name) or hf_cache.cache_folder()})"
 
 
 def is_offline() -> bool:
@@ -140,94 +149,41 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
     if is_offline():
         return "HF_HUB_OFFLINE is set"
     from . import download
+    from .fetch import file_url
 
     return download.why_unreachable(file_url(repository, "config.json"), seconds)
 
 
-def by_hand(repository: str, folder: Path, with_weights: bool = True) -> str:
-    """What the user can do if the download of a model, or of its tokenizer only, fails."""
-    *files, last = (*MODEL_FILES, FILE) if with_weights else VOCAB_AND_MERGES
-    page = f"{redact(endpoint())}/{repository}/tree/main"
-    return f"to download it by hand, put {', '.join(files)} and {last} from {page} into {folder}"
+def by_hand(name: str, parts: Parts = Parts.ALL) -> str:
+    """What the user can do if the files of a model cannot be downloaded."""
+    folder, page = weights_folder() / name, f"{redact(endpoint())}/{name}/tree/main"
+    missing = missing_here(name, parts) or missing_files(files_of(folder), parts)  # or: the cache has damaged files
+    return f"to download what is missing by hand, put {in_words(missing)} from {page} into {folder}"
 
 
-def download_model(repository: str, folder: Path, with_weights: bool = True) -> Path:
-    """Download the missing files of a model. If several processes do so at once, one downloads and the others wait."""
+def download_model(name: str, parts: Parts = Parts.ALL) -> Path:
+    """Complete a model under `weights/`: link what is in the Hugging Face cache, and download the rest.
+
+    If several processes do so at once, one downloads and the others wait.
+    """
+    folder, snapshot = weights_folder() / name, nearest_snapshot(name)
     try:
-        if is_offline():
-            raise ConnectionError("HF_HUB_OFFLINE is set")
+        if is_offline() and missing_here(name, parts):
+            for present in filter(None, (folder, snapshot)):
+                check_tokenizer_class(present)
+            raise ConnectionError(f"HF_HUB_OFFLINE is set, and {name} is not complete in {places(name)}")
         from .download import locked
+        from .fetch import fetch_model, link_files
 
         with locked(weights_folder()):
-            fetch(repository, "config.json", folder, GPT2Config.from_json)  # first: it shows whether this is a GPT-2
-            with suppress(FileNotFoundError):  # not every repository has one
-                fetch(repository, GENERATION_CONFIG, folder)
-            fetch_tokenizer(repository, folder)
-            if with_weights:
-                fetch_weights(repository, folder)
+            if snapshot:
+                link_files(snapshot, folder, parts)
+            if not is_complete(folder, parts):
+                if is_offline():
+                    raise ConnectionError(f"HF_HUB_OFFLINE is set, and files are damaged in {snapshot}")
+                fetch_model(name, folder, snapshot, parts)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"cannot download {name}: {error}") from None
     except OSError as error:
-        raise OSError(f"cannot download {repository}: {error}; {by_hand(repository, folder, with_weights)}") from None
+        raise OSError(f"cannot download {name}: {error}; {by_hand(name, parts)}") from None
     return folder
-
-
-def fetch(
-    repository: str,
-    file: str,
-    folder: Path,
-    check: Callable[[Path], object] | None = None,
-    limit: int | None = None,
-) -> None:
-    """Download one file of a model, unless it is there. Raises what `download_file` raises."""
-    from .download import LIMIT, download_file
-
-    download_file(file_url(repository, file), folder / file, check, limit=limit or LIMIT)
-
-
-def fetch_tokenizer(repository: str, folder: Path) -> None:
-    """Download vocab.json, merges.txt and added_tokens.json, or else tokenizer.json. A damaged tokenizer is deleted."""
-    if not has_tokenizer(folder):
-        try:
-            for file in VOCAB_AND_MERGES:
-                fetch(repository, file, folder)
-            with suppress(FileNotFoundError):  # only a model that was fine-tuned with more tokens has it
-                fetch(repository, ADDED_TOKENS, folder)
-        except FileNotFoundError as missing:
-            try:
-                fetch(repository, TOKENIZER_JSON, folder)
-            except FileNotFoundError:
-                raise missing from None
-    try:
-        load_tokenizer(folder)
-    except ValueError:
-        for file in (*VOCAB_AND_MERGES, ADDED_TOKENS, TOKENIZER_JSON):
-            (folder / file).unlink(missing_ok=True)
-        raise
-
-
-def fetch_weights(repository: str, folder: Path) -> None:
-    """Download the first of `WEIGHT_FILES` that the repository has. If it is an index, download the shards, too."""
-    limit = largest_weights(GPT2Config.from_json(folder / "config.json"))
-    missing: list[FileNotFoundError] = []
-    for file in WEIGHT_FILES:
-        if any((folder / name).exists() for name in WEIGHT_FILES):
-            break
-        try:
-            if file.endswith(".json"):
-                fetch(repository, file, folder, shard_names)
-            else:
-                fetch(repository, file, folder, limit=limit)
-        except FileNotFoundError as error:
-            missing.append(error)
-    if len(missing) == len(WEIGHT_FILES):
-        raise missing[0]
-    for path in weight_files(folder):
-        fetch(repository, path.name, folder, limit=limit)
-
-
-def largest_weights(config: GPT2Config) -> int:
-    """The most bytes that a file of weights may have: 8 for each number, with a head and a mask for each layer.
-
-    1 MB is for the header. The file has the size that the hub announces, but not every hub announces one.
-    """
-    n_head, n_masks = config.vocab_size * config.n_embd, config.n_layer * config.n_positions**2
-    return 8 * (config.num_parameters() + n_head + n_masks) + 1_000_000

@@ -27,6 +27,7 @@ from numpy.typing import DTypeLike
 from .config import GPT2Config
 from .console import progress_bar
 from .files import staged_writes
+from .hub import own_folder
 from .model import output_head
 from .threads import active_limits, single_threaded_products, thread_count
 from .weights import (
@@ -214,22 +215,24 @@ def multiply(x: np.ndarray, matrix: Int8Transpose, y: np.ndarray) -> None:
 def load_int8(folder: str | Path) -> Weights:
     """The weights of a model folder. Each matrix except wpe is an `Int8Matrix` or its transpose; the rest is float32.
 
-    The first call quantizes the matrices and saves them as `model.int8.safetensors` in the folder. The file is made
-    again when the model's own files have changed, or when its tensors cannot be those of the model. Raises the same
-    errors as `load_weights`.
+    The first call quantizes the matrices and saves them as `model.int8.safetensors` in `own_folder(folder)`. The file
+    is made again when the model's own files have changed, or when its tensors cannot be those of the model. Raises the
+    same errors as `load_weights`.
     """
     folder = Path(folder)
+    saved = own_folder(folder) / FILE
     config = GPT2Config.from_json(folder / "config.json")
     paths = [folder / "config.json", *weight_files(folder)]
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    metadata = {"int8, first format, of": json.dumps(files)}
-    tensors = read_saved(folder / FILE, metadata, config)
+    commit = [] if saved.parent == folder else [folder.resolve().name]
+    metadata = {"int8, first format, of": json.dumps([*commit, *files])}
+    tensors = read_saved(saved, metadata, config)
     if tensors is None:
         tensors = quantize_all(read_tensors(folder))
         try:
-            with staged_writes(folder) as staging:
+            with staged_writes(saved.parent) as staging:
                 save_tensors(staging / FILE, tensors, metadata)
-            tensors = dict(map_tensors(folder / FILE, INT8))
+            tensors = dict(map_tensors(saved, INT8))
         except OSError as error:
             warnings.warn(f"the int8 weights are not saved, so each start computes them again: {error}", stacklevel=2)
 

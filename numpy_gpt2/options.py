@@ -40,6 +40,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     n_top = argument_type(int, lambda k: 0 <= k <= 1_000, "a whole number from 0 to 1,000")
     penalty = argument_type(float, lambda x: 1e-6 <= x <= 1e6, "a number from 1e-6 to 1e6, or 1 to turn this off")
     n_samples = argument_type(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
+    n_beams = argument_type(int, lambda n: 1 <= n <= 100, "a whole number from 1 to 100")
+    length_penalty = argument_type(float, lambda x: -10 <= x <= 10, "a number from -10 to 10")
 
     parser = Parser(
         prog="python -m numpy_gpt2",
@@ -84,9 +86,15 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     help = "never repeat N tokens in a row from the prompt or the text; 0 turns this off (default: 0)"
     add("--no-repeat-ngram", metavar="N", type=non_negative_int, default=0, help=help)
     help = "random seed; the same seed gives the same text; prompt i of --prompts or -i has N + i - 1 (default: random)"
-    add("-s", "--seed", metavar="N", type=non_negative_int, default=secrets.randbits(32), help=help)
+    add("-s", "--seed", metavar="N", type=non_negative_int, help=help)
     help = "generate N continuations as one batch, with a line before each (default: 1)"
     add("--num-samples", metavar="N", type=n_samples, default=1, help=help)
+
+    add = parser.add_argument_group("beam search").add_argument
+    help = "search with B beams, then print the best text that was found; --stop cuts this text; --lookup has no effect"
+    add("--beams", metavar="B", type=n_beams, help=help)
+    help = "with --beams: a text of n tokens has the score ln p / n^X; a larger X prefers longer texts (default: 1)"
+    add("--length-penalty", metavar="X", type=length_penalty, help=help)
 
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="print each sample as a JSON object in one line")
@@ -102,20 +110,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--logprobs adds a list to the JSON object of a sample; it needs --json")
     if arguments.echo and arguments.logprobs is None:
         parser.error("--echo adds the log-probabilities of the prompt; it needs --logprobs K")
-    if arguments.greedy:
-        samples = {
-            "-t": arguments.temperature,
-            "-k": (arguments.top_k or 1) > 1,
-            "-p": (arguments.top_p or 1) < 1,
-            "--min-p": arguments.min_p,
-        }
-        if flags := [flag for flag, given in samples.items() if given]:
-            parser.error(f"--greedy does not sample, so it contradicts {', '.join(flags)}; leave out one or the other")
-        arguments.temperature = 0.0
-    if arguments.temperature is None:
-        arguments.temperature = 0.8
-    if arguments.top_k is None:
-        arguments.top_k = 40
+    check_decoding(parser, arguments)
+    defaults = {"temperature": 0.0 if arguments.greedy else 0.8, "top_k": 40, "length_penalty": 1.0}
+    for name, value in {**defaults, "seed": secrets.randbits(32)}.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
     return arguments
 
 
@@ -138,6 +137,30 @@ def check_sources(parser: Parser, arguments: argparse.Namespace) -> None:
             parser.error(f"-i reads lines from standard input, which {problem}")
     elif not arguments.params:
         parser.check_prompt(arguments.prompt)
+
+
+def check_decoding(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Exit with an error if options contradict `--greedy` or `--beams`, or need `--beams`."""
+    sampling = {
+        "-t": arguments.temperature,
+        "-k": (arguments.top_k or 1) > 1,
+        "-p": (arguments.top_p or 1) < 1,
+        "--min-p": arguments.min_p,
+    }
+    others = {
+        "--greedy": arguments.greedy,
+        "--seed": arguments.seed is not None,
+        "--num-samples": arguments.num_samples > 1,
+        "--logprobs": arguments.logprobs is not None,
+    }
+    for chosen, reason, contradicted in (
+        (arguments.greedy, "--greedy does not sample", sampling),
+        (arguments.beams, "--beams prints the best text of a search", sampling | others),
+    ):
+        if chosen and (flags := [flag for flag, given in contradicted.items() if given]):
+            parser.error(f"{reason}, so it contradicts {', '.join(flags)}; leave out one or the other")
+    if arguments.length_penalty is not None and not arguments.beams:
+        parser.error("--length-penalty is for the scores of a beam search; it needs --beams B")
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

@@ -22,10 +22,10 @@ COMPONENTS = {
 def print_parameters(name: str) -> None:
     """Print a table of a model's parameters with their shapes and sizes, and the totals by component.
 
-    Nothing is downloaded for the four released sizes of GPT-2.
+    Nothing is downloaded for the four released sizes of GPT-2, and config.json only for other models.
     """
-    preset = name in RELEASED_SIZES and not hub.local_folder(name)
-    config = GPT2Config.preset(name) if preset else GPT2Config.from_json(hub.model_folder(name) / "config.json")
+    preset = name in RELEASED_SIZES and not hub.local_folder(name, hub.Parts.CONFIG)
+    config = GPT2Config.preset(name) if preset else GPT2Config.from_json(hub.config_file(name))
     shapes, total = config.parameter_shapes(), config.num_parameters()
     rows = [("parameter", "shape", "count")]
     for parameter, shape in shapes.items():

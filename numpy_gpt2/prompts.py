@@ -223,7 +223,7 @@ class Run:
         n_tokens = len(waiting[0].ids)
         positions = min(n_tokens + self.settings.max_new_tokens, self.model.config.n_positions)
         n_samples = min(BATCH_SAMPLES, BATCH_POSITIONS // positions)
-        n = max(1, n_samples // self.settings.num_samples)
+        n = 1 if self.settings.beams else max(1, n_samples // self.settings.num_samples)
         return [prompt for prompt in waiting if len(prompt.ids) == n_tokens][:n]
 
     def continue_batch(self, batch: list[Prompt]) -> None:

@@ -39,6 +39,8 @@ class Settings:
     num_samples: int = 1
     logprobs: int | None = None  # the length of each `top`
     echo: bool = False
+    beams: int | None = None
+    length_penalty: float = 1.0
 
 
 def cut_prompt_ids(prompt: str, model: Model, place: str = "") -> list[int]:
@@ -54,25 +56,30 @@ def continue_prompts(
     prompts: np.ndarray, samples: Sequence[TextStream], model: Model, settings: Settings, rng: np.random.Generator | int
 ) -> Iterator[np.ndarray]:
     """Continue row i of `prompts` (B, T) in `samples[i]`. Yields their numbers of new tokens (B,) after each step."""
+    options: dict[str, Any] = {  # of `generate` and `beam_search`
+        "max_new_tokens": settings.max_new_tokens,
+        "repetition_penalty": settings.repetition_penalty,
+        "no_repeat_ngram": settings.no_repeat_ngram,
+        "stop_tokens": () if settings.ignore_eos else end_of_text(model),
+        "n_vocab": model.tokenizer.n_vocab,
+        "excluded": excluded_tokens(model),
+    }
+    if settings.beams:
+        return search_texts(prompts, samples, model, settings, options)
     running = np.ones(len(samples), bool)
     rows = generate(
         prompts,
         model.weights,
         model.config,
-        max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         top_k=settings.top_k,
         top_p=settings.top_p,
         min_p=settings.min_p,
-        repetition_penalty=settings.repetition_penalty,
-        no_repeat_ngram=settings.no_repeat_ngram,
-        stop_tokens=() if settings.ignore_eos else end_of_text(model),
-        n_vocab=model.tokenizer.n_vocab,
-        excluded=excluded_tokens(model),
         lookup=LONGEST_DRAFT if settings.lookup else 0,
         rng=rng,
         observe=None if settings.logprobs is None else score_tokens(samples, model, settings.logprobs),
         running=running,
+        **options,
     )
     return append_rows(samples, rows, running)
 
@@ -82,6 +89,20 @@ def score_prompt(ids: list[int], samples: Sequence[TextStream], model: Model, n_
     logprobs = prompt_logprobs(np.array(ids), model, n_top)
     for sample in samples:
         sample.prompt_logprobs = logprobs
+
+
+def search_texts(
+    prompts: np.ndarray, samples: Sequence[TextStream], model: Model, settings: Settings, options: dict[str, Any]
+) -> Iterator[np.ndarray]:
+    """Continue each prompt by beam search. Yields once for each, because a text is known only at its end."""
+    from .beam import beam_search  # most commands do not need it
+
+    options = {**options, "beams": settings.beams, "length_penalty": settings.length_penalty}
+    for i, sample in enumerate(samples):
+        sample.score, tokens = beam_search(prompts[i], model.weights, model.config, **options)[0]
+        for token in tokens:
+            sample.append(token)
+        yield np.where(np.arange(len(samples)) == i, len(tokens), 0)
 
 
 def score_tokens(samples: Sequence[TextStream], model: Model, n_top: int) -> Observe:
@@ -120,6 +141,8 @@ def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, flo
         result["logprobs"] = sample.logprobs[: len(sample.tokens)]
     if sample.prompt_logprobs is not None:  # an empty prompt became <|endoftext|>
         result["prompt_logprobs"] = sample.prompt_logprobs if prompt else []
+    if sample.score is not None:
+        result["score"] = sample.score
     result |= {"finish_reason": sample.finish_reason, "seed": seed, "timings": timings}
     return json.dumps(result, ensure_ascii=False) + "\n"
 

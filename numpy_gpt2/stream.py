@@ -98,6 +98,7 @@ class TextStream:
         self.text = ""
         self.logprobs: list[dict[str, Any]] | None = None  # of the tokens, and of those that a stop string removed
         self.prompt_logprobs: list[dict[str, Any]] | None = None
+        self.score: float | None = None  # of a beam search: of the whole text, before a stop string cut it
         self.finish_reason: str | None = None  # "length", "stop" or "interrupted"
         self.tokenizer = tokenizer
         self.stop_strings = stop_strings

@@ -22,6 +22,7 @@ import numpy as np
 import tiktoken
 
 from .files import read_json
+from .unsupported import check_tokenizer_class, no_tokenizer
 
 # How GPT-2 cuts a text into pieces. \p{L} is any letter and \p{N} any number. Possessive quantifiers (++) never
 # backtrack: long runs of one kind take linear time. White space before a word is one piece without its last character.
@@ -84,7 +85,10 @@ def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
     a tokenizer of another kind than GPT-2's.
     """
     folder = Path(folder)
-    is_pair = all((folder / name).exists() for name in VOCAB_AND_MERGES) or not (folder / TOKENIZER_JSON).exists()
+    check_tokenizer_class(folder)
+    if not has_tokenizer(folder):
+        raise FileNotFoundError(no_tokenizer(folder, (path.name for path in folder.iterdir()), folder))
+    is_pair = all((folder / name).exists() for name in VOCAB_AND_MERGES)
     source = " and ".join(VOCAB_AND_MERGES) if is_pair else TOKENIZER_JSON
     document = {} if is_pair else read_tokenizer_json(folder / TOKENIZER_JSON)
     try:

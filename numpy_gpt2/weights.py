@@ -10,7 +10,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -18,12 +20,15 @@ import safetensors.numpy
 from numpy.typing import DTypeLike
 
 from .config import GPT2Config
+from .unsupported import OTHER_WEIGHTS, found_instead
 
 Weights = dict[str, np.ndarray]
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = (FILE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that exists is read
+
+LONGEST_HEADER = 1 << 20  # bytes that `check_start` waits for; the header of gpt2-xl has 1 << 16
 
 STORED_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -70,10 +75,15 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / name).exists():
             is_index = name.endswith(".json")
             return [folder / shard for shard in shard_names(folder / name)] if is_index else [folder / name]
-    raise FileNotFoundError(
-        f"{folder} has no weights; it must have one of {', '.join(WEIGHT_FILES)}, so weights in another format must be"
-        " converted"
-    )
+    raise FileNotFoundError(no_weights(folder, (path.name for path in folder.iterdir())))
+
+
+def no_weights(place: object, names: Iterable[str]) -> str:
+    """The message for a model without weights that can be read. `names` are those of its files."""
+    other = found_instead(names, OTHER_WEIGHTS)
+    problem = f"has no weights that can be read{other}" if other else "has no weights"
+    advice = ", as written by save_pretrained of transformers" if other else ""
+    return f"{place} {problem}; it must have one of {', '.join(WEIGHT_FILES)}{advice}"
 
 
 def shard_names(index: Path) -> list[str]:
@@ -103,14 +113,40 @@ def map_tensors(path: Path, dtypes: Mapping[str, str] = STORED_DTYPES) -> Iterab
         ) from None
     data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
     header_end = 8 + int.from_bytes(data[:8].tobytes(), "little")
-    header = json.loads(data[8:header_end].tobytes())
+    for name, entry in stored_tensors(json.loads(data[8:header_end].tobytes()), path, dtypes):
+        start, end = (header_end + offset for offset in entry["data_offsets"])
+        yield name, data[start:end].view(dtypes[entry["dtype"]]).reshape(entry["shape"])
+
+
+def stored_tensors(
+    header: dict[str, Any], path: Path, dtypes: Mapping[str, str] = STORED_DTYPES
+) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The entries of a safetensors header, without masks. Raises ValueError for a dtype that is not in `dtypes`."""
     for name, entry in header.items():
         if name == "__metadata__" or is_mask(name):
             continue
         if entry["dtype"] not in dtypes:
-            raise ValueError(f"{path}: {name} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}")
-        start, end = (header_end + offset for offset in entry["data_offsets"])
-        yield name, data[start:end].view(dtypes[entry["dtype"]]).reshape(entry["shape"])
+            raise ValueError(
+                f"{path}: {name} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}, so for quantized"
+                " weights, use the model from before its quantization"
+            )
+        yield name, entry
+
+
+def check_start(path: Path) -> bool:
+    """Check the dtypes of a safetensors file as soon as its header is there. Returns False until then."""
+    with open(path, "rb") as file:
+        size = min(int.from_bytes(file.read(8), "little"), LONGEST_HEADER)
+        data = file.read(size)
+    if len(data) < size:
+        return False
+    try:
+        header = json.loads(data)
+    except (ValueError, RecursionError):
+        return True  # the complete file is checked when it is loaded
+    with suppress(AttributeError, LookupError, TypeError):
+        list(stored_tensors(header, path))
+    return True
 
 
 def map_pickled(path: Path) -> Iterable[tuple[str, np.ndarray]]:

@@ -20,6 +20,8 @@ from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT
 
 from .fake_hub import MODEL, Hub, serve
 
+os.environ["HF_HUB_CACHE"] = os.devnull  # no test depends on the models of this computer
+
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 

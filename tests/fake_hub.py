@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import os
 import re
 import socket
@@ -17,13 +18,14 @@ from typing import NamedTuple
 
 import pytest
 
-from numpy_gpt2.hub import GENERATION_CONFIG, MODEL_FILES
-from numpy_gpt2.tokenizer import ADDED_TOKENS
+from numpy_gpt2 import hub
+from numpy_gpt2.model_files import GENERATION_CONFIG, MODEL_FILES
+from numpy_gpt2.tokenizer import ADDED_TOKENS, TOKENIZER_CONFIG
 from numpy_gpt2.weights import FILE
 
 MODEL = "someone/tiny"
 ALL_FILES = (*MODEL_FILES, FILE)
-OPTIONAL = (GENERATION_CONFIG, ADDED_TOKENS)  # requests for these are not recorded if the hub does not have them
+OPTIONAL = (GENERATION_CONFIG, ADDED_TOKENS, TOKENIZER_CONFIG)  # requests for these are recorded if the hub has them
 
 
 class Request(NamedTuple):
@@ -32,6 +34,7 @@ class Request(NamedTuple):
     place: str  # "hub" or "store"
     path: str
     headers: dict[str, str]
+    method: str
 
     @property
     def file(self) -> str:
@@ -49,6 +52,9 @@ class Hub:
         self.files = files
         self.redirect: dict[str, str] = {}  # wrong headers of the redirect to the store
         self.has_store = True
+        self.has_api = False
+        self.has_commits = True  # some mirrors only have the files of main
+        self.revisions = {"main"}
         self.requests: list[Request] = []
         self.faults: defaultdict[tuple[str, str], Iterator] = defaultdict(lambda: iter(()))
         self.closing = threading.Event()
@@ -95,16 +101,20 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        repository, _, file = self.path.lstrip("/").partition("/resolve/main/")
-        body = self.hub.files.get(file)
+        found = re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", self.path)
+        repository, revision, file = found.groups() if found else ("", "", self.path)
+        body = self.hub.files.get(file) if revision in self.hub.revisions else None
         if file not in OPTIONAL or body is not None:
-            self.hub.requests.append(Request(self.place, self.path, headers))
+            self.hub.requests.append(Request(self.place, self.path, headers, self.command))
         if fault := next(self.hub.faults[self.place, file], None):
             self.answer(fault) if isinstance(fault, int) else fault(self, body)
+        elif self.path == f"/api/models/{MODEL}" and self.hub.has_api:
+            self.answer(200, json.dumps({"siblings": [{"rfilename": name} for name in self.hub.files]}).encode())
         elif repository == "gpt2":
-            self.answer(307, b"Temporary Redirect", Location=f"/{MODEL}/resolve/main/{file}")
+            self.answer(307, b"Temporary Redirect", Location=f"/{MODEL}/resolve/{revision}/{file}")
         elif repository != MODEL or body is None:
-            self.answer(404)
+            gone = self.hub.has_commits and revision not in self.hub.revisions
+            self.answer(404, X_Error_Code="RevisionNotFound" if gone else "")
         elif self.place == "hub" and self.hub.has_store and file.endswith(".safetensors"):
             file_is = {"X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"', "X-Linked-Size": str(len(body))}
             where = {"Location": self.hub.address("store") + self.path}
@@ -239,6 +249,14 @@ def serve(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def stored(folder: Path) -> dict[str, bytes]:
     """All files of a folder: name -> content. Empty if there is no folder."""
     return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def failure(error: type[Exception] = OSError, name: str = MODEL, folder_of=hub.model_folder) -> str:
+    """The message with which a download fails: one line."""
+    with pytest.raises(error) as caught:
+        folder_of(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import itertools
-from pathlib import Path
 
 import pytest
 
@@ -158,7 +157,7 @@ def test_no_message_about_the_endpoint_contains_its_password(server, monkeypatch
     monkeypatch.setenv("HF_ENDPOINT", endpoint.format(PASSWORD))
     result = run_in_process(main, capsys, "-m", MODEL, "the")
     assert_one_error(result, 1, "cannot download")
-    assert "Secret" not in result.err + str(hub.why_unreachable(MODEL)) + hub.by_hand(MODEL, Path())
+    assert "Secret" not in result.err + str(hub.why_unreachable(MODEL)) + hub.by_hand(MODEL)
 
 
 @pytest.mark.parametrize("proxy", ["http://me:{}@127.0.0.1:{port}", "http://me:{}@host:port", "ftp://me:{}@127.0.0.1"])

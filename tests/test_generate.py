@@ -1,5 +1,7 @@
 """The decode loop: against transformers' greedy ids, and against the plain loop without a cache."""
 
+import json
+import sys
 import warnings
 
 import numpy as np
@@ -8,9 +10,9 @@ import pytest
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import GPT2Config, forward, generate, prefill
 from numpy_gpt2.generate import generate_plainly
-from numpy_gpt2.sampling import probabilities
+from numpy_gpt2.sampling import ban_repeated_ngrams, penalize_repetition, probabilities
 
-from .reference.seeded import FOLDER, VARIATIONS, seeded_tokens, seeded_weights, variation
+from .reference.seeded import FOLDER, PROCESSED, VARIATIONS, seeded_tokens, seeded_weights, variation
 
 CONFIG = variation("plain")
 WEIGHTS = seeded_weights(CONFIG, 0, scale=0.4)
@@ -220,6 +222,15 @@ def test_nan_in_the_weights_is_an_error():
         list(generate([1], weights, CONFIG, max_new_tokens=1))
 
 
+def test_nan_in_a_row_that_no_token_stands_for_is_ignored():
+    weights = {
+        **WEIGHTS,
+        "wte.weight": np.concatenate([WEIGHTS["wte.weight"][:-1], np.full((1, 24), np.nan, np.float32)]),
+    }
+    tokens = list(generate([1], weights, CONFIG, max_new_tokens=20, temperature=0, n_vocab=96))
+    assert tokens == greedy([1], n_vocab=96).tolist()
+
+
 def test_max_new_tokens_of_0_gives_no_tokens():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -257,3 +268,81 @@ def test_a_stop_token_finishes_a_row_for_the_caller():
     assert running.tolist() == [False, True]
     running[1] = False
     assert list(rows) == []
+
+
+# Penalties for repetition, and min-p
+
+SMALL = PROCESSED  # the model of processors.npz
+SMALL_WEIGHTS = {name: array.astype(np.float64) for name, array in seeded_weights(SMALL, 0, scale=0.4).items()}
+SMALL_PROMPTS = seeded_tokens(SMALL, 1, (2, 8))
+
+
+def test_greedy_texts_with_penalties_equal_transformers():
+    with np.load(FOLDER / "processors.npz") as references:
+        cases = [name.removesuffix("/greedy") for name in references if name.endswith("/greedy")]
+        assert len(cases) == 5
+        for i in cases:
+            settings, texts = json.loads(references[f"{i}/settings"].item()), references[f"{i}/greedy"]
+            options = {"max_new_tokens": 24, "temperature": 0, "stop_tokens": [20], **settings}
+            rows = np.array(list(generate(SMALL_PROMPTS, SMALL_WEIGHTS, SMALL, **options))).T
+            np.testing.assert_array_equal(rows, texts[:, : rows.shape[1]])
+            assert (texts[:, rows.shape[1] :] == -1).all()
+            for prompt, text in zip(SMALL_PROMPTS, texts, strict=True):
+                assert list(generate(prompt, SMALL_WEIGHTS, SMALL, **options)) == text[text >= 0].tolist()
+
+
+def plain_tokens(prompt, n, rng, *, temperature, repetition_penalty, no_repeat_ngram, **settings):
+    """One full forward pass per token, without a cache or drafts. When the window is full, its last half is kept."""
+    text, start = prompt, 0
+    for _ in range(n):
+        if len(text) - start > SMALL.n_positions:
+            start = len(text) - SMALL.n_positions // 2
+        scores = penalize_repetition(forward(text[start:], SMALL_WEIGHTS, SMALL)[-1], text, repetition_penalty)
+        scores = ban_repeated_ngrams(scores, text, no_repeat_ngram)
+        cumulative = np.cumsum(probabilities(scores, temperature, **settings))
+        u = 1 - rng.random() if temperature else 0.5
+        text = np.append(text, np.searchsorted(cumulative, u * cumulative[-1]))
+    return text[len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0, 0.5])
+def test_the_text_for_the_options_is_the_whole_text_not_the_window(temperature):
+    """The drafts of `generate` do not change the tokens either."""
+    for seed, prompt in enumerate([SMALL_PROMPTS[0], np.tile(SMALL_PROMPTS[1], 6)]):
+        settings = {"repetition_penalty": 1.2, "no_repeat_ngram": 4, "top_k": 9, "top_p": 0.95, "min_p": 0.05}
+        settings["temperature"] = temperature
+        expected = plain_tokens(prompt, 120, np.random.default_rng(seed), **settings)
+        options = {"max_new_tokens": 120, "rng": seed, **settings}
+        assert list(generate(prompt, SMALL_WEIGHTS, SMALL, **options)) == expected
+        assert list(generate(prompt, SMALL_WEIGHTS, SMALL, lookup=0, **options)) == expected
+
+
+def test_rows_of_a_batch_have_their_own_texts():
+    options = {"max_new_tokens": 20, "temperature": 0, "repetition_penalty": 1.3, "no_repeat_ngram": 2}
+    prompts = np.concatenate([SMALL_PROMPTS, SMALL_PROMPTS[:1]])
+    rows = np.array(list(generate(prompts, SMALL_WEIGHTS, SMALL, **options))).T
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert list(generate(prompt, SMALL_WEIGHTS, SMALL, **options)) == row.tolist()
+
+
+def test_what_is_excluded_stays_excluded():
+    options = {"max_new_tokens": 150, "temperature": 50.0, "rng": 0, "n_vocab": 20, "excluded": [3, 4, 99]}
+    prompt = np.array([3, 4, 22, 23])  # ids that are never chosen may be in the prompt
+    tokens = set(generate(prompt, SMALL_WEIGHTS, SMALL, repetition_penalty=0.5, no_repeat_ngram=3, **options))
+    assert tokens == set(range(20)) - {3, 4}
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_the_text_ends_with_an_error_when_no_token_is_left(temperature):
+    options = {"max_new_tokens": 30, "temperature": temperature, "rng": 0, "excluded": [5], "n_vocab": 23}
+    tokens = generate([1, 2, 5], SMALL_WEIGHTS, SMALL, no_repeat_ngram=1, **options)
+    assert sorted(next(tokens) for _ in range(20)) == sorted({*range(23)} - {1, 2, 5})
+    with pytest.raises(ValueError, match="no_repeat_ngram is 1; it must be larger"):
+        next(tokens)
+
+
+def test_options_at_their_defaults_compute_nothing(monkeypatch):
+    for name in ("penalize_repetition", "ban_repeated_ngrams"):
+        monkeypatch.setattr(sys.modules["numpy_gpt2.generate"], name, pytest.fail)
+    monkeypatch.setattr("numpy_gpt2.sampling.keep_min_p", pytest.fail)
+    assert len(list(generate([1], SMALL_WEIGHTS, SMALL, max_new_tokens=3))) == 3

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from numpy_gpt2 import __main__ as command
 from numpy_gpt2 import hub, load, load_tokenizer
 from numpy_gpt2.download import size_of
-from numpy_gpt2.hub import MODEL_FILES
+from numpy_gpt2.model_files import MODEL_FILES
 from numpy_gpt2.weights import FILE, INDEX
 
-from .conftest import ROOT, run_cli, write_tokenizer
-from .fake_hub import ALL_FILES, MODEL, Hub, closed_port, first, page, stall, stored, wait_for
+from .conftest import ROOT, assert_one_error, run_cli, run_in_process, write_tokenizer
+from .fake_hub import ALL_FILES, MODEL, Hub, closed_port, failure, first, page, stall, stored, wait_for
 
 
 def split(server: Hub) -> list[str]:
@@ -31,14 +32,6 @@ def split(server: Hub) -> list[str]:
     server.files |= {shards[0]: whole[:50_000], shards[1]: whole[50_000:]}
     server.files[INDEX] = json.dumps({"weight_map": {"wte.weight": shards[0], "wpe.weight": shards[1]}}).encode()
     return shards
-
-
-def failure(error: type[Exception] = OSError, name: str = MODEL, folder_of=hub.model_folder) -> str:
-    """The message with which a download fails: one line."""
-    with pytest.raises(error) as caught:
-        folder_of(name)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Files of a model
@@ -81,18 +74,28 @@ def test_missing_shards_are_downloaded(server, folder):
     assert hub.is_complete(folder)
 
 
-def test_a_failed_download_says_what_to_do_by_hand(server, folder):
-    server.faults["hub", "config.json"] = iter([404])
-    address = server.address()
-    assert failure() == (
-        f"cannot download {MODEL}: there is no {address}/{MODEL}/resolve/main/config.json; to download it by hand, put"
-        f" config.json, vocab.json, merges.txt and model.safetensors from {address}/{MODEL}/tree/main into {folder}"
-    )
+@pytest.mark.parametrize(
+    ("file", "missing"),
+    [
+        (
+            "config.json",
+            "config.json, vocab.json and merges.txt (or tokenizer.json), model.safetensors (or pytorch_model.bin)",
+        ),
+        ("merges.txt", "merges.txt (or tokenizer.json), model.safetensors (or pytorch_model.bin)"),
+        (FILE, "model.safetensors (or pytorch_model.bin)"),
+    ],
+)
+def test_a_failed_download_says_what_to_do_by_hand(server, folder, file, missing):
+    server.faults["hub", file] = iter([400])
+    page = f"{server.address()}/{MODEL}/tree/main"
+    end = f"; to download what is missing by hand, put {missing} from {page} into {folder}"
+    assert failure().endswith(end)
 
 
-def test_a_repository_without_safetensors_is_an_error(server):
-    del server.files[FILE]
-    assert f"there is no {server.address()}/{MODEL}/resolve/main/{FILE};" in failure()
+def test_a_missing_shard_is_named(server, folder):
+    shards = split(server)
+    server.faults["store", shards[1]] = iter([400])
+    assert f", put {shards[1]} from " in failure()
 
 
 def with_pickles(server: Hub, *shards: bytes) -> list[str]:
@@ -134,7 +137,10 @@ def test_safetensors_are_preferred_to_pickles(server, folder):
 @pytest.mark.parametrize("value", ["1", "ON", "yes", "true"])
 def test_offline_means_no_requests(server, folder, monkeypatch, value):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    assert failure() == f"cannot download {MODEL}: HF_HUB_OFFLINE is set; {hub.by_hand(MODEL, folder)}"
+    assert failure() == (
+        f"cannot download {MODEL}: HF_HUB_OFFLINE is set, and {MODEL} is not complete in {folder} or the Hugging Face"
+        f" cache ({os.environ['HF_HUB_CACHE']}); {hub.by_hand(MODEL)}"
+    )
     assert hub.why_unreachable(MODEL) == "HF_HUB_OFFLINE is set"
     assert server.requests == []
     assert not folder.exists()
@@ -216,7 +222,7 @@ def test_a_weights_folder_that_cannot_be_created_is_an_error(server, tmp_path, f
     (tmp_path / "weights").write_text("in the way")
     text = failure()
     assert "File exists" in text
-    assert text.endswith(hub.by_hand(MODEL, folder))
+    assert text.endswith(hub.by_hand(MODEL))
     assert server.requests == []
 
 
@@ -314,8 +320,8 @@ def test_a_tokenizer_that_cannot_be_downloaded_is_an_error(server, tmp_path, mon
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = failure(name="gpt2", folder_of=hub.tokenizer_folder)
     gpt2 = tmp_path / "weights" / "gpt2"
-    assert message.startswith("cannot download gpt2: HF_HUB_OFFLINE is set; to download it by hand, put vocab.json and")
-    assert re.findall(r"\S+\.(?:json|txt|safetensors)", message) == ["vocab.json", "merges.txt"]
+    assert message.startswith("cannot download gpt2: HF_HUB_OFFLINE is set, and gpt2 is not complete in ")
+    assert re.findall(r"\w+\.(?:json|txt|safetensors)", message) == ["vocab.json", "merges.txt", "tokenizer.json"]
     assert server.requests == []
     assert not gpt2.exists()
     monkeypatch.delenv("HF_HUB_OFFLINE")
@@ -375,6 +381,20 @@ def test_a_file_in_the_weights_folder_is_not_a_model(server, tmp_path):
 def test_importing_hub_loads_neither_requests_nor_tqdm():
     code = "import sys, numpy_gpt2, numpy_gpt2.hub; print({'requests', 'urllib3', 'tqdm'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+
+
+def test_params_downloads_config_json_only(server, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for offline in ("0", "1"):
+        monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+        result = run_in_process(command.main, capsys, "--params", "-m", MODEL)
+        assert result.out.startswith("parameter ")
+        assert stored(folder) == {"config.json": server.files["config.json"]}
+        assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
+    assert [request.file for request in server.requests] == ["config.json"]
+    (folder / "config.json").unlink()
+    result = run_in_process(command.main, capsys, "--params", "-m", MODEL)
+    assert_one_error(result, 1, f"put config.json from {server.address()}/{MODEL}/tree/main into {folder}")
 
 
 @pytest.fixture(params=["refused", "unknown host", "silent", "offline"])

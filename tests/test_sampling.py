@@ -1,5 +1,6 @@
 """Sampling, compared with exact probabilities that this file computes in plain Python."""
 
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from numpy_gpt2.sampling import probabilities, sample
+from numpy_gpt2.model import softmax
+from numpy_gpt2.sampling import ban_repeated_ngrams, keep_min_p, penalize_repetition, probabilities, sample
+
+from .reference.seeded import FOLDER
 
 finite_logits = arrays(np.float64, st.integers(1, 30), elements=st.floats(-30, 30))
 
@@ -154,3 +158,67 @@ def test_random_numbers_at_the_ends_of_blocks_choose_possible_tokens():
             if 0 <= u < 1:
                 assert p[sample(p, Fixed(u))] > 0
             u = np.nextafter(u, 1)
+
+
+# Penalties for repetition, and min-p
+
+
+def distribution(logits, text, *, repetition_penalty=1.0, no_repeat_ngram=0, **settings):
+    """All steps before the draw."""
+    logits = penalize_repetition(logits, text, repetition_penalty)
+    return probabilities(ban_repeated_ngrams(logits, text, no_repeat_ngram or 1000), **settings)
+
+
+def test_distributions_equal_transformers():
+    with np.load(FOLDER / "processors.npz") as references:
+        n_cases = sum(name.endswith("/settings") for name in references)
+        assert n_cases == 8
+        for i in range(n_cases):
+            names = ("settings", "tokens", "logits", "scores")
+            settings, tokens, logits, scores = (references[f"{i}/{name}"] for name in names)
+            settings, first = json.loads(settings.item()), tokens.shape[1] - len(logits)
+            for T, (z, score) in enumerate(zip(logits, scores, strict=True), start=first):
+                expected = softmax(score.astype(np.float64))
+                for dtype in (np.float32, np.float64):
+                    actual = distribution(z.astype(dtype), tokens[:, :T], **settings)
+                    assert actual.dtype == dtype
+                    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+                    np.testing.assert_array_equal(actual > 0, expected > 0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 29, 30, 31, 10**9])
+def test_a_ban_forbids_exactly_the_tokens_that_repeat_an_ngram(n):
+    rng = np.random.default_rng(n)
+    logits, text = rng.normal(size=(3, 4, 6)), rng.integers(0, 5, (3, 4, 30)) // 2  # ids 0, 1 and 2
+    before = logits.copy()
+    banned = np.isneginf(ban_repeated_ngrams(logits, text, n))
+    np.testing.assert_array_equal(logits, before)
+    for i in np.ndindex(3, 4):
+        ngrams = [(*text[i], token)[-n:] for token in range(6)]
+        seen = {tuple(text[i][j : j + n]) for j in range(30 - n + 1)}
+        assert banned[i].tolist() == [len(ngram) == n and ngram in seen for ngram in ngrams]
+        np.testing.assert_array_equal(np.isneginf(ban_repeated_ngrams(logits[i], text[i], n)), banned[i])
+
+
+def test_a_text_of_one_repeated_token_bans_this_token():
+    logits, text = np.zeros(2), np.array([1, 1, 1])
+    for n, banned in [(1, True), (2, True), (3, True), (4, False)]:
+        assert np.isneginf(ban_repeated_ngrams(logits, text, n)).tolist() == [False, banned]
+
+
+def test_a_penalty_counts_each_token_once_and_changes_no_other():
+    logits = np.array([[2.0, -2.0, 0.0, 3.0], [2.0, -2.0, 0.0, -np.inf]], np.float32)
+    before = logits.copy()
+    penalized = penalize_repetition(logits, np.array([[0, 0, 1, 2], [3, 2, 3, 2]]), 1.25)
+    np.testing.assert_array_equal(penalized, np.array([[1.6, -2.5, 0, 3], [2, -2, 0, -np.inf]], np.float32))
+    assert penalized.dtype == np.float32
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_min_p_keeps_the_most_probable_tokens_and_ties_with_them():
+    logits = np.array([[1.0, 3.0, 3.0, -np.inf], [9.0, 0.0, 1.0, 2.0]], np.float32)
+    kept = keep_min_p(logits, 1)
+    np.testing.assert_array_equal(kept, [[-np.inf, 3, 3, -np.inf], [9, -np.inf, -np.inf, -np.inf]])
+    assert kept.dtype == np.float32
+    np.testing.assert_array_equal(keep_min_p(logits, 1e-30), logits)
+    np.testing.assert_array_equal(probabilities(logits, 0, min_p=0.5), probabilities(logits, 0))

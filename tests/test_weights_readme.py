@@ -12,6 +12,7 @@ import pytest
 from numpy_gpt2 import GPT2Config, hub
 from numpy_gpt2.hub import bundled_folder
 from numpy_gpt2.model import ACTIVATIONS
+from numpy_gpt2.model_files import MODEL_FILES
 from numpy_gpt2.weights import STORED_DTYPES
 
 from .conftest import ROOT
@@ -53,7 +54,7 @@ def test_the_python_example_prints_what_is_shown(tmp_path, monkeypatch):
     (example,) = re.findall(r"```pycon\n(.*?)```", README, re.DOTALL)
     test = doctest.DocTestParser().get_doctest(example, {}, "weights/README.md", None, None)
     assert doctest.DocTestRunner().run(test).failed == 0
-    assert {path.name for path in (tmp_path / "copy").iterdir()} >= {*hub.MODEL_FILES, "model.safetensors"}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} >= {*MODEL_FILES, "model.safetensors"}
 
 
 def test_the_table_of_models_is_right():

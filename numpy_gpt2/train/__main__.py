@@ -18,7 +18,8 @@ from ..cli import Parser, argument_type, exit_status, keep_freed_memory, limit_t
 from ..config import GPT2Config
 from ..console import print_stderr
 from ..files import staged_writes, try_lock
-from ..hub import MODEL_FILES, tokenizer_folder
+from ..hub import tokenizer_folder
+from ..model_files import MODEL_FILES
 from ..tokenizer import (
     ENDOFTEXT,
     TOKENIZER_JSON,

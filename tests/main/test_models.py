@@ -23,15 +23,15 @@ def test_gpt2_is_the_default(cli, tmp_path):
 def test_gpt2_is_downloaded_if_the_hub_answers(cli, tiny, tmp_path, monkeypatch):
     asked = []
 
-    def download(name, folder):
-        asked.append((name, folder))
+    def download(name):
+        asked.append(name)
         return tiny
 
     monkeypatch.setattr(command.hub, "why_unreachable", lambda name: None)
     monkeypatch.setattr(command.hub, "download_model", download)
     result = cli("--greedy", "-n", 20, "a")
     assert (result.out, result.err) == (generated(tiny, [97], 20)[1] + "\n", "")
-    assert asked == [("gpt2", tmp_path / "weights" / "gpt2")]
+    assert asked == ["gpt2"]
 
 
 @pytest.mark.parametrize("offline", [True, False])
