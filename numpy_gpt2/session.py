@@ -98,11 +98,12 @@ def continue_text(text: Text, model: Model, settings: Settings, seed: int, stats
             write(stream.new_text())
     except KeyboardInterrupt:
         interrupted = True
-    if stream.finish_reason:  # at a stop string, which is not part of the text
-        text.prompt += tokens_of_text(stream)
-        text.stream = TextStream(model.tokenizer, settings.stop)
+    cut = interrupted or stream.finish_reason == "stop"
     stream.finish("interrupted")  # half a character at the end is printed when it is complete
     write(stream.new_text() + "\n")
+    if cut:
+        text.prompt += tokens_of_text(stream)
+        text.stream = TextStream(model.tokenizer, settings.stop)
     if stats:
         print_stats(summarize(None, steps), seed)
         if outgrew(len(ids), len(steps), window):
@@ -112,7 +113,7 @@ def continue_text(text: Text, model: Model, settings: Settings, seed: int, stats
 
 
 def tokens_of_text(stream: TextStream) -> list[int]:
-    """The tokens of a text that ended before a stop string. Its last token may reach into the stop string."""
+    """The tokens of a text that was cut. Its last token may reach into a stop string, or not yet be in the text."""
     tokens = [*stream.tokens]
     while not stream.text.startswith(stream.tokenizer.decode(tokens)):
         tokens.pop()

@@ -101,6 +101,15 @@ def test_each_result_has_the_logprobs_of_its_prompt_and_text(cli, tiny):
         assert len(result["logprobs"]) == len(result["tokens"])
 
 
+def test_beam_search_has_the_same_results_as_alone(cli, tiny, batches):
+    arguments = ["-m", tiny, "--beams", 3, "-n", 9]
+    results = json_samples(cli(*arguments, "--prompts", "-", stdin=lines(WORDS)).out)
+    alone = json_samples("".join(cli(*arguments, "--json", text).out for text in WORDS))
+    for name in ("prompt", "text", "tokens", "score", "finish_reason"):
+        assert [result[name] for result in results] == [result[name] for result in alone]
+    assert {n_samples for n_samples, _ in batches} == {1}
+
+
 def test_equal_lengths_share_batches_of_bounded_size(cli, tiny, batches, monkeypatch):
     monkeypatch.setattr(prompts, "BATCH_SAMPLES", 16)
     texts = ["ab", "c"] * 20

@@ -107,6 +107,11 @@ def test_text_i_has_the_seed_plus_i_minus_1(run_session, tiny, cli):
     assert result.out.startswith(cli(*arguments, "-s", 5, "a").out + cli(*arguments, "-s", 6, "b").out)
 
 
+def test_beam_search_continues_a_text(run_session, tiny):
+    result = run_session("-m", tiny, "--beams", 1, "--ignore-eos", "-n", 9, lines=["the", ""])
+    assert result.out == run_session("-m", tiny, "--greedy", "--ignore-eos", "-n", 9, lines=["the", ""]).out
+
+
 def test_an_error_does_not_end_the_session(cli, tmp_path):
     folder = write_model(tmp_path / "model", eos_token_id=None)
     vocab = (folder / "vocab.json").read_text(encoding="utf-8")
@@ -181,6 +186,13 @@ class Terminal:
         os.write(self.descriptor, keys.encode())
         return self.shows(**options)
 
+    def interrupt(self):
+        """Press Ctrl-C. While a line is typed, Python may miss it just after another key: then press it again."""
+        while True:
+            os.write(self.descriptor, CTRL_C.encode())
+            if select.select([self.descriptor], [], [], 1)[0]:
+                return self.shows()
+
 
 @pytest.fixture
 def terminal():
@@ -202,23 +214,24 @@ def test_lines_can_be_edited_and_have_a_history(tiny, terminal):
     assert process.press("xy\n") == f"xy\n{texts[0]}\n> "
     assert process.press(f"{UP}{CTRL_A}z\n").endswith(f"\n{texts[1]}\n> ")
     assert process.press("abc", end="abc") == "abc"
-    assert process.press(CTRL_C) == "\n> "  # clears the line
+    assert process.interrupt().endswith("\n> ")  # the line is cleared
     assert process.press("xy\n") == f"xy\n{texts[0]}\n> "
     assert process.press(CTRL_D, end="end") == "\n"
     assert os.waitpid(process.pid, 0)[1] == 0
 
 
-def test_ctrl_c_stops_a_text_and_an_empty_line_continues_it(tiny, terminal):
-    process = terminal("-m", tiny, "--greedy", "--ignore-eos", "-n", 10**9)
+def test_ctrl_c_stops_a_text_and_an_empty_line_continues_it(tmp_path, terminal):
+    model = write_model(tmp_path, n_positions=20_000)
+    process = terminal("-m", model, "--greedy", "--ignore-eos", "-n", 10**9)
     process.shows()
     text = process.press("xy\n", end="", length=20).removeprefix("xy\n")
-    text += process.press(CTRL_C).removesuffix("^C\n> ")
+    text += process.interrupt().removesuffix("\n> ").replace("^C", "")
     time.sleep(1)  # until then, Ctrl-C is ignored
     text += process.press("\n", end="", length=20).removeprefix("\n")
-    text += process.press(CTRL_C).removesuffix("^C\n> ")
+    text += process.interrupt().removesuffix("\n> ").replace("^C", "")
     expected, n = "", 256
     while len(expected) < len(text):
-        _, expected = generated(tiny, [*b"xy"], n := 2 * n, stop_tokens=[])
+        _, expected = generated(model, [*b"xy"], n := 2 * n, stop_tokens=[])
     assert expected.startswith(text)
     assert process.press(CTRL_D, end="end") == "\n"
 
