@@ -79,6 +79,9 @@ def test_a_stop_string_is_not_part_of_the_text_so_far(run_session, tmp_path):
     model = write_scripted_model(tmp_path / "model", [*b"ab the cd"])
     assert run_session("-m", model, "--greedy", "--stop", "b t", "-n", 9, lines=["x", ""]).out == "a\n\n"
     assert run_session("-m", model, "--greedy", "--stop", "b t", "-n", 2, lines=["x", "", ""]).out == "ab\n t\nhe\n"
+    the = load_tokenizer(model).encode_single_token(" the")
+    model = write_scripted_model(tmp_path / "merged", [97, the, *b"xyz"])  # after "a t", three tokens, comes y
+    assert run_session("-m", model, "--greedy", "--stop", "h", "-n", 2, lines=["q", ""]).out == "a t\nyz\n"
 
 
 @pytest.mark.parametrize(
