@@ -125,9 +125,11 @@ def fetch(
 def fetch_tokenizer(target: Target) -> None:
     """Download the tokenizer: vocab.json, merges.txt and added_tokens.json, or else tokenizer.json.
 
-    It is deleted if it is damaged or of another kind than GPT-2's.
+    If it is damaged or of another kind than GPT-2's, the files that came from the hub or the cache are deleted. Files
+    that the user has put there stay, and the error names the folder.
     """
     folder = target.folder
+    own = {name for name, path in files_of(folder).items() if name in TOKENIZER_FILES and not path.is_symlink()}
     try:
         if not has_tokenizer(folder):
             with suppress(FileNotFoundError):  # not every repository has one
@@ -136,9 +138,9 @@ def fetch_tokenizer(target: Target) -> None:
             fetch_tokenizer_files(target)
         load_tokenizer(folder)
     except ValueError as error:
-        for file in TOKENIZER_FILES:
+        for file in {*TOKENIZER_FILES} - own:
             (folder / file).unlink(missing_ok=True)
-        raise ValueError(str(error).replace(str(folder), page(target.repository))) from None
+        raise ValueError(str(error) if own else str(error).replace(str(folder), page(target.repository))) from None
 
 
 def fetch_tokenizer_files(target: Target) -> None:

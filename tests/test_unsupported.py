@@ -1,6 +1,7 @@
 """unsupported.py: models that cannot be read are refused in one line, before anything large is downloaded."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,20 @@ def test_the_class_in_tokenizer_config_comes_before_that_in_config(server, tiny,
     server.files["tokenizer_config.json"] = json.dumps({"tokenizer_class": name}).encode()
     assert load(MODEL).config.n_layer == 2
     assert stored(folder) == server.files
+
+
+@pytest.mark.parametrize("kind", ["no tokenizer", "BertTokenizer"])
+def test_tokenizer_files_put_there_by_hand_are_kept(server, tiny, folder, kind):
+    change(server.files, tiny, kind)
+    by_hand = {"tokenizer.json": (tiny / "tokenizer.json").read_bytes()}
+    if kind == "no tokenizer":
+        by_hand = {"vocab.json": b'{"a": 0}', "merges.txt": b"a b"}
+    folder.mkdir(parents=True)
+    for name, content in by_hand.items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(folder))):
+        hub.model_folder(MODEL)
+    assert stored(folder) == {"config.json": server.files["config.json"], **by_hand}
 
 
 def test_offline_the_class_is_named_and_not_the_missing_files(folder, tmp_path, monkeypatch):
