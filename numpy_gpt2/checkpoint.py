@@ -12,10 +12,10 @@ import tiktoken
 from numpy.typing import DTypeLike
 
 from .config import GPT2Config
-from .files import staged_writes
+from .files import files_of, staged_writes
 from .hub import model_folder
 from .int8 import load_int8
-from .model_files import GENERATION_CONFIG, Parts, files_of, missing_files
+from .model_files import GENERATION_CONFIG, Parts, missing_files
 from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, load_tokenizer, save_tokenizer
 from .unsupported import OTHER_WEIGHTS, found_instead
 from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_weights

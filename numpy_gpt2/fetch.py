@@ -11,8 +11,8 @@ from . import hf_cache
 from .config import GPT2Config
 from .credentials import endpoint, redact
 from .download import LIMIT, download_file, file_names, probe
-from .files import link_or_copy, read_json
-from .model_files import GENERATION_CONFIG, Parts, files_of, missing_files, weight_names
+from .files import files_of, link_or_copy, read_json
+from .model_files import GENERATION_CONFIG, Parts, missing_files
 from .tokenizer import (
     ADDED_TOKENS,
     TOKENIZER_CONFIG,
@@ -22,7 +22,7 @@ from .tokenizer import (
     load_tokenizer,
 )
 from .unsupported import OTHER_TOKENIZERS, OTHER_WEIGHTS, check_tokenizer_class, found_instead, no_tokenizer
-from .weights import WEIGHT_FILES, check_start, no_weights, shard_names, weight_files
+from .weights import WEIGHT_FILES, check_start, no_weights, shard_names, weight_files, weight_names
 
 TOKENIZER_FILES = (*VOCAB_AND_MERGES, ADDED_TOKENS, TOKENIZER_JSON, TOKENIZER_CONFIG)
 

@@ -54,6 +54,14 @@ def remove_abandoned(folder: Path) -> None:
                 shutil.rmtree(staging, ignore_errors=True)
 
 
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files in a folder: name -> path. There are none if there is no folder. A broken link is not a file."""
+    try:
+        return {path.name: path for path in folder.iterdir() if path.is_file()}
+    except OSError:
+        return {}
+
+
 def link_or_copy(source: Path, path: Path) -> None:
     """Make `path` a link to a file, or a copy of the file on a system or a file system that has no links."""
     path.parent.mkdir(parents=True, exist_ok=True)

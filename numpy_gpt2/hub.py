@@ -10,7 +10,8 @@ from . import hf_cache
 from .config import RELEASED_SIZES
 from .console import print_stderr
 from .credentials import endpoint, redact
-from .model_files import Parts, files_of, in_words, is_complete, missing_files
+from .files import files_of
+from .model_files import Parts, in_words, is_complete, missing_files
 from .unsupported import check_tokenizer_class
 
 NAMES = (*RELEASED_SIZES, "distilgpt2")

@@ -20,13 +20,15 @@ import safetensors.numpy
 from numpy.typing import DTypeLike
 
 from .config import GPT2Config
+from .files import files_of
 from .unsupported import OTHER_WEIGHTS, found_instead
 
 Weights = dict[str, np.ndarray]
 
 FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-WEIGHT_FILES = (FILE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that exists is read
+INDEX = f"{FILE}.index.json"
+PICKLED_FILE = "pytorch_model.bin"
+WEIGHT_FILES = (FILE, INDEX, PICKLED_FILE, f"{PICKLED_FILE}.index.json")  # the first that exists is read
 
 LONGEST_HEADER = 1 << 20  # bytes that `check_start` waits for; the header of gpt2-xl has 1 << 16
 
@@ -71,11 +73,16 @@ def read_tensors(folder: Path) -> Weights:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files with the weights of a model folder: a single file, or all shards of an index."""
-    for name in WEIGHT_FILES:
-        if (folder / name).exists():
-            is_index = name.endswith(".json")
-            return [folder / shard for shard in shard_names(folder / name)] if is_index else [folder / name]
-    raise FileNotFoundError(no_weights(folder, (path.name for path in folder.iterdir())))
+    files = files_of(folder)
+    if names := weight_names(files):
+        return [folder / name for name in names if not name.endswith(".json")]
+    raise FileNotFoundError(no_weights(folder, files))
+
+
+def weight_names(files: Mapping[str, Path]) -> list[str]:
+    """The files with the weights of a model that has these files: the first of `WEIGHT_FILES`, and all its shards."""
+    first = [name for name in WEIGHT_FILES if name in files][:1]
+    return first + [shard for name in first if name.endswith(".json") for shard in shard_names(files[name])]
 
 
 def no_weights(place: object, names: Iterable[str]) -> str:
@@ -88,7 +95,7 @@ def no_weights(place: object, names: Iterable[str]) -> str:
 
 def shard_names(index: Path) -> list[str]:
     """The file names in a shard index. Raises ValueError if it is damaged or names a file outside its folder."""
-    suffix = "bin" if index.name.startswith("pytorch_model.bin") else "safetensors"
+    suffix = "bin" if index.name.startswith(PICKLED_FILE) else "safetensors"
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if not names or any(Path(name).name != name or not name.endswith(f".{suffix}") for name in names):
