@@ -67,8 +67,8 @@ def check_vocabulary(tokenizer: tiktoken.Encoding, config: GPT2Config, folder: P
 def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokenizer: tiktoken.Encoding) -> None:
     """Write config.json, model.safetensors and the tokenizer's files. transformers can load this folder, too.
 
-    A generation_config.json or added_tokens.json of an earlier model is removed. A save that fails changes nothing in the folder. Raises ValueError if weights, config and tokenizer do not fit
-    together.
+    A generation_config.json or added_tokens.json of an earlier model is removed. A save that fails changes nothing in
+    the folder. Raises ValueError if weights, config and tokenizer do not fit together.
     """
     folder = Path(folder)
     check_names_and_shapes(weights, config, folder)

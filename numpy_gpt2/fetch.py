@@ -21,7 +21,7 @@ from .tokenizer import (
     has_tokenizer,
     load_tokenizer,
 )
-from .unsupported import OTHER_TOKENIZERS, OTHER_WEIGHTS, check_tokenizer_class, found_instead, no_tokenizer
+from .unsupported import OTHER_TOKENIZERS, OTHER_WEIGHTS, check_tokenizer_config, found_instead, no_tokenizer
 from .weights import WEIGHT_FILES, check_start, no_weights, shard_names, weight_files, weight_names
 
 TOKENIZER_FILES = (*VOCAB_AND_MERGES, ADDED_TOKENS, TOKENIZER_JSON, TOKENIZER_CONFIG)
@@ -123,7 +123,7 @@ def fetch(
 
 
 def fetch_tokenizer(target: Target) -> None:
-    """Download the tokenizer: vocab.json, merges.txt and added_tokens.json, or else tokenizer.json.
+    """Download the tokenizer: vocab.json and merges.txt, tokenizer.json, added_tokens.json, tokenizer_config.json.
 
     If it is damaged or of another kind than GPT-2's, the files that came from the hub or the cache are deleted. Files
     that the user has put there stay, and the error names the folder.
@@ -134,7 +134,7 @@ def fetch_tokenizer(target: Target) -> None:
         if not has_tokenizer(folder):
             with suppress(FileNotFoundError):  # not every repository has one
                 fetch(target, TOKENIZER_CONFIG, read_json)
-            check_tokenizer_class(folder)
+            check_tokenizer_config(folder)
             fetch_tokenizer_files(target)
         load_tokenizer(folder)
     except ValueError as error:
@@ -144,16 +144,18 @@ def fetch_tokenizer(target: Target) -> None:
 
 
 def fetch_tokenizer_files(target: Target) -> None:
-    """Download the files that `load_tokenizer` reads."""
+    """Download the files that `load_tokenizer` reads. Which of them a repository has depends on who saved it.
+
+    vocab.json and merges.txt come last: with them, the tokenizer is complete, and a later call fetches nothing.
+    """
+    for file in (ADDED_TOKENS, TOKENIZER_JSON):
+        with suppress(FileNotFoundError):
+            fetch(target, file)
     try:
         for file in VOCAB_AND_MERGES:
             fetch(target, file)
-        with suppress(FileNotFoundError):  # only a model that was fine-tuned with more tokens has it
-            fetch(target, ADDED_TOKENS)
     except FileNotFoundError:
-        try:
-            fetch(target, TOKENIZER_JSON)
-        except FileNotFoundError:
+        if not has_tokenizer(target.folder):
             names = names_on_hub(target.repository, OTHER_TOKENIZERS)
             raise FileNotFoundError(no_tokenizer(page(target.repository), names, target.folder)) from None
 
