@@ -45,7 +45,7 @@ def load_weights(folder: str | Path, dtype: DTypeLike = np.float32) -> Weights:
     Tensors that are stored in this dtype become read-only views of the memory-mapped file. The others are converted.
 
     Raises FileNotFoundError for a missing file, and ValueError if a file is damaged or does not fit `config.json`. The
-    message lists all missing, unexpected and misshaped tensors.
+    message lists missing, unexpected and misshaped tensors.
     """
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
@@ -63,7 +63,7 @@ def read_tensors(folder: Path) -> Weights:
             if not name.isprintable():
                 raise ValueError(f"{path} has a tensor with the name {name!r:.100}; it must be printable")
             if name in tensors:
-                raise ValueError(f"{folder} has {name} twice; it must be there once")
+                raise ValueError(f"{folder} has {name:.100} twice; it must be there once")
             tensors[name] = tensor
     if config.tie_word_embeddings and "lm_head.weight" in tensors and has_copied_head(tensors):
         del tensors["lm_head.weight"]
@@ -134,7 +134,7 @@ def stored_tensors(
             continue
         if entry["dtype"] not in dtypes:
             raise ValueError(
-                f"{path}: {name} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}, so for quantized"
+                f"{path}: {name:.100} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}, so for quantized"
                 " weights, use the model from before its quantization"
             )
         yield name, entry
@@ -182,7 +182,7 @@ def has_copied_head(tensors: Weights) -> bool:
 
 
 def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -> None:
-    """Raise one ValueError that lists all missing, unexpected and misshaped tensors."""
+    """Raise one ValueError that counts the missing, unexpected and misshaped tensors, and lists the first of each."""
     if config.n_layer > len(tensors):  # do not list thousands of names
         raise ValueError(
             f"{folder}: n_layer is {config.n_layer}; it must be at most the number of tensors, {len(tensors)}"
@@ -200,8 +200,17 @@ def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        listed = "; ".join(f"{len(names)} {kind}: {first_of(names)}" for kind, names in problems.items() if names)
         raise ValueError(f"{folder}: the tensors do not fit config.json: {listed}")
+
+
+def first_of(names: list[str], n: int = 5) -> str:
+    """The first n names in a list, cut to 100 characters each.
+
+    >>> first_of(["a", "b", "c", "d"], 2)
+    'a, b, …'
+    """
+    return ", ".join([f"{name:.100}" for name in names[:n]] + ["…"] * (len(names) > n))
 
 
 def save_weights(path: Path, weights: Weights) -> None:
