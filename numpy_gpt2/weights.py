@@ -134,8 +134,8 @@ def stored_tensors(
             continue
         if entry["dtype"] not in dtypes:
             raise ValueError(
-                f"{path}: {name:.100} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}, so for quantized"
-                " weights, use the model from before its quantization"
+                f"{path}: {name:.100} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}, so for"
+                " quantized weights, use the model from before its quantization"
             )
         yield name, entry
 
