@@ -36,8 +36,8 @@ OTHER_TOKENIZERS = {
     "tokenizer.model": "a SentencePiece tokenizer",
 }
 OTHER_WEIGHTS = {
-    "adapter_model.safetensors": "an adapter without its base model",
-    "adapter_model.bin": "an adapter without its base model",
+    "adapter_model.safetensors": "an adapter; merge it into its base model, or use that",
+    "adapter_model.bin": "an adapter; merge it into its base model, or use that",
     "tf_model.h5": "TensorFlow",
     "model.ckpt.index": "TensorFlow",
     "flax_model.msgpack": "Flax",
@@ -45,6 +45,9 @@ OTHER_WEIGHTS = {
     "onnx/model.onnx": "ONNX",
     ".onnx": "ONNX",
     ".gguf": "GGUF",
+    ".fp16.safetensors": "a variant; rename it to model.safetensors",
+    ".bf16.safetensors": "a variant; rename it to model.safetensors",
+    ".fp16.bin": "a variant; rename it to pytorch_model.bin",
 }
 
 
