@@ -145,9 +145,9 @@ class TextStream:
 
 
 def end_of_text(model: Model) -> set[int]:
-    """The tokens that end a text: `eos_token_id` of the model's config, and the tokenizer's `<|endoftext|>`."""
-    tokens = config_tokens(model.config.eos_token_id, model)
-    return tokens | {model.tokenizer.eot_token} if ENDOFTEXT in model.tokenizer.special_tokens_set else tokens
+    """The tokens that end a text: `eos_token_id` of the config. If it names no token, `<|endoftext|>`."""
+    default = {model.tokenizer.eot_token} if ENDOFTEXT in model.tokenizer.special_tokens_set else set()
+    return config_tokens(model.config.eos_token_id, model) or default
 
 
 def excluded_tokens(model: Model) -> set[int]:

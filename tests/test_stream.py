@@ -161,6 +161,6 @@ def test_generate_text_checks_its_arguments_at_once(tiny, options, message):
         generate_text("a", load(tiny), **options)
 
 
-def test_end_of_text_joins_the_config_and_the_tokenizer(tmp_path):
-    for eos, expected in [(99, {99, EOT}), ([33, 100], {33, 100, EOT}), (None, {EOT}), (10**6, {EOT})]:
+def test_endoftext_ends_a_text_only_where_the_config_names_no_other_token(tmp_path):
+    for eos, expected in [(99, {99}), ([33, 100], {33, 100}), (None, {EOT}), ([], {EOT}), (10**6, {EOT})]:
         assert end_of_text(load(write_model(tmp_path, eos_token_id=eos))) == expected
