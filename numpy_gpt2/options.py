@@ -71,7 +71,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=help)
 
     add = parser.add_argument_group("sampling").add_argument
-    help = "lower values prefer probable tokens more strongly; 0 means --greedy (default: 0.8)"
+    help = (
+        "lower values prefer probable tokens more strongly; 0 always takes the most probable one, and then -k, -p and"
+        " --min-p have no effect (default: 0.8)"
+    )
     add("-t", "--temperature", metavar="X", type=temperature, help=help)
     help = "sample from the K most probable tokens; 0 turns this off (default: 40)"
     add("-k", "--top-k", metavar="K", type=non_negative_int, help=help)
@@ -151,6 +154,7 @@ def check_decoding(parser: Parser, arguments: argparse.Namespace) -> None:
         "--greedy": arguments.greedy,
         "--seed": arguments.seed is not None,
         "--num-samples": arguments.num_samples > 1,
+        "-t": arguments.temperature is not None,  # 0 is greedy
         "--logprobs": arguments.logprobs is not None,
     }
     for chosen, reason, contradicted in (

@@ -33,7 +33,7 @@ def searched(folder, **options):
         ("--repetition-penalty 1.1", {"repetition_penalty": 1.1}),
         ("--no-repeat-ngram 2", {"no_repeat_ngram": 2}),
         ("--ignore-eos -n 70", {"max_new_tokens": 70, "stop_tokens": ()}),  # the window has 64 tokens
-        ("--beams 1 -t 0 -k 1 -p 1", {"beams": 1}),
+        ("--beams 1 -k 1 -p 1", {"beams": 1}),
     ],
 )
 def test_the_best_text_of_a_search_is_printed_at_its_end(cli, folder, flags, options):
@@ -62,6 +62,7 @@ def test_a_stop_string_cuts_the_best_text_and_leaves_its_score(cli, folder):
     ("flags", "message"),
     [
         ("-t 1", "contradicts -t;"),
+        ("-t 0", "contradicts -t;"),
         ("-k 5 -p 0.5 --min-p 0.1", "contradicts -k, -p, --min-p;"),
         ("--greedy -s 0 --num-samples 2", "contradicts --greedy, --seed, --num-samples;"),
         ("--json --logprobs 0", "contradicts --logprobs;"),
