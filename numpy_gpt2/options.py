@@ -66,7 +66,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("-n", "--max-new-tokens", metavar="N", type=positive_int, default=100, help=help)
     help = "end before TEXT; can be given several times; TEXT is literal: in bash, two line ends are $'\\n\\n'"
     add("--stop", metavar="TEXT", type=nonempty_text, action="append", default=[], help=help)
-    add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
+    help = f"do not end at the model's end of text: any eos_token_id of its config, else {ENDOFTEXT}"
+    add("--ignore-eos", action="store_true", help=help)
     help = "draft tokens from earlier text; same output, faster where the text repeats (default: on)"
     add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=help)
 
