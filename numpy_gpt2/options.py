@@ -109,6 +109,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--params", action="store_true", help="print a table of the model's parameters and exit")
 
     arguments = parser.parse_args(argv)
+    if arguments.params:  # other options have no effect
+        return arguments
     check_sources(parser, arguments)
     if arguments.logprobs is not None and not arguments.json:
         parser.error("--logprobs adds a list to the JSON object of a sample; it needs --json")
@@ -139,7 +141,7 @@ def check_sources(parser: Parser, arguments: argparse.Namespace) -> None:
         if arguments.prompt == "-" or sys.stdin is None:
             problem = "is closed" if sys.stdin is None else "is not one prompt; PROMPT cannot be -"
             parser.error(f"-i reads lines from standard input, which {problem}")
-    elif not arguments.params:
+    else:
         parser.check_prompt(arguments.prompt)
 
 
