@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import secrets
 import sys
 
+from .arguments import LIMITS, PROBABILITY
 from .cli import Parser, argument_type, non_negative_int, nonempty_text, positive_int
 from .samples import Settings
 from .tokenizer import ENDOFTEXT
@@ -35,13 +35,13 @@ A prompt that is one of these three words follows --, as in: -- train
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
-    temperature = argument_type(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
-    probability = argument_type(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+    temperature = argument_type(float, *LIMITS["temperature"][1:])
+    probability = argument_type(float, *PROBABILITY[1:])
     n_top = argument_type(int, lambda k: 0 <= k <= 1_000, "a whole number from 0 to 1,000")
-    penalty = argument_type(float, lambda x: 1e-6 <= x <= 1e6, "a number from 1e-6 to 1e6, or 1 to turn this off")
+    penalty = argument_type(float, *LIMITS["repetition_penalty"][1:])
     n_samples = argument_type(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
     n_beams = argument_type(int, lambda n: 1 <= n <= 100, "a whole number from 1 to 100")
-    length_penalty = argument_type(float, lambda x: -10 <= x <= 10, "a number from -10 to 10")
+    length_penalty = argument_type(float, *LIMITS["length_penalty"][1:])
 
     parser = Parser(
         prog="python -m numpy_gpt2",
@@ -154,10 +154,10 @@ def check_decoding(parser: Parser, arguments: argparse.Namespace) -> None:
         "--min-p": arguments.min_p,
     }
     others = {
+        "-t": arguments.temperature is not None,  # 0 is greedy
         "--greedy": arguments.greedy,
         "--seed": arguments.seed is not None,
         "--num-samples": arguments.num_samples > 1,
-        "-t": arguments.temperature is not None,  # 0 is greedy
         "--logprobs": arguments.logprobs is not None,
     }
     for chosen, reason, contradicted in (

@@ -28,7 +28,7 @@ def searched(folder, **options):
     ("flags", "options"),
     [
         ("", {}),
-        ("--length-penalty -2", {"length_penalty": -2}),
+        ("--length-penalty -2e+0", {"length_penalty": -2}),
         ("--length-penalty 0.5 --no-lookup", {"length_penalty": 0.5}),
         ("--repetition-penalty 1.1", {"repetition_penalty": 1.1}),
         ("--no-repeat-ngram 2", {"no_repeat_ngram": 2}),
