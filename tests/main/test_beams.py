@@ -1,5 +1,7 @@
 """--beams and --length-penalty."""
 
+import re
+
 import pytest
 
 from numpy_gpt2 import beam, load
@@ -45,6 +47,19 @@ def test_the_best_text_of_a_search_is_printed_at_its_end(cli, folder, flags, opt
     [sample] = json_samples(cli(*arguments, "--json").out)
     assert (sample["text"], sample["tokens"], sample["score"]) == (text, tokens, score)
     assert sample["finish_reason"] == ("length" if len(tokens) == options.get("max_new_tokens", 20) else "stop")
+
+
+@pytest.mark.parametrize("source", [["ab"], ["--prompts", "-"], ["-i"]])
+def test_statistics_of_a_search_have_its_time_and_no_seed(cli, folder, source):
+    arguments = ["-m", folder, "--beams", 2, "-n", 4, "--stats", *source]
+    result = cli(*arguments, stdin=b"ab\n")
+    assert re.search(r"^stats: (loaded after .* s · )?best text after [\d.]+ s · peak memory", result.err, re.M)
+    if "-i" not in source:
+        [sample] = json_samples(cli(*arguments, *(["--json"] if "ab" in source else []), stdin=b"ab\n").out)
+        timings = sample["timings"]
+        assert sample["seed"] is None
+        assert timings["loaded"] <= timings["best_text"] == timings["total"]
+        assert timings["tokens_per_second"] is None
 
 
 def test_a_stop_string_cuts_the_best_text_and_leaves_its_score(cli, folder):
