@@ -1,14 +1,14 @@
 """The decode loop: against transformers' greedy ids, and against the plain loop without a cache."""
 
 import json
-import sys
+import re
 import warnings
 
 import numpy as np
 import pytest
 
 import numpy_gpt2 as gpt2
-from numpy_gpt2 import GPT2Config, forward, generate, prefill
+from numpy_gpt2 import GPT2Config, decode, forward, generate, prefill
 from numpy_gpt2.generate import generate_plainly
 from numpy_gpt2.sampling import ban_repeated_ngrams, penalize_repetition, probabilities
 
@@ -203,11 +203,43 @@ def test_the_same_seed_gives_the_same_tokens():
         ({"excluded": [1, 0], "n_vocab": 2}, "excluded has all 2 ids"),
         ({"n_vocab": 0}, "n_vocab is 0"),
         ({"n_vocab": 98}, "n_vocab is 98.*97"),
+        ({"tokens": [1, 97]}, "token id 97 does not exist; ids must be from 0 to 96"),
+        ({"tokens": [[1], [-1]]}, "token id -1 does not exist"),
+        ({"stop_tokens": "ab"}, "stop_tokens is 'ab'; it must be token ids, such as"),
+        ({"stop_tokens": [1.5]}, r"stop_tokens is \[1.5\]"),
     ],
 )
 def test_impossible_arguments_are_errors_before_the_first_token(arguments, message):
     with pytest.raises(ValueError, match=message):
         generate(**{"tokens": [1], "weights": WEIGHTS, "config": CONFIG, "max_new_tokens": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_new_tokens", None),
+        ("temperature", "hot"),
+        ("top_k", 2.5),
+        ("top_p", "x"),
+        ("min_p", []),
+        ("repetition_penalty", None),
+        ("no_repeat_ngram", "2"),
+        ("lookup", None),
+        ("n_vocab", 2.5),
+        ("stop_tokens", 5),
+        ("excluded", 5),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_an_error_that_names_it(name, value):
+    with pytest.raises(TypeError, match=re.escape(f"{name} is {value!r}; it must be ")):
+        generate(**{"tokens": [1], "weights": WEIGHTS, "config": CONFIG, "max_new_tokens": 1, name: value})
+
+
+def test_arguments_may_be_numbers_of_numpy():
+    options = {"max_new_tokens": 3, "top_k": 2, "no_repeat_ngram": 2, "n_vocab": 90, "lookup": 1}
+    numbers = {name: np.int16(value) for name, value in options.items()} | {"temperature": np.float32(0.5)}
+    tokens = generate([1], WEIGHTS, CONFIG, rng=0, stop_tokens=np.array([5], np.uint8), **numbers)
+    assert list(tokens) == list(generate([1], WEIGHTS, CONFIG, rng=0, stop_tokens=[5], temperature=0.5, **options))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint64, np.int32])
@@ -235,6 +267,39 @@ def test_max_new_tokens_of_0_gives_no_tokens():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(generate([1], WEIGHTS, CONFIG, max_new_tokens=0)) == []
+
+
+@pytest.mark.parametrize("n_new", [12, 45])  # 45: the text outgrows the window
+@pytest.mark.parametrize("equal", [False, True])
+def test_rows_that_the_caller_finishes_are_no_longer_computed(monkeypatch, n_new, equal):
+    """At the latest when half of the rows have finished. The other rows keep their tokens, and their random numbers."""
+    prompts = np.repeat(PROMPTS[:1], 6, axis=0) if equal else np.concatenate([PROMPTS, PROMPTS[:, ::-1], PROMPTS + 1])
+    options = {"max_new_tokens": n_new, "rng": 0, "top_k": 20}
+    whole = np.array([*generate(prompts, WEIGHTS, CONFIG, **options)])
+    sizes = []
+
+    def counted(tokens, *arguments):
+        sizes.append(len(tokens))
+        return gpt2.hidden_states(tokens, *arguments)
+
+    monkeypatch.setattr(prefill, "hidden_states", counted)
+    running, n_tokens = np.ones(6, bool), np.array([2, n_new, 10, 5, 9, 6])  # the length of each row
+    rows = []
+    for tokens in generate(prompts, WEIGHTS, CONFIG, running=running, **options):
+        rows.append(tokens)
+        running[n_tokens == len(rows)] = False
+    np.testing.assert_array_equal(rows, np.where(np.arange(n_new)[:, None] < n_tokens, whole, -1))
+    assert sizes == [1 if equal else 6, *[6] * 5, *[3] * 4, *[1] * (n_new - 10)]
+
+
+def test_a_stop_token_finishes_a_row_for_the_caller():
+    running = np.ones(2, bool)
+    first = greedy(PROMPTS)[0]
+    rows = generate(PROMPTS, WEIGHTS, CONFIG, max_new_tokens=9, temperature=0, stop_tokens=first[:1], running=running)
+    assert next(rows).tolist() == [-1, first[1]]
+    assert running.tolist() == [False, True]
+    running[1] = False
+    assert list(rows) == []
 
 
 # Penalties for repetition, and min-p
@@ -310,6 +375,6 @@ def test_the_text_ends_with_an_error_when_no_token_is_left(temperature):
 
 def test_options_at_their_defaults_compute_nothing(monkeypatch):
     for name in ("penalize_repetition", "ban_repeated_ngrams"):
-        monkeypatch.setattr(sys.modules["numpy_gpt2.generate"], name, pytest.fail)
+        monkeypatch.setattr(decode, name, pytest.fail)
     monkeypatch.setattr("numpy_gpt2.sampling.keep_min_p", pytest.fail)
     assert len(list(generate([1], SMALL_WEIGHTS, SMALL, max_new_tokens=3))) == 3
