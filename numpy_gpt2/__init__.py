@@ -28,6 +28,7 @@ Then the machinery around it:
     windows.py, evaluate.py, logprobs.py               the loss of a text, and the log-probability of each token
     train/                                             the training loop, its checkpoints and its log
     explain/                                           an HTML page that shows one prompt inside the model
+    learn/                                             GPT-2's functions as exercises, and checks that name mistakes
 
 Dimensions, the same letters everywhere:
 

@@ -26,7 +26,12 @@ from .samples import (
 from .stream import TextStream
 from .tokenizer import prompt_ids
 
-PROGRAMS = {"train": ".train.__main__", "evaluate": ".evaluate", "explain": ".explain.__main__"}
+PROGRAMS = {
+    "train": ".train.__main__",
+    "evaluate": ".evaluate",
+    "explain": ".explain.__main__",
+    "learn": ".learn.__main__",
+}
 
 
 def run(arguments: argparse.Namespace) -> int:

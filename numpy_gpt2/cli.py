@@ -75,6 +75,12 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--int8", action="store_true", help=help)
         self.add_threads()
 
+    def add_with(self, needs_hook: bool = False) -> None:
+        """Add --with; `use_functions` applies it. `needs_hook` says whether the program records or changes results."""
+        help = "use the functions of this file, which you have written with python -m numpy_gpt2.learn"
+        self.add_argument("--with", dest="functions", metavar="FILE.py", help=help)
+        self.set_defaults(needs_hook=needs_hook)
+
     def add_threads(self) -> None:
         """Add --threads; `limit_threads` applies it."""
         help = "number of threads for matrix products (default: all cores)"
@@ -120,8 +126,17 @@ def limit_threads(n: int | None) -> None:
         threadpool_limits(min(n, os.cpu_count() or 1))
 
 
+def use_functions(arguments: argparse.Namespace) -> None:
+    """Use the functions of the file that --with names, in the place of the package's."""
+    if arguments.functions is not None:
+        from .learn.programs import use_file
+
+        use_file(arguments.functions, arguments.needs_hook)
+
+
 def load_model(arguments: argparse.Namespace) -> Model:
-    """Load the model that the options of `Parser.add_model` name, or the default model."""
+    """Load the model that the options of `Parser.add_model` name, or the default model. Apply --with."""
+    use_functions(arguments)
     limit_threads(arguments.threads)
     return load(hub.choose_model(arguments.model), "int8" if arguments.int8 else "float32")
 

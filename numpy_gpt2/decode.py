@@ -30,9 +30,14 @@ def decode(
 ) -> Iterator[np.ndarray]:
     """Continue text (B, T) by at most `n_new` tokens: an iterator of arrays (B,).
 
-    `choose` gets the scores (B, V) and the text so far, which includes the correct part of a draft. `observe` is called
-    after it. From the first stop token of a row on, −1 is yielded for this row. The loop ends when all rows have
-    stopped. `lookup.py` explains drafts. A batch has none.
+    `choose` gets the scores (B, V) of the next tokens and the text so far, which includes the correct part of a draft.
+    It returns the tokens (B,). After it, `observe` gets the scores and the tokens. From the first stop token of a row
+    on, −1 is yielded for this row. The loop ends when all rows have stopped.
+
+    The first pass reads the whole text. Each later pass reads the new tokens only: the cache has all others. When the
+    cache has n_positions tokens, it is emptied, and the last n_positions // 2 tokens of the text are read again.
+
+    Drafts have at most `longest_draft` tokens. They change the speed only; `lookup.py` explains them. A batch has none.
     """
     B, end = len(text), text.shape[1] + n_new
     running = np.ones(B, bool) if running is None else running

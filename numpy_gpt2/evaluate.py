@@ -200,6 +200,7 @@ def command(argv: list[str] | None) -> int:
     add("--tokens", action="store_true", help=help)
     add("--hellaswag", metavar="FILE.jsonl", help="measure the accuracy on this file of HellaSwag, without TEXT.txt")
     add("--json", action="store_true", help="print one JSON object in one line")
+    parser.add_with()
     arguments = parser.parse_args(argv)
     if (arguments.text is None) == (arguments.hellaswag is None):
         parser.error("give either TEXT.txt or --hellaswag FILE.jsonl")

@@ -18,7 +18,7 @@ from .weights import Weights
 def generate_plainly(
     tokens: ArrayLike, weights: Weights, config: GPT2Config, max_new_tokens: int, rng: "np.random.Generator"
 ) -> Iterator[int]:
-    """The whole idea, for a text of up to `n_positions` tokens. `generate` gives the same tokens, but faster."""
+    """The whole idea, up to `n_positions` tokens: predict, `sample`, append. `generate` gives the same, but faster."""
     for _ in range(max_new_tokens):
         scores = forward(tokens, weights, config)[-1]
         token = int(sample(probabilities(scores), rng))

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 STATUS = 130  # of a command that Ctrl-C ended: 128 + SIGINT
-COMMANDS = ("numpy-gpt2", "numpy-gpt2-train", "numpy-gpt2-evaluate", "numpy-gpt2-explain")
+COMMANDS = ("numpy-gpt2", "numpy-gpt2-train", "numpy-gpt2-evaluate", "numpy-gpt2-explain", "numpy-gpt2-learn")
 
 
 def is_command() -> bool:

@@ -29,7 +29,8 @@ other programs, each with its own --help:
   python -m numpy_gpt2 train …     train a model on a text
   python -m numpy_gpt2 evaluate …  measure how well a model predicts a text
   python -m numpy_gpt2 explain …   show a prompt inside the model
-A prompt that is one of these three words follows --, as in: -- train
+  python -m numpy_gpt2 learn …     write GPT-2's functions yourself
+A prompt that is one of these four words follows --, as in: -- train
 """
 
 
@@ -69,6 +70,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
     help = "draft tokens from earlier text; same output, faster where the text repeats (default: on)"
     add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=help)
+    parser.add_with()
 
     add = parser.add_argument_group("sampling").add_argument
     help = "lower values prefer probable tokens more strongly; 0 means --greedy (default: 0.8)"

@@ -52,6 +52,7 @@ def make_parser() -> Parser:
         default=MAX_TOKENS,
         help=f"show at most the last N tokens of the prompt (default: {MAX_TOKENS})",
     )
+    parser.add_with(needs_hook=True)
     return parser
 
 

@@ -120,8 +120,10 @@ def source(name: str, config: GPT2Config) -> dict[str, str]:
     """The source of a function, such as "model.attention" or the model's "activation", and its equation."""
     module, _, function_name = name.rpartition(".")
     function = getattr(import_module(f"..{module}", __package__), function_name) if module else activation(config)
+    function = inspect.unwrap(function)
     lines, number = inspect.getsourcelines(function)
-    path = Path(inspect.getfile(function)).relative_to(FOLDER.parents[1])
+    path, package = Path(inspect.getfile(function)), FOLDER.parents[1]
+    path = path.relative_to(package) if path.is_relative_to(package) else Path(path.name)  # a learner's own file
     first_line, *_ = (inspect.getdoc(function) or "").split("\n\n")
     equation, *_ = re.split(r"\. (?=\(|Any shape)", first_line)  # the shapes that follow it are left out
     return {

@@ -14,7 +14,7 @@ import numpy as np
 import tiktoken
 
 from ..checkpoint import Model, load
-from ..cli import Parser, argument_type, exit_status, keep_freed_memory, limit_threads
+from ..cli import Parser, argument_type, exit_status, keep_freed_memory, limit_threads, use_functions
 from ..config import GPT2Config
 from ..console import print_stderr
 from ..files import staged_writes, try_lock
@@ -78,6 +78,7 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[st
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
     parser.add_threads()
+    parser.add_with(needs_hook=True)
     for field in FLAGS:
         if field.name in GROUPS:
             group = parser.add_argument_group(GROUPS[field.name])
@@ -187,6 +188,7 @@ def command(argv: list[str] | None) -> int:
     arguments, given = parse_arguments(argv)
     folder = Path(arguments.out)
     limit_threads(arguments.threads)
+    use_functions(arguments)
     text = ENDOFTEXT.join(read_text(path) for path in arguments.corpus)
     given["corpus"] = hashlib.sha256(text.encode()).hexdigest()
     keep_freed_memory()

@@ -1,0 +1,302 @@
+"""A function is checked: right, or what exactly is wrong.
+
+The order is: not written; an error; no result; a wrong type, shape or dtype; a changed argument; a known mistake, or
+two of them; and then only what can be seen. A mistake is named only if it gives the same numbers for every probe.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from html import escape
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from . import seen
+from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance, expected, is_right, observe
+from .exercise import Exercise
+from .hooks import first_difference, hook_problem
+from .mistakes import MISTAKES
+from .numerical import own_gradient
+from .source import Mistake, can_be_combined, with_mistakes
+
+EVERYTHING = {"everything"}  # is wrong if there is no result
+
+MOST_ARRAYS = 3  # of one result, that are described
+
+NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
+
+
+@dataclass
+class Report:
+    """The result of a check: true or false as a condition, its text as a string and in a notebook."""
+
+    name: str
+    right: bool
+    text: str
+    mistake: str | None = None  # such as "layer_norm/ddof"; "a/b+c" for two mistakes
+
+    def __bool__(self) -> bool:
+        return self.right
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="white-space: pre-wrap">{escape(self.text)}</pre>'
+
+
+def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Report:
+    """Check a function, or a class for a method.
+
+    For a backward function, `forward` is the learner's forward function, right or wrong, or None.
+    """
+    outcomes = []
+    for case in cases(exercise):
+        outcomes.append(observe(exercise, subject, case))
+        if isinstance(outcomes[0].error, NotImplementedError):
+            break
+    results = [*zip(cases(exercise), outcomes, strict=False)]
+    wrong = [(case, outcome) for case, outcome in results if not is_right(exercise, outcome, case)]
+    if not wrong:
+        problem = hook_problem(exercise, subject)
+        return Report(exercise.name, True, f"{exercise.name}: right." + (f" {problem}" if problem else ""))
+    found = known_mistakes(exercise, outcomes)
+    names = "+".join(mistake.name for mistake in found)
+    lines = [*describe(exercise, subject, results, wrong, found, forward)]
+    text = "\n   ".join([f"{exercise.name}: not yet. {lines[0]}", *lines[1:]])
+    return Report(exercise.name, False, text, f"{exercise.name}/{names}" if found else None)
+
+
+def describe(
+    exercise: Exercise,
+    subject: Any,
+    results: list[tuple[Case, Outcome]],
+    wrong: list[tuple[Case, Outcome]],
+    found: list[Mistake],
+    forward: Any,
+) -> Iterator[str]:
+    """The lines of the diagnosis; the first one follows "not yet."."""
+    case, outcome = wrong[0]
+    sentences = [mistake.sentence for mistake in found]
+    structural = [*structural_problem(exercise, case, outcome)]
+    dtype = "" if structural else next(filter(None, (wrong_dtype(exercise, *each) for each in wrong)), "")
+    if structural:
+        yield from structural
+        for sentence in sentences:
+            yield f"This mistake gives exactly this: {sentence}"
+    elif len(found) == 1:
+        yield f"These are exactly the numbers of this mistake: {sentences[0]}"
+    elif found:
+        yield "These are exactly the numbers of two mistakes together:"
+        yield from (f"{i}. {sentence}" for i, sentence in enumerate(sentences, start=1))
+    elif dtype and not [*entry(exercise, case, outcome, None)]:
+        yield dtype
+        dtype = ""
+    else:
+        yield "No mistake that is known here gives these numbers. What can be seen:"
+        if distance(observe(exercise, subject, case), outcome, case.dtype) > 1:
+            yield "A second call with the same arguments gives other numbers."
+        yield from visible(exercise, case, outcome)
+    yield from which_probes(results, wrong)
+    if dtype and "float64" not in (mistake.name for mistake in found):
+        yield f"Also: {dtype}"
+    if not structural:
+        yield from entry(exercise, case, outcome, forward)
+        if exercise.hook == "hook":
+            yield from first_difference(exercise, subject, case)
+
+
+def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
+    """What is wrong before numbers can be compared."""
+    if outcome.error is not None:
+        yield from raised(exercise, outcome.error)
+        return
+    if outcome.problem:
+        yield (
+            "It returns None: is a `return` missing?" if "None came out" in outcome.problem else outcome.problem + "."
+        )
+        return
+    for name, want in expected(exercise, case).items():
+        got = outcome.arrays[name]
+        if problem := seen.wrong_shape(got, want):
+            yield order_of_results(exercise, case, outcome) or (f"{name}: " if name else "") + problem
+            return
+    if outcome.changed:
+        names = " and ".join(outcome.changed)
+        yield f"It changes its argument {names}. The caller's array must stay as it is: write x = x + …, not x += …."
+
+
+def order_of_results(exercise: Exercise, case: Case, outcome: Outcome) -> str:
+    """A sentence if the results are right, but in another order."""
+    wants = expected(exercise, case)
+    for order in itertools.permutations(wants) if [*wants] == [*exercise.outputs] else ():
+        pairs = ((got, wants[name]) for got, name in zip(outcome.arrays.values(), order, strict=True))
+        if all(array_distance(got, want, TOLERANCES[case.dtype]) <= 1 for got, want in pairs):
+            return f"The results are right, but their order is {', '.join(order)}; it must be {', '.join(wants)}."
+    return ""
+
+
+def wrong_dtype(exercise: Exercise, case: Case, outcome: Outcome) -> str:
+    """A sentence if a dtype is wrong."""
+    for name, want in expected(exercise, case).items():
+        if name in outcome.arrays and (problem := seen.wrong_dtype(outcome.arrays[name], want)):
+            return (f"{name}: " if name else "") + problem
+    return ""
+
+
+def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
+    """An error, the learner's line that raised it, and the shapes of the arrays in this line."""
+    frame, line_number = learners_frame(error)
+    problem = " ".join(str(error).split())
+    if problem.startswith("matmul: Input operand"):  # NumPy's own text needs a page of explanation
+        problem = "the shapes do not fit the product @"
+    text = f"{type(error).__name__}: {problem}" if problem else type(error).__name__
+    if isinstance(error, NotImplementedError):
+        yield f"It is not written to the end: line {line_number} raises NotImplementedError."
+        return
+    if isinstance(error, SystemExit):
+        text = "It calls exit(), which ends the program"
+    if frame is None:
+        parameters = [name for name in exercise.parameters if name not in ("self", exercise.hook)]
+        yield f"{text}. It is called as {exercise.short_name}({', '.join(parameters)})."
+        return
+    linecache.checkcache(frame.f_code.co_filename)
+    line = linecache.getline(frame.f_code.co_filename, line_number).strip()
+    yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
+    named = re.findall(r"[^\W\d]\w*", line)
+    for name, value in frame.f_locals.items():
+        if isinstance(value, dict) and isinstance(error, KeyError) and (name in named or not line):
+            nearest = get_close_matches(str(error.args[0]), map(str, value), n=2, cutoff=0)
+            yield f"the nearest names in {name} are {' and '.join(map(repr, nearest))}"
+        if isinstance(value, np.ndarray) and (name in named or not line):
+            yield f"{name} has the shape {seen.sizes(value.shape)}"
+
+
+def learners_frame(error: BaseException) -> tuple[FrameType | None, int]:
+    """The innermost frame that is the learner's, and its line number."""
+    frame, line_number, step = None, 0, error.__traceback__
+    while step is not None:
+        module = str(step.tb_frame.f_globals.get("__name__"))
+        if module.split(".")[0] not in NOT_LEARNERS:
+            frame, line_number = step.tb_frame, step.tb_lineno
+        step = step.tb_next
+    return frame, line_number
+
+
+def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
+    """What can be seen of the arrays that are wrong: of each in a tuple, and of the first one in a large dict."""
+    wants, gots = expected(exercise, case), outcome.arrays
+    wrong = [name for name in wants if array_distance(gots[name], wants[name], TOLERANCES[case.dtype]) > 1]
+    if len(wants) > 1:
+        yield from which_arrays(wrong, [name for name in wants if name not in wrong])
+    for name in wrong if len(wrong) <= MOST_ARRAYS else wrong[:1]:
+        yield from ((f"{name}: " if name else "") + fact for fact in seen.facts(gots[name], wants[name]))
+        if name == next(iter(wants)):
+            yield from (
+                f"It does not hold that {what}." for what, holds in exercise.invariants if not holds(gots[name])
+            )
+
+
+def which_arrays(wrong: list[str], right: list[str]) -> Iterator[str]:
+    """Which of several arrays are wrong, or which are right: the shorter list."""
+    if not right:
+        yield (
+            f"{' and '.join(wrong)} are wrong." if len(wrong) <= MOST_ARRAYS else f"All {len(wrong)} arrays are wrong."
+        )
+    elif len(wrong) <= len(right):
+        yield f"{', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong. All others are right."
+    else:
+        yield f"{', '.join(right)} {'is' if len(right) == 1 else 'are'} right. All others are wrong."
+
+
+def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Outcome]]) -> Iterator[str]:
+    """For which probes the function is right, if there are any."""
+    wrong_cases = [case for case, _ in wrong]
+    right = [case for case, _ in results if case not in wrong_cases]
+    if len(wrong_cases) == 1 and wrong_cases[0].dtype == "float32":
+        yield "In float64 it is right. In float32 it is not."
+    elif right := [case for case in right if case.dtype == "float64"]:
+        fails = [case for case in wrong_cases if case.dtype == "float64"]
+        shorter, word = min((right, ""), (fails, "not "), key=lambda pair: len(pair[0]))
+        yield f"Of {len(right) + len(fails)} inputs, it is {word}right for {'; '.join(c.probe.what for c in shorter)}."
+    raises = [(case, outcome.error) for case, outcome in wrong if outcome.error and case.dtype == "float64"]
+    if raises and wrong[0][1].error is None:
+        case, error = raises[0]
+        yield f"For {case.probe.what}, it raises {type(error).__name__}: {' '.join(str(error).split())}."
+
+
+def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Iterator[str]:
+    """The first wrong entry; for a gradient, also its numerical value."""
+    for name, want in expected(exercise, case).items():
+        got = outcome.arrays[name]
+        place = seen.first_wrong(got, want, TOLERANCES[case.dtype])
+        if place is not None:
+            yield seen.entry(name or "yours", place, got, want)
+            if forward is not None and case.dtype == "float64":
+                yield from own_gradient(exercise, forward, case, outcome, name, place)
+            return
+
+
+def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> list[Mistake]:
+    """The mistake, or the two mistakes, that give these outcomes for every probe; empty if there are none.
+
+    An error shows less than numbers do. If there are no wrong numbers, the text of the error must be the same, too.
+    """
+    results = [*zip(cases(exercise), outcomes, strict=False)]
+    wrong_numbers = any(outcome.arrays and not is_right(exercise, outcome, case) for case, outcome in results)
+    if len(outcomes) < len(cases(exercise)) or (outcomes[0].error and not wrong_numbers):
+        return []
+    first, table = cases(exercise)[0], MISTAKES.get(exercise.name, [])
+    wrong = wrong_parts(exercise, outcomes[0])
+    reach: dict[Mistake, set[str]] = {}
+
+    def gives(*mistakes: Mistake) -> bool:
+        subject = exercise.subject(with_mistakes(exercise, *mistakes))
+        for case, outcome in results:
+            given = observe(exercise, subject, case)
+            if case is first and len(mistakes) == 1:
+                reach[mistakes[0]] = wrong_parts(exercise, given)
+            same_error = wrong_numbers or str(outcome.error) == str(given.error)
+            if not same_error or distance(outcome, given, case.dtype, loosely=True) > 1:
+                return False
+        return True
+
+    pairs = (
+        (a, b)
+        for a, b in itertools.combinations(table, 2)
+        if together(reach[a], reach[b]) == wrong and can_be_combined(exercise, a, b)
+    )
+    candidates: Iterator[tuple[Mistake, ...]] = itertools.chain(((mistake,) for mistake in table), pairs)
+    return next(([*mistakes] for mistakes in candidates if is_possible(gives, *mistakes)), [])
+
+
+def wrong_parts(exercise: Exercise, outcome: Outcome) -> set[str]:
+    """What is wrong in the outcome of the first case. It keeps the search for pairs of mistakes short."""
+    case = cases(exercise)[0]
+    if outcome.error is not None or outcome.problem:
+        return EVERYTHING
+    want, tolerance = expected(exercise, case), TOLERANCES[case.dtype]
+    wrong = {name for name, array in outcome.arrays.items() if array_distance(array, want[name], tolerance) > 1}
+    return wrong | {f"argument {name}" for name in outcome.changed}
+
+
+def together(a: set[str], b: set[str]) -> set[str]:
+    """What two mistakes make wrong, from what each does: what either does, or all if one of them has no result."""
+    return EVERYTHING if EVERYTHING in (a, b) else a | b
+
+
+def is_possible(gives: Callable[..., bool], *mistakes: Mistake) -> bool:
+    """Whether these mistakes give the outcome. Two mistakes may make code that is no Python."""
+    try:
+        return gives(*mistakes)
+    except SyntaxError:
+        return False

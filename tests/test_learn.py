@@ -1,0 +1,357 @@
+"""Checks of a learner's functions: every known mistake is named, and nothing wrong passes."""
+
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+
+from numpy_gpt2 import cross_entropy, forward, layer_norm, learn
+from numpy_gpt2.learn import tasks
+from numpy_gpt2.learn.__main__ import main
+from numpy_gpt2.learn.checking import check_all
+from numpy_gpt2.learn.compare import Outcome, cases, distance, expected, observe
+from numpy_gpt2.learn.diagnosis import check_subject
+from numpy_gpt2.learn.exercises import EXERCISES
+from numpy_gpt2.learn.mistakes import MISTAKES
+from numpy_gpt2.learn.notebook import new_notebook
+from numpy_gpt2.learn.own import Own, load_file
+from numpy_gpt2.learn.process import run_in_process
+from numpy_gpt2.learn.source import line_with, with_mistakes
+
+from .conftest import run_in_process as run_main
+from .learners import file_with, functions_in
+
+
+def outcomes(name, function):
+    exercise = EXERCISES[name]
+    return [observe(exercise, exercise.subject(function), case) for case in cases(exercise)]
+
+
+def apart(name, a, b):
+    """Whether some probe tells two lists of outcomes apart by more than 100 tolerances."""
+    return any(distance(x, y, case.dtype) > 100 for x, y, case in zip(a, b, cases(EXERCISES[name]), strict=True))
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_reference_is_right(name):
+    exercise = EXERCISES[name]
+    report = check_subject(exercise, exercise.subject(exercise.reference))
+    assert report, report
+    assert str(report) == f"{name}: right."
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_all_mistakes_fail_and_are_told_apart(name):
+    exercise, table = EXERCISES[name], MISTAKES[name]
+    right = [Outcome(expected(exercise, case)) for case in cases(exercise)]
+    found = {mistake.name: outcomes(name, with_mistakes(exercise, mistake)) for mistake in table}
+    assert len(found) == len(table) > 0
+    for mistake in table:
+        assert apart(name, found[mistake.name], right), mistake.name
+        assert any(outcome.arrays for outcome in found[mistake.name]), f"{mistake.name} gives no numbers"
+        assert mistake.sentence.endswith("."), mistake.sentence
+    declared = {frozenset({mistake.name, mistake.same_as}) for mistake in table if mistake.same_as}
+    for a, b in itertools.combinations(found, 2):
+        assert apart(name, found[a], found[b]) == (frozenset({a, b}) not in declared), (a, b)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_mistakes_are_named(name):
+    exercise = EXERCISES[name]
+    for mistake in MISTAKES[name][:: max(1, len(MISTAKES[name]) // 4)]:
+        report = check_subject(exercise, exercise.subject(with_mistakes(exercise, mistake)))
+        assert not report
+        assert report.mistake == f"{name}/{mistake.same_as or mistake.name}"
+        assert mistake.sentence in str(report) or mistake.same_as
+
+
+def test_two_mistakes_are_named_together():
+    names = functions_in("""
+        def layer_norm(x, w, b, eps):
+            return (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + eps) * w
+    """)
+    report = learn.check(names["layer_norm"])
+    assert report.mistake == "layer_norm/eps_outside+no_bias"
+    assert "two mistakes" in str(report)
+
+
+def test_an_unknown_mistake_is_not_named():
+    code = "def layer_norm(x, w, b, eps):\n    return 0.7 * w * (x - x.mean(-1, keepdims=True)) + b * b"
+    report = learn.check(functions_in(code)["layer_norm"])
+    assert not report
+    assert report.mistake is None
+    assert "No mistake that is known here" in str(report)
+    assert "yours[0, 0, 0] = " in str(report)
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_third_hint_is_a_line_of_the_source(name):
+    assert line_with(EXERCISES[name].reference, EXERCISES[name].hints[2])
+
+
+def test_a_mistake_in_a_line_that_is_not_there_is_an_error():
+    mistake = MISTAKES["gelu"][0]._replace(edits=(("np.tan(", "np.tanh("),))
+    with pytest.raises(ValueError, match=r"'np.tan\(' occurs 0 times in gelu; it must occur once"):
+        with_mistakes(EXERCISES["gelu"], mistake)
+
+
+DIAGNOSES = {
+    "def softmax(x):\n    y = np.exp(x)\n    y / y.sum(-1, keepdims=True)": "It returns None: is a `return` missing?",
+    "def softmax(x):\n    return 'a'": "a value of type str came out; it must be an array or a number.",
+    "def softmax(x):\n    raise NotImplementedError": "not written yet",
+    "def softmax(x):\n    y = x\n    raise NotImplementedError": "not written to the end: line ",
+    "def softmax(x):\n    exit()": "It calls exit(), which ends the program",
+    "def softmax(x, axis):\n    return x": "required positional argument: 'axis'. It is called as softmax(x).",
+    "def linear(x, w, b):\n    return np.dot(x, w.T) + b": "x has the shape (2, 5, 44), which is (B, T, C)",
+    "def merge_heads(z):\n    return z.swapaxes(2, 1)": "it must be (2, 5, 44), which is (B, T, C)",
+    "def softmax(x):\n    e = np.exp(x - x.max(-1, keepdims=True))\n    return 3 * e / e.sum(-1, keepdims=True)": (
+        "Every entry is 3 times what it should be."
+    ),
+    "def logits(x, weights):\n    return 1 + x @ output_head(weights).T": "Every entry is 1 too large.",
+    "def merge_heads(z):\n    y = z.swapaxes(1, 2).reshape(*z.shape[::2], -1)\n    y[:, 1:] = 0\n    return y": (
+        "Only position 0 of axis 1 is right."
+    ),
+    "def causal_mask(T, S):\n    return np.tril(np.ones((T, S)), S - T)": "causal_mask/ones",
+}
+
+
+@pytest.mark.parametrize(("code", "text"), DIAGNOSES.items())
+def test_a_diagnosis_says_what_can_be_seen(code, text):
+    name = code.split("(")[0].removeprefix("def ")
+    report = learn.check(functions_in(code)[name])
+    assert text in f"{report} {report.mistake}"
+
+
+def test_a_report_is_a_condition_and_a_text():
+    report = learn.check(layer_norm)
+    assert report
+    assert str(report) == repr(report) == "layer_norm: right. It is the package's own function, imported."
+    assert "<pre" in report._repr_html_()
+
+
+def test_check_needs_a_function_with_a_known_name():
+    with pytest.raises(ValueError, match="there is no exercise 'layernorm'; the nearest is layer_norm"):
+        learn.check(layer_norm, "layernorm")
+    with pytest.raises(TypeError, match="3 is not a function"):
+        learn.check(3)
+
+
+def test_wrong_functions_do_not_make_their_callers_wrong():
+    names = functions_in("""
+        def softmax(x):
+            return np.exp(x)
+
+        def attention(q, k, v, mask, scale):
+            return softmax(np.where(mask, scale * q @ k.swapaxes(-1, -2), -math.inf)) @ v
+    """)
+    report = learn.check(names["attention"])
+    assert report
+    assert "checked with the package's softmax, because yours is not right yet" in str(report)
+    assert names["softmax"](0.0) == 1, "it is the learner's again"
+
+
+def test_all_functions_are_checked_although_an_early_one_is_wrong():
+    names = functions_in("""
+        def softmax(x):
+            return np.exp(x)
+
+        def linear(x, w, b):
+            raise NotImplementedError
+
+        def attention(q, k, v, mask, scale):
+            return softmax(np.where(mask, scale * q @ k.swapaxes(-1, -2), -math.inf)) @ v
+
+        def mlp(x, w, f):
+            return linear(f(linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"])), w["mlp.c_proj.weight"], 0)
+    """)
+    progress = check_all(Own(names))
+    assert progress.right == ["attention"]
+    assert progress.wrong == ["softmax", "mlp"]
+    assert progress.report.mistake == "softmax/no_maximum+not_divided"
+
+
+HOOKED = """
+    def mlp(x, w, f, hook=identity):
+        pre = hook("mlp.pre", linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))
+        return linear(hook("mlp.post", f(pre)), w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("f(pre)", "f( pre)", "mlp: right."),
+        (
+            "hook=identity",
+            "callback=identity, hook=identity",
+            "mlp: right. It does not call hook for mlp.post, mlp.pre:",
+        ),
+        ('hook("mlp.post", f(pre))', "f(pre)", "mlp: right. It does not call hook for mlp.post:"),
+        ("f(pre))", "f(pre)) * 0 + f(pre)", "mlp: right. It calls hook, but it does not use what hook returns"),
+        (", hook=identity", "", "NameError: name 'hook' is not defined"),
+    ],
+)
+def test_a_report_says_what_is_missing_in_the_use_of_the_hook(old, new, said):
+    report = learn.check(functions_in(HOOKED.replace(old, new, 1))["mlp"])
+    assert said in str(report)
+
+
+def test_stubs_are_the_package_s_functions_while_others_run():
+    names = functions_in("""
+        def softmax(x):
+            raise NotImplementedError
+
+        def attention(q, k, v, mask, scale):
+            return softmax(np.where(mask, scale * q @ k.swapaxes(-1, -2), -math.inf)) @ v
+    """)
+    assert learn.check(names["attention"])
+
+
+def test_installed_functions_are_used_everywhere(example):
+    calls = []
+    names = functions_in("""
+        def layer_norm(x, w, b, eps):
+            calls.append(x.shape)
+            return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps) * w + b
+
+        def gelu(x):
+            raise NotImplementedError
+    """)
+    names["calls"] = calls
+    weights, config, _ = example.model
+    before = forward(example.tokens, weights, config)
+    with Own(names).installed():
+        inside = forward(example.tokens, weights, config)
+        n = len(calls)
+    assert n == 2 * config.n_layer + 1
+    np.testing.assert_allclose(inside, before, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(forward(example.tokens, weights, config), before)
+    assert len(calls) == n
+
+
+def test_a_copy_of_the_reference_gives_the_same_numbers(example):
+    weights, config, _ = example.model
+    before = forward(example.tokens, weights, config)
+    names: dict = {"__name__": "my_gpt2"}
+    exec(file_with(*EXERCISES), names)
+    own = Own(names)
+    assert own.functions.keys() == EXERCISES.keys()
+    with own.installed():
+        inside = forward(example.tokens, weights, config)
+        assert cross_entropy(inside[:-1], example.tokens[1:]) == cross_entropy(before[:-1], example.tokens[1:])
+    np.testing.assert_array_equal(inside, before)
+
+
+def test_the_notebook_runs_when_solved():
+    book = json.loads(new_notebook())
+    assert book["nbformat"] == 4
+    cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    names: dict = {"__name__": "__main__"}
+    exec(file_with(*EXERCISES), names)
+    exec(cells[0], names)
+    for cell in cells[1:-1]:
+        if cell.startswith("learn.check"):
+            assert eval(cell, names), cell
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "my_gpt2.py"
+
+
+def test_the_file_is_written_once_and_its_stubs_do_not_pass(path, capsys):
+    first = run_main(main, capsys)
+    assert first.status == 1
+    assert "Begin with layer_norm in line" in first.out
+    text = path.read_text(encoding="utf-8")
+    compile(text, path, "exec")
+    second = run_main(main, capsys)
+    assert second.status == 1
+    assert f"0 of {len(EXERCISES)}\nnext: layer_norm, in line" in second.out
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_a_solved_file_passes_and_a_wrong_function_is_diagnosed(path, capsys):
+    path.write_text(file_with(*EXERCISES), encoding="utf-8")
+    assert run_in_process("check", path)["status"] == 0
+    wrong = path.read_text(encoding="utf-8").replace("+ 0.044715 *", "+ 0.44715 *")
+    path.write_text(wrong, encoding="utf-8")
+    result = run_main(main, capsys)
+    n = len(EXERCISES)
+    assert (result.status, result.err) == (1, "")
+    assert f"{n - 1} of {n}\ngelu: not yet. These are exactly the numbers of this mistake" in result.out
+
+
+BROKEN = {
+    "def layer_norm(x:": "my_gpt2.py is not Python: line 1: ",
+    "x = 1 / 0": "my_gpt2.py does not run: line 1: ZeroDivisionError: division by zero",
+    "\nexit()": "my_gpt2.py calls exit() in line 2; it must only define functions",
+    "raise EOFError": "my_gpt2.py reads standard input in line 1; it must only define functions",
+    "\nraise NotImplementedError": "my_gpt2.py does not run: line 2: NotImplementedError",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BROKEN.items())
+def test_a_file_that_does_not_run_is_one_error(path, text, said):
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load_file(path)
+
+
+STATES = {
+    "": "0 of ",
+    "def layer_norm(x:": "my_gpt2.py is not Python: line 1: '(' was never closed\n",
+    "input()": "my_gpt2.py reads standard input in line 1; it must only define functions\n",
+    "import os; os._exit(0)": "my_gpt2.py ended the process (exit status 0).\n",
+    "from numpy_gpt2.model import *": "note: all are the package's own functions, imported.",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), STATES.items())
+def test_a_file_in_any_state_gives_one_message(path, capsys, text, said):
+    path.write_text(text, encoding="utf-8")
+    result = run_main(main, capsys)
+    assert (result.status, result.err) == (1, "")
+    assert said in result.out
+
+
+def test_an_endless_loop_is_found_and_prints_are_not_shown(path):
+    path.write_text("print('hello')\n\ndef gelu(x):\n    while True:\n        pass\n", encoding="utf-8")
+    problem = run_in_process("check", path, time_limit=1)["problem"]
+    assert "did not end within 1 seconds: is there an endless loop? It was in line" in problem
+    assert problem.endswith(", in gelu.")
+    path.write_text("print('hello')", encoding="utf-8")
+    assert run_in_process("check", path)["printed"] == "my_gpt2.py prints 'hello'; prints are not shown."
+
+
+def test_reset_keeps_the_old_function_as_a_comment(path, capsys):
+    path.write_text(file_with("softmax", "GPT2Config.attention_scale"), encoding="utf-8")
+    for name in ("softmax", "GPT2Config.attention_scale"):
+        assert run_main(main, capsys, "--reset", name).status == 0
+    text = path.read_text(encoding="utf-8")
+    assert "\n#     y /= y.sum(axis=-1, keepdims=True)\n" in text
+    assert "\n    #         return scale / (layer + 1)" in text
+    assert not run_in_process("check", path)["right"]
+    compile(text, path, "exec")
+
+
+def test_hints_show_and_list(path, capsys, monkeypatch):
+    path.write_text(file_with("softmax"), encoding="utf-8")
+    assert run_main(main, capsys, "--hint", "softmax", "3").out.endswith(
+        "line: y = x - x.max(axis=-1, keepdims=True)\n"
+    )
+    monkeypatch.setattr("numpy_gpt2.learn.tasks.seconds", lambda exercise, subject: 2e-6)
+    shown = "\n".join(tasks.show(load_file(path), path, "softmax")["lines"])
+    assert "==== softmax in my_gpt2.py\ndef softmax(x):" in shown
+    assert shown.endswith("yours takes 2 µs, about as long as the package's (2 µs)")
+    assert "\n ✓ softmax " in run_main(main, capsys, "--list").out
+    assert run_main(main, capsys, "softmax").out.startswith("softmax: right.\n")
+    assert run_main(main, capsys, "sofmax").status == 2
+
+
+def test_the_speed_of_each_function_can_be_measured():
+    for name in ("gelu", "causal_mask", "GPT2Config.attention_scale"):
+        assert 0 < tasks.seconds(EXERCISES[name], EXERCISES[name].subject(EXERCISES[name].reference)) < 10
