@@ -1,10 +1,10 @@
 """Several prompts, `--prompts FILE`: a JSON object for each sample, in the order of the file.
 
-Each line is a prompt. Prompts of equal length, in tokens, are continued together, because a batch gives several
-times as many tokens per second as one text. A thread reads ahead to find them, but work never waits for input.
+Each line is a prompt. Prompts of equal length, in tokens, are continued together, because a batch gives several times
+as many tokens per second as one text. A thread reads ahead to find them. Work waits for input only if there is none.
 
-The batches do not change the texts. The prompt in line i has random numbers of its own, with the seed N + i − 1, so
-its texts are those of a command with this prompt and this seed. (Rounding may differ in the last digit.)
+The batches do not change the texts. The prompt in line i has its own random numbers, with the seed N + i − 1. So its
+texts are those of a command with this prompt and this seed, except where rounding differs.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from .samples import (
 from .stream import TextStream
 from .tokenizer import prompt_ids
 
-BATCH_SAMPLES = 32  # 5 to 8 times as many tokens per second as one sample, and 2 times as many as 16
+BATCH_SAMPLES = 32  # 6 times as many tokens per second as one sample, and 1.5 times as many as 16
 BATCH_POSITIONS = 8192  # samples times tokens: their keys and values take about as much memory as the weights
 AHEAD = 1024  # prompts that may wait for others of equal length
-PATIENCE = 0.01  # seconds that a batch waits for more lines
+PATIENCE = 0.01  # seconds: a batch waits so long for more lines
 LONGEST_LINE = 1 << 20  # bytes
 
 Line = tuple[int, bytes]  # its number, from 1 on, and what it contains
@@ -59,12 +59,13 @@ class Prompt:
 
     line: int
     text: str
-    ids: list[int]
+    ids: list[int]  # at most those of the window
     seed: int
     samples: list[TextStream] = field(default_factory=list)
     steps: list[tuple[float, int]] = field(default_factory=list)  # for each step: the time, the number of new tokens
 
     def has_ended(self) -> bool:
+        """Whether all samples have ended."""
         return bool(self.samples) and all(sample.finish_reason for sample in self.samples)
 
 

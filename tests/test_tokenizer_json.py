@@ -264,6 +264,35 @@ def test_added_tokens_json_adds_special_tokens(tmp_path):
     assert prompt_ids("[PAD]th日本 other", tokenizer) == [n, 256, n + 1, 32, 111, 257, 114]
 
 
+PAD = {"content": "[PAD]", "single_word": False, "lstrip": False, "rstrip": False}
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", {"added_tokens": [{"id": 265, **PAD}]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"265": PAD}}),
+    ],
+)
+def test_added_tokens_of_other_files_are_read_beside_vocab_and_merges(tmp_path, file, content):
+    n = write_tokenizer(tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+    assert special_tokens(load_tokenizer(tmp_path)) == {ENDOFTEXT: n - 1, "[PAD]": 265}
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[PAD]": 266}))
+    with pytest.raises(ValueError, match="must have the same id for an added token"):
+        load_tokenizer(tmp_path)
+    (tmp_path / file).write_text(json.dumps(content).replace('"lstrip": false', '"lstrip": true'))
+    with pytest.raises(ValueError, match=rf"{file}: lstrip of the added token '\[PAD\]' is true; it must be false"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_prefix_space_beside_vocab_and_merges_is_refused(tmp_path):
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: add_prefix_space is true; it must be false"):
+        load_tokenizer(tmp_path)
+
+
 def test_saving_a_tokenizer_with_fewer_added_tokens_removes_the_others(tmp_path):
     write_reference(tmp_path / "chat", "chat")
     write_reference(tmp_path / "plain", "plain")

@@ -308,6 +308,14 @@ def test_a_file_that_cannot_be_read_is_an_error(cli, source, tmp_path, monkeypat
     assert_one_error(cli("-m", "no model", "--prompts", source), 1, source)
 
 
+def test_a_thread_that_cannot_be_started_is_an_error(cli, monkeypatch):
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(prompts.threading.Thread, "start", fail)
+    assert_one_error(cli("--prompts", "-"), 1, "in a thread of their own", "can't start new thread")
+
+
 def test_an_input_that_fails_is_an_error_after_the_results(cli, tiny, monkeypatch):
     def failing(file):
         yield 1, b"a\n"
