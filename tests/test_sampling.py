@@ -101,7 +101,7 @@ class Fixed:
     [(1.0, None, None), (0.5, None, None), (1.5, 4, None), (1.0, None, 0.8), (2.0, 6, 0.9)],
 )
 def test_samples_follow_the_distribution(temperature, top_k, top_p):
-    """The random numbers are spread evenly over their range, so the counts have no noise. (test_generate.py draws them.)"""
+    """The random numbers are spread evenly over their range, so the counts have no noise."""
     logits = np.random.default_rng(1).normal(size=9)
     p = expected_probabilities(logits.tolist(), temperature, top_k, top_p)
     n = 10_000
