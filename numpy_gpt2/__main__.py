@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     if settings.echo:
         score_prompt(ids, samples, model, settings.logprobs or 0)
     prompts = np.broadcast_to(ids, (n, len(ids)))  # no copies: `generate` cuts a long prompt first
-    progress = continue_prompts(prompts, samples, model, settings, settings.seed)
+    seed = settings.seed_of(1)
+    progress = continue_prompts(prompts, samples, model, settings, seed)
     steps: list[tuple[float, int]] = []  # for each step: seconds since the start, number of new tokens
     interrupted = False
     if n > 1 and not arguments.json:
@@ -59,15 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         interrupted = True
 
-    timings = summarize(loaded, steps)
+    timings = summarize(loaded, steps, settings)
     for i, sample in enumerate(samples, start=1):
         sample.finish("interrupted" if interrupted else end_reason(sample, settings))
         if arguments.json:
-            write(json_line(prompt, sample, settings.seed, timings))
+            write(json_line(prompt, sample, seed, timings))
         else:
             write((f"--- sample {i} of {n}\n" if i > 1 else "") + sample.new_text() + "\n")
     if arguments.stats:
-        print_stats(timings, settings.seed)
+        print_stats(timings, seed)
         if outgrew(len(ids), len(steps), model.config.n_positions):
             print_outgrown(model.config.n_positions)
     return interrupts.STATUS if interrupted else 0

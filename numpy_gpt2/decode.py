@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from .config import GPT2Config
 from .lookup import Lookup
 from .model import logits
 from .prefill import prefill
+from .sampling import ban_repeated_ngrams, penalize_repetition
 from .weights import Weights
 
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]  # scores (B, V), the text so far (B, T) -> tokens (B,)
@@ -23,7 +25,7 @@ def decode(
     weights: Weights,
     config: GPT2Config,
     choose: Choose,
-    stop_tokens: Collection[int],
+    stops: np.ndarray,
     longest_draft: int,
     observe: Observe | None,
     running: np.ndarray | None,
@@ -31,8 +33,8 @@ def decode(
     """Continue text (B, T) by at most `n_new` tokens: an iterator of arrays (B,).
 
     `choose` gets the scores (B, V) of the next tokens and the text so far, which includes the correct part of a draft.
-    It returns the tokens (B,). After it, `observe` gets the scores and the tokens. From the first stop token of a row
-    on, −1 is yielded for this row. The loop ends when all rows have stopped.
+    It returns the tokens (B,). After it, `observe` gets the scores and the tokens. `stops` (V,) is True for stop
+    tokens. From the first stop token of a row on, −1 is yielded for this row. The loop ends when all have stopped.
 
     The first pass reads the whole text. Each later pass reads the new tokens only: the cache has all others. When the
     cache has n_positions tokens, it is emptied, and the last n_positions // 2 tokens of the text are read again.
@@ -61,7 +63,7 @@ def decode(
             tokens = choose(scores[:, n_right], text)
             if observe:
                 observe(scores[:, n_right], tokens)
-            running &= ~np.isin(tokens, [*stop_tokens])
+            running &= ~stops[tokens]
             if not running.any():
                 return
             yield np.where(running, tokens, -1)
@@ -74,3 +76,18 @@ def decode(
             cache.keys, cache.values = cache.keys[:, running[rows]], cache.values[:, running[rows]]
             rows = np.flatnonzero(running)
         unread = text[rows, -1:]
+
+
+def process(
+    scores: np.ndarray, text: np.ndarray, penalty: float, no_repeat_ngram: int, banned: np.ndarray
+) -> np.ndarray:
+    """What the text so far and the ban of ids make of the scores: (B, V), text (B, T), banned (V,) -> (B, V).
+
+    >>> process(np.array([[1.0, 2.0, 4.0]]), np.array([[2]]), penalty=2, no_repeat_ngram=0, banned=np.arange(3) == 0)
+    array([[-inf,   2.,   2.]])
+    """
+    if penalty != 1:
+        scores = penalize_repetition(scores, text, penalty)
+    if no_repeat_ngram:
+        scores = ban_repeated_ngrams(scores, text, no_repeat_ngram)
+    return np.where(banned, -math.inf, scores) if banned.any() else scores

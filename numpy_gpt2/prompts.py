@@ -60,7 +60,7 @@ class Prompt:
     line: int
     text: str
     ids: list[int]  # at most those of the window
-    seed: int
+    seed: int | None
     samples: list[TextStream] = field(default_factory=list)
     steps: list[tuple[float, int]] = field(default_factory=list)  # for each step: the time, the number of new tokens
 
@@ -72,7 +72,7 @@ class Prompt:
 class Generators(np.random.Generator):
     """The random numbers of a batch. Each prompt has its own generator, for an equal share of the rows."""
 
-    def __init__(self, seeds: Iterable[int]) -> None:
+    def __init__(self, seeds: Iterable[int | None]) -> None:
         super().__init__(np.random.PCG64(0))  # not used
         self.generators = [np.random.default_rng(seed) for seed in seeds]
 
@@ -103,7 +103,7 @@ def run_prompts(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         status = interrupts.STATUS
     if arguments.stats:
-        print_stats(summarize(run.loaded, run.steps), run.settings.seed)
+        print_stats(summarize(run.loaded, run.steps, run.settings), run.settings.seed_of(1))
         if run.outgrew_window:
             print_outgrown(run.model.config.n_positions)
     if run.n_failed and not status:
@@ -217,7 +217,7 @@ class Run:
         """The prompt of a line. Raises ValueError if the line is not a prompt."""
         text = parse_line(line)
         ids = cut_prompt_ids(text, self.model, f"line {number}: ")
-        return Prompt(number, text, ids, self.settings.seed + number - 1)
+        return Prompt(number, text, ids, self.settings.seed_of(number))
 
     def choose_batch(self, waiting: list[Prompt]) -> list[Prompt]:
         """The first prompt that waits, and others of the same length: as many as a batch may have."""
@@ -282,7 +282,7 @@ class Run:
     def add(self, prompt: Prompt) -> None:
         """Add the result of a prompt."""
         self.outgrew_window |= outgrew(len(prompt.ids), len(prompt.steps), self.model.config.n_positions)
-        timings = summarize(self.loaded, prompt.steps)
+        timings = summarize(self.loaded, prompt.steps, self.settings)
         lines = [json_line(prompt.text, sample, prompt.seed, timings) for sample in prompt.samples]
         self.print_in_order(prompt.line, "".join(lines))
 

@@ -42,6 +42,10 @@ class Settings:
     beams: int | None = None
     length_penalty: float = 1.0
 
+    def seed_of(self, i: int) -> int | None:
+        """The seed of prompt number i, from 1 on. A beam search has none, because nothing in it is random."""
+        return None if self.beams else self.seed + i - 1
+
 
 def cut_prompt_ids(prompt: str, model: Model, place: str = "") -> list[int]:
     """The tokens of a prompt. If it is longer than the window, it is cut from the left, with a warning."""
@@ -53,7 +57,11 @@ def cut_prompt_ids(prompt: str, model: Model, place: str = "") -> list[int]:
 
 
 def continue_prompts(
-    prompts: np.ndarray, samples: Sequence[TextStream], model: Model, settings: Settings, rng: np.random.Generator | int
+    prompts: np.ndarray,
+    samples: Sequence[TextStream],
+    model: Model,
+    settings: Settings,
+    rng: np.random.Generator | int | None,
 ) -> Iterator[np.ndarray]:
     """Continue row i of `prompts` (B, T) in `samples[i]`. Yields their numbers of new tokens (B,) after each step."""
     options: dict[str, Any] = {  # of `generate` and `beam_search`
@@ -134,7 +142,7 @@ def end_reason(sample: TextStream, settings: Settings) -> str:
     return "length" if len(sample.tokens) == settings.max_new_tokens else "stop"
 
 
-def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, float | None]) -> str:
+def json_line(prompt: str, sample: TextStream, seed: int | None, timings: dict[str, float | None]) -> str:
     """What --json prints for a sample: an object in one line."""
     result: dict[str, Any] = {"prompt": prompt, "text": sample.text, "tokens": sample.tokens}
     if sample.logprobs is not None:  # a stop string removes the last tokens
@@ -147,30 +155,34 @@ def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, flo
     return json.dumps(result, ensure_ascii=False) + "\n"
 
 
-def summarize(loaded: float | None, steps: list[tuple[float, int]]) -> dict[str, float | None]:
+def summarize(loaded: float | None, steps: list[tuple[float, int]], settings: Settings) -> dict[str, float | None]:
     """Seconds since the start, and the decoding speed in tokens per second.
 
-    The speed counts the tokens of all samples, except the first token of each.
+    The first step gives the first token, or the best text of a beam search. The speed counts the tokens of all samples
+    in the other steps.
     """
     speed = None
     if len(steps) > 1:
         speed = sum(n for _, n in steps[1:]) / (steps[-1][0] - steps[0][0])
     return {
         "loaded": loaded,
-        "first_token": steps[0][0] if steps else None,
+        "best_text" if settings.beams else "first_token": steps[0][0] if steps else None,
         "total": steps[-1][0] if steps else loaded,
         "tokens_per_second": speed,
     }
 
 
-def print_stats(timings: dict[str, float | None], seed: int) -> None:
+def print_stats(timings: dict[str, float | None], seed: int | None) -> None:
     """Print the seed, the timings and the memory in one line on standard error."""
     formats = {
+        "seed": "seed {}",
         "loaded": "loaded after {:.2f} s",
         "first_token": "first token after {:.2f} s",
+        "best_text": "best text after {:.2f} s",
         "tokens_per_second": "then {:.1f} tokens/s",
     }
-    parts = [f"seed {seed}", *(text.format(timings[name]) for name, text in formats.items() if timings[name])]
+    values = {"seed": seed, **timings}
+    parts = [text.format(values[name]) for name, text in formats.items() if values.get(name) is not None]
     if sys.platform != "win32":
         import resource
 

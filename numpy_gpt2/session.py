@@ -48,7 +48,7 @@ def run_session(arguments: argparse.Namespace) -> int:
         with suppress(ImportError):  # Windows has none
             import readline  # noqa: F401  (gives `input` a history and editing)
     given = [] if arguments.prompt is None else [arguments.prompt]
-    seeds = itertools.count(settings.seed)
+    numbers = itertools.count(1)
     text: Text | None = None
     while True:
         try:
@@ -57,7 +57,7 @@ def run_session(arguments: argparse.Namespace) -> int:
                 return 0
             if line or not text:
                 text = Text(cut_prompt_ids(line, model), TextStream(model.tokenizer, settings.stop))
-            continue_text(text, model, settings, next(seeds), arguments.stats)
+            continue_text(text, model, settings, next(numbers), arguments.stats)
         except (ValueError, MemoryError) as error:
             print_stderr(f"error: {str(error) or 'out of memory'}")
         except KeyboardInterrupt:
@@ -86,9 +86,9 @@ def read_line() -> str | None:
         raise ValueError(f"the line is not UTF-8 ({error})") from None
 
 
-def continue_text(text: Text, model: Model, settings: Settings, seed: int, stats: bool) -> None:
+def continue_text(text: Text, model: Model, settings: Settings, number: int, stats: bool) -> None:
     """Print the continuation of a text. Ctrl-C ends it, and is raised again."""
-    start = time.perf_counter()
+    start, seed = time.perf_counter(), settings.seed_of(number)
     stream, window, steps, interrupted = text.stream, model.config.n_positions, [], False
     ids = (text.prompt + stream.tokens)[-window:]
     stream.finish_reason = None
@@ -105,7 +105,7 @@ def continue_text(text: Text, model: Model, settings: Settings, seed: int, stats
         text.prompt += tokens_of_text(stream)
         text.stream = TextStream(model.tokenizer, settings.stop)
     if stats:
-        print_stats(summarize(None, steps), seed)
+        print_stats(summarize(None, steps, settings), seed)
         if outgrew(len(ids), len(steps), window):
             print_outgrown(window)
     if interrupted:

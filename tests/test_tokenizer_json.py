@@ -99,7 +99,7 @@ def test_the_references_end_at_an_added_token_and_suppress_padding(tmp_path):
         265,
         266,
     )
-    assert (end_of_text(model), excluded_tokens(model)) == ({266, 77, 264}, {265})
+    assert (end_of_text(model), excluded_tokens(model)) == ({266, 77}, {265})
     options = {"max_new_tokens": 9, "temperature": 0, "lookup": 0}
     free = list(generate(REFERENCE["chat"]["prompt"], model.weights, model.config, **options))
     assert max(free) >= model.tokenizer.n_vocab
@@ -321,15 +321,15 @@ def generation_config(folder, **fields):
 
 def test_generation_config_takes_precedence_over_config(tmp_path):
     folder = write_model(tmp_path, eos_token_id=5, pad_token_id=6)
-    assert (end_of_text(load(folder)), excluded_tokens(load(folder))) == ({5, 264}, {6})
+    assert (end_of_text(load(folder)), excluded_tokens(load(folder))) == ({5}, {6})
     for eos in (7, [7, 8]):
         model = generation_config(folder, eos_token_id=eos)
-        assert end_of_text(model) == {7, 264} | ({8} if eos != 7 else set())
+        assert end_of_text(model) == {7} if eos == 7 else {7, 8}
         assert excluded_tokens(model) == {6}
     model = generation_config(folder, eos_token_id=None, pad_token_id=9)
-    assert (end_of_text(model), excluded_tokens(model)) == ({5, 264}, {9})
+    assert (end_of_text(model), excluded_tokens(model)) == ({5}, {9})
     model = generation_config(folder, eos_token_id=[-1, 10**6, 9], pad_token_id=9)
-    assert (end_of_text(model), excluded_tokens(model)) == ({9, 264}, set())  # padding that ends a text is chosen
+    assert (end_of_text(model), excluded_tokens(model)) == ({9}, set())  # padding that ends a text is chosen
 
 
 @pytest.mark.parametrize("pad", [-1, 10**6, None, 264])

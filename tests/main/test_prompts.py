@@ -12,7 +12,7 @@ import pytest
 from numpy_gpt2 import load, load_tokenizer, prompts, save_model
 from numpy_gpt2.samples import continue_prompts
 
-from ..conftest import assert_one_error, write_model
+from ..conftest import assert_one_error, write_model, write_model_without_endoftext
 from .conftest import EOT, ctrl_c_after, generated, json_samples, start_process, write_scripted_model
 
 WORDS = ["the", "you a", "x", "", "naïve", "the the", "a", "thou", "\tb", "abc", "y", "the you"]  # of 1 to 6 tokens
@@ -173,10 +173,7 @@ def test_a_prompt_that_fails_in_a_batch_does_not_harm_the_others(cli, tmp_path):
 
 
 def test_an_empty_line_is_an_error_without_endoftext(cli, tmp_path):
-    folder = write_model(tmp_path / "model", eos_token_id=None)
-    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    del vocab["<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    folder = write_model_without_endoftext(tmp_path / "model")
     error, sample = json_samples(cli("-m", folder, "-n", 2, "--prompts", "-", stdin=b"\na\n").out)
     assert "line 1: the prompt is empty and the tokenizer has no <|endoftext|>" in error["error"]
     assert sample["prompt"] == "a"

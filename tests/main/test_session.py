@@ -15,7 +15,7 @@ import pytest
 from numpy_gpt2 import load_tokenizer, session
 from numpy_gpt2.stream import TextStream
 
-from ..conftest import assert_one_error, run_cli, write_model
+from ..conftest import assert_one_error, run_cli, write_model, write_model_without_endoftext
 from .conftest import EOT, SMILE, ctrl_c_after, generated, write_scripted_model
 
 
@@ -116,9 +116,7 @@ def test_beam_search_continues_a_text(run_session, tiny):
 
 
 def test_an_error_does_not_end_the_session(cli, tmp_path):
-    folder = write_model(tmp_path / "model", eos_token_id=None)
-    vocab = (folder / "vocab.json").read_text(encoding="utf-8")
-    (folder / "vocab.json").write_text(re.sub(r', "<\|endoftext\|>": \d+', "", vocab), encoding="utf-8")
+    folder = write_model_without_endoftext(tmp_path / "model")
     result = cli("-i", "-m", folder, "-n", 3, "--greedy", stdin=b"\ncaf\xe9\na\n")
     assert (result.status, result.out) == (0, generated(folder, [97], 3)[1] + "\n")
     _, empty, not_utf8 = result.err.splitlines()
