@@ -49,14 +49,6 @@ def test_greedy_ids_equal_transformers(name, dtype):
         assert all(type(token) is int for token in tokens)
 
 
-def test_greedy_ids_of_a_full_size_model_equal_transformers():
-    config = GPT2Config.preset("gpt2")
-    weights = seeded_weights(config, seed=124, scale=0.02)
-    prompt = seeded_tokens(config, 124, (1, 40))[:, :20]
-    with np.load(FOLDER / "full.npz") as references:
-        np.testing.assert_array_equal(greedy(prompt, weights, config).T, references["greedy"])
-
-
 @pytest.mark.parametrize("length", [1, 30, 31, 32])
 @pytest.mark.parametrize("name", ["plain", "odd_sizes"])
 def test_a_text_that_outgrows_the_window_continues_from_its_last_half(name, length):
