@@ -28,14 +28,13 @@ def decode(
     stops: np.ndarray,
     longest_draft: int,
     observe: Observe | None,
-    running: np.ndarray | None,
 ) -> Iterator[np.ndarray]:
     """Continue text (B, T) by at most `n_new` tokens: an iterator of arrays (B,).
 
     `choose` gets the scores (B, V) of the next tokens and the text so far, which includes the correct part of a draft.
     It returns the tokens (B,). After it, `observe` gets the scores and the tokens. `stops` (V,) is True for stop
     tokens. From the first stop token of a row on, −1 is yielded for this row. When all rows have stopped, the iteration
-    ends without another array. The rows that have not stopped are True in `running` (B,), if the caller gives it.
+    ends without another array.
 
     The first pass reads the whole text. Each later pass reads the new tokens only: the cache has all others, in the
     dtype of the weights. If the next tokens do not fit into n_positions, the cache is emptied, and the last
@@ -44,23 +43,20 @@ def decode(
     Drafts have at most `longest_draft` tokens. They change the speed only; `lookup.py` explains them. A batch has none.
     """
     B, end = len(text), text.shape[1] + n_new
-    running = np.ones(B, bool) if running is None else running
-    rows = np.arange(B)  # of the text that are still computed
+    running = np.ones(B, bool)
     lookup = Lookup(longest_draft if B == 1 else 0)
     unread = text[:1] if (text == text[0]).all() else text  # equal prompts are read once
     cache = KVCache(config, len(unread), weights["wte.weight"].dtype)
-    while running.any() and (T := text.shape[1]) < end:
+    while (T := text.shape[1]) < end:
         room = config.n_positions - cache.length - unread.shape[1]
         if room < 0:  # the window is full: read the last half of it again
             cache.truncate(0)
-            unread = text[rows, -max(1, config.n_positions // 2) :]
+            unread = text[:, -max(1, config.n_positions // 2) :]
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
         hidden = prefill(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
         scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
-        if len(scores) < len(rows):  # the prompts were equal; from here on, each row has its own text
+        if len(scores) < B:  # the prompts were equal; from here on, each row has its own text
             scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
-        if len(rows) < B:  # a row that is no longer computed gets another one's scores; its tokens are not used
-            scores = scores[np.minimum(rows.searchsorted(np.arange(B)), len(rows) - 1)]
         for n_right, drafted in enumerate([*draft, -1]):  # −1: after the whole draft, there is nothing to compare
             tokens = choose(scores[:, n_right], text)
             if observe:
@@ -74,10 +70,7 @@ def decode(
                 break
         cache.truncate(cache.length - len(draft) + n_right)  # forget the rest of the draft
         lookup.update(len(draft), text[0, T:])
-        if 2 * np.count_nonzero(running) <= len(rows):  # fewer copies than if each finished row left at once
-            cache.keys, cache.values = cache.keys[:, running[rows]], cache.values[:, running[rows]]
-            rows = np.flatnonzero(running)
-        unread = text[rows, -1:]
+        unread = text[:, -1:]
 
 
 def process(

@@ -44,16 +44,14 @@ def generate(
     lookup: int = LONGEST_DRAFT,
     rng: "np.random.Generator | int | None" = None,
     observe: Callable[[np.ndarray, np.ndarray], None] | None = None,
-    running: np.ndarray | None = None,
 ) -> Iterator[Any]:
     """Continue `tokens`, one token at a time: (T,) gives an iterator of ints, (B, T) an iterator of (B,) int arrays.
 
     `temperature=0` is greedy; `sampling.py` explains the rest. `repetition_penalty` and `no_repeat_ngram` look at the
     whole text: the prompt and all tokens after it. A stop token ends the iteration and is not yielded. In a batch, a
-    finished row yields −1 until all have finished. In `running` (B,), it is set to False; the caller may finish a row,
-    too. Ids in `excluded`, and from `n_vocab` on, are never chosen. At most `lookup` tokens are guessed ahead, which is
-    faster and gives the same tokens (`lookup.py`). `observe` is called at every step with the model's raw logits (B, V)
-    and the tokens (B,) chosen from them.
+    finished row yields −1 until all have finished. Ids in `excluded`, and from `n_vocab` on, are never chosen. At most
+    `lookup` tokens are guessed ahead, which is faster and gives the same tokens (`lookup.py`). `observe` is called at
+    every step with the model's raw logits (B, V) and the tokens (B,) chosen from them.
 
     The model sees a window of `n_positions` tokens. When it is full, its last half becomes the start of a new window.
     A longer prompt is cut from the left, with a warning. Raises ValueError or TypeError for bad arguments, and
@@ -72,5 +70,5 @@ def generate(
             return scores.argmax(axis=-1)
         return sample(probabilities(scores, temperature, top_k, top_p, min_p), rng)
 
-    rows = decode(np.atleast_2d(prompt), max_new_tokens, weights, config, choose, stops, lookup, observe, running)
+    rows = decode(np.atleast_2d(prompt), max_new_tokens, weights, config, choose, stops, lookup, observe)
     return (int(row[0]) for row in rows) if prompt.ndim == 1 else rows

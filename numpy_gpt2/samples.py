@@ -74,7 +74,6 @@ def continue_prompts(
     }
     if settings.beams:
         return search_texts(prompts, samples, model, settings, options)
-    running = np.ones(len(samples), bool)
     rows = generate(
         prompts,
         model.weights,
@@ -86,10 +85,9 @@ def continue_prompts(
         lookup=LONGEST_DRAFT if settings.lookup else 0,
         rng=rng,
         observe=None if settings.logprobs is None else score_tokens(samples, model, settings.logprobs),
-        running=running,
         **options,
     )
-    return append_rows(samples, rows, running)
+    return append_rows(samples, rows)
 
 
 def score_prompt(ids: list[int], samples: Sequence[TextStream], model: Model, n_top: int) -> None:
@@ -126,14 +124,14 @@ def score_tokens(samples: Sequence[TextStream], model: Model, n_top: int) -> Obs
     return observe
 
 
-def append_rows(samples: Sequence[TextStream], rows: Iterator[np.ndarray], running: np.ndarray) -> Iterator[np.ndarray]:
-    """Append each row of tokens (B,) to the samples. A sample that has ended is no longer `running`."""
+def append_rows(samples: Sequence[TextStream], rows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Append each row of tokens (B,) to the samples, until all have ended. Yields the number of new tokens of each."""
     for row in rows:
-        for i, token in enumerate(row.tolist()):
-            samples[i].append(token)
-            running[i] = not samples[i].finish_reason
-        yield row >= 0
-        if not running.any():
+        running = np.array([not sample.finish_reason for sample in samples])
+        for sample, token in zip(samples, row.tolist(), strict=True):
+            sample.append(token)
+        yield running & (row >= 0)
+        if all(sample.finish_reason for sample in samples):
             break
 
 

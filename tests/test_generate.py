@@ -261,39 +261,6 @@ def test_max_new_tokens_of_0_gives_no_tokens():
         assert list(generate([1], WEIGHTS, CONFIG, max_new_tokens=0)) == []
 
 
-@pytest.mark.parametrize("n_new", [12, 45])  # 45: the text outgrows the window
-@pytest.mark.parametrize("equal", [False, True])
-def test_rows_that_the_caller_finishes_are_no_longer_computed(monkeypatch, n_new, equal):
-    """At the latest when half of the rows have finished. The other rows keep their tokens, and their random numbers."""
-    prompts = np.repeat(PROMPTS[:1], 6, axis=0) if equal else np.concatenate([PROMPTS, PROMPTS[:, ::-1], PROMPTS + 1])
-    options = {"max_new_tokens": n_new, "rng": 0, "top_k": 20}
-    whole = np.array([*generate(prompts, WEIGHTS, CONFIG, **options)])
-    sizes = []
-
-    def counted(tokens, *arguments):
-        sizes.append(len(tokens))
-        return gpt2.hidden_states(tokens, *arguments)
-
-    monkeypatch.setattr(prefill, "hidden_states", counted)
-    running, n_tokens = np.ones(6, bool), np.array([2, n_new, 10, 5, 9, 6])  # the length of each row
-    rows = []
-    for tokens in generate(prompts, WEIGHTS, CONFIG, running=running, **options):
-        rows.append(tokens)
-        running[n_tokens == len(rows)] = False
-    np.testing.assert_array_equal(rows, np.where(np.arange(n_new)[:, None] < n_tokens, whole, -1))
-    assert sizes == [1 if equal else 6, *[6] * 5, *[3] * 4, *[1] * (n_new - 10)]
-
-
-def test_a_stop_token_finishes_a_row_for_the_caller():
-    running = np.ones(2, bool)
-    first = greedy(PROMPTS)[0]
-    rows = generate(PROMPTS, WEIGHTS, CONFIG, max_new_tokens=9, temperature=0, stop_tokens=first[:1], running=running)
-    assert next(rows).tolist() == [-1, first[1]]
-    assert running.tolist() == [False, True]
-    running[1] = False
-    assert list(rows) == []
-
-
 # Penalties for repetition, and min-p
 
 SMALL = PROCESSED  # the model of processors.npz
