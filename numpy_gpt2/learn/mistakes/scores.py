@@ -66,7 +66,15 @@ MISTAKES: dict[str, list[Mistake]] = {
             "A target of -1 is taken for the last token, as NumPy counts from the end. It must be ignored.",
             (
                 "targets = np.asarray(targets)",
-                "targets = np.asarray(targets)\ntargets = targets + logits.shape[-1] * (targets == -1)",
+                "targets = np.asarray(targets)\ntargets = targets + logits.shape[-1] * (targets < 0)",
+            ),
+        ),
+        mistake(
+            "last_token_of_1",
+            "A target of -1 is taken for the last token, as NumPy counts from the end. It must be ignored.",
+            (
+                "counted = targets != -1",
+                "targets = np.where(targets == -1, logits.shape[-1] - 1, targets)\ncounted = targets == targets",
             ),
         ),
         mistake(
