@@ -24,6 +24,7 @@ Then the machinery around it:
     stream.py                                          tokens -> text, as soon as it is certain
     cli.py, console.py, interrupts.py                  what the command lines share
     options.py, samples.py, parameters.py, __main__.py the command that continues a prompt
+    prompts.py, session.py                             several prompts in a file, or typed in a terminal
     windows.py, evaluate.py, logprobs.py               the loss of a text, and the log-probability of each token
     train/                                             the training loop, its checkpoints and its log
     explain/                                           an HTML page that shows one prompt inside the model

@@ -11,9 +11,18 @@ import numpy as np
 
 from . import hub, interrupts
 from .cli import exit_status, load_model, read_prompt
-from .console import print_stderr, write
+from .console import write
 from .options import parse_arguments, settings_of
-from .samples import continue_prompts, json_line, print_stats, summarize
+from .samples import (
+    continue_prompts,
+    end_reason,
+    json_line,
+    outgrew,
+    print_outgrown,
+    print_stats,
+    score_prompt,
+    summarize,
+)
 from .stream import TextStream
 from .tokenizer import prompt_ids
 
@@ -34,36 +43,35 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = time.perf_counter() - start
     ids = prompt_ids(prompt, model.tokenizer)
     samples = [TextStream(model.tokenizer, settings.stop) for _ in range(n)]
+    if settings.echo:
+        score_prompt(ids, samples, model, settings.logprobs or 0)
     prompts = np.broadcast_to(ids, (n, len(ids)))  # no copies: `generate` cuts a long prompt first
-    progress = continue_prompts(prompts, samples, model, settings, settings.seed)
+    seed = settings.seed_of(1)
+    progress = continue_prompts(prompts, samples, model, settings, seed)
     steps: list[tuple[float, int]] = []  # for each step: seconds since the start, number of new tokens
-    status = 0
+    interrupted = False
     if n > 1 and not arguments.json:
         write(f"--- sample 1 of {n}\n")
     try:
         for n_tokens in progress:
-            steps.append((time.perf_counter() - start, n_tokens))
+            steps.append((time.perf_counter() - start, int(n_tokens.sum())))
             if not arguments.json:
                 write(samples[0].new_text())
     except KeyboardInterrupt:
-        status = interrupts.STATUS
-        for sample in samples:
-            sample.finish("interrupted")
+        interrupted = True
 
-    timings = summarize(loaded, steps)
+    timings = summarize(loaded, steps, settings)
     for i, sample in enumerate(samples, start=1):
+        sample.finish("interrupted" if interrupted else end_reason(sample, settings))
         if arguments.json:
-            write(json_line(prompt, sample, settings.seed, timings))
+            write(json_line(prompt, sample, seed, timings))
         else:
             write((f"--- sample {i} of {n}\n" if i > 1 else "") + sample.new_text() + "\n")
     if arguments.stats:
-        print_stats(timings, settings.seed)
-        window = model.config.n_positions
-        if min(len(ids), window) + len(steps) - 1 > window:
-            print_stderr(
-                f"note: the text outgrew the window of {window:,} tokens; the last half of the window was read again"
-            )
-    return status
+        print_stats(timings, seed)
+        if outgrew(len(ids), len(steps), model.config.n_positions):
+            print_outgrown(model.config.n_positions)
+    return interrupts.STATUS if interrupted else 0
 
 
 def command(argv: list[str] | None) -> int:
@@ -74,6 +82,14 @@ def command(argv: list[str] | None) -> int:
 
         print_parameters(hub.DEFAULT_MODEL if arguments.model is None else arguments.model)
         return 0
+    if arguments.prompts is not None:
+        from .prompts import run_prompts
+
+        return run_prompts(arguments)
+    if arguments.interactive:
+        from .session import run_session
+
+        return run_session(arguments)
     return run(arguments)
 
 

@@ -3,64 +3,100 @@
 from __future__ import annotations
 
 import math
-import operator
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-
-def check(conditions: dict[str, bool]) -> None:
-    """Raise ValueError with the first message whose condition does not hold."""
-    for message, holds in conditions.items():
-        if not holds:
-            raise ValueError(message)
+from .config import GPT2Config
 
 
-def checked_prompt(tokens: ArrayLike, n_positions: int) -> np.ndarray:
+class Limit(NamedTuple):
+    """What an argument must be: its type, which values are accepted, and this in words."""
+
+    type: type
+    accepts: Callable[[Any], bool]
+    wanted: str
+
+
+NON_NEGATIVE = Limit(Integral, lambda n: n >= 0, "a whole number, 0 or more")
+POSITIVE = Limit(Integral, lambda n: n >= 1, "a whole number, 1 or more")
+PROBABILITY = Limit(Real, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+TOKEN_IDS = Limit(Collection, lambda ids: all(isinstance(id, Integral) for id in ids), "token ids, such as [50256]")
+
+LIMITS = {
+    "max_new_tokens": NON_NEGATIVE,
+    "temperature": Limit(Real, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy"),
+    "top_k": NON_NEGATIVE,
+    "top_p": PROBABILITY,
+    "min_p": PROBABILITY,
+    "repetition_penalty": Limit(Real, lambda x: 1e-6 <= x <= 1e6, "a number from 1e-6 to 1e6, or 1 to turn this off"),
+    "no_repeat_ngram": NON_NEGATIVE,
+    "lookup": NON_NEGATIVE,
+    "beams": POSITIVE,
+    "length_penalty": Limit(Real, lambda x: -10 <= x <= 10, "a number from -10 to 10"),
+}
+OPTIONAL = {"top_k", "top_p", "min_p"}  # None turns them off
+
+
+def check(name: str, value: object, limit: Limit) -> None:
+    """Raise TypeError or ValueError if an argument is not what it must be.
+
+    >>> check("min_p", 1.5, PROBABILITY)
+    Traceback (most recent call last):
+    ValueError: min_p is 1.5; it must be a number above 0 and at most 1
+    """
+    has_type = isinstance(value, limit.type)
+    if not (has_type and limit.accepts(value)):
+        raise (ValueError if has_type else TypeError)(f"{name} is {value!r:.60}; it must be {limit.wanted}")
+
+
+def check_settings(**settings: object) -> None:
+    """`check` each of these arguments by its entry in LIMITS."""
+    for name, value in settings.items():
+        if value is not None or name not in OPTIONAL:
+            check(name, value, LIMITS[name])
+
+
+def checked_prompt(tokens: ArrayLike, config: GPT2Config) -> np.ndarray:
     """The prompt as int64 ids, (T,) or (B, T). Raises ValueError if `tokens` are not token ids.
 
     A prompt that is longer than the window is cut from the left, with a warning.
     """
     prompt = np.asarray(tokens)
-    is_prompt = prompt.ndim in (1, 2) and prompt.size > 0 and np.issubdtype(prompt.dtype, np.integer)
-    check({f"the prompt is {prompt.dtype} {prompt.shape}; it must be token ids, (T,) or (B, T) with T ≥ 1": is_prompt})
-    if (T := prompt.shape[-1]) > n_positions:
-        message = f"the prompt has {T:,} tokens; only the last {n_positions:,} fit the window and are read"
+    if prompt.ndim not in (1, 2) or not prompt.size or not np.issubdtype(prompt.dtype, np.integer):
+        problem = f"the prompt is {prompt.dtype} {prompt.shape}"
+        raise ValueError(f"{problem}; it must be token ids, (T,) or (B, T) with T ≥ 1")
+    check_ids(prompt, config.vocab_size)
+    if (T := prompt.shape[-1]) > config.n_positions:
+        message = f"the prompt has {T:,} tokens; only the last {config.n_positions:,} fit the window and are read"
         warnings.warn(message, stacklevel=3)
-    return prompt[..., -n_positions:].astype(np.int64)  # np.append of unsigned and signed ids would give floats
+    return prompt[..., -config.n_positions :].astype(np.int64)  # np.append of unsigned and signed ids gives floats
 
 
-def check_settings(
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    no_repeat_ngram: int = 0,
-    lookup: int = 0,
-) -> None:
-    """Raise ValueError for an impossible value, and TypeError for a count that is not an int.
+def check_ids(tokens: np.ndarray, vocab_size: int) -> None:
+    """Raise ValueError if a token id does not exist.
 
-    >>> check_settings(max_new_tokens=9, min_p=1.5)
+    >>> check_ids(np.array([3, 5]), vocab_size=5)
     Traceback (most recent call last):
-    ValueError: min_p is 1.5; it must be above 0 and at most 1
+    ValueError: token id 5 does not exist; ids must be from 0 to 4
     """
-    penalty, n = repetition_penalty, no_repeat_ngram
-    check(
-        {
-            f"max_new_tokens is {max_new_tokens}; it must be 0 or more": operator.index(max_new_tokens) >= 0,
-            f"temperature is {temperature}; it must be above 0, or 0 for greedy": 0 <= temperature < math.inf,
-            f"top_k is {top_k}; it must be 1 or more, or 0 or None for all": operator.index(top_k or 0) >= 0,
-            f"top_p is {top_p}; it must be above 0 and at most 1": top_p is None or 0 < top_p <= 1,
-            f"min_p is {min_p}; it must be above 0 and at most 1": min_p is None or 0 < min_p <= 1,
-            f"repetition_penalty is {penalty}; it must be from 1e-6 to 1e6, or 1 for none": 1e-6 <= penalty <= 1e6,
-            f"no_repeat_ngram is {n}; it must be 1 or more, or 0 for none": operator.index(n) >= 0,
-            f"lookup is {lookup}; it must be the longest draft, or 0 for none": operator.index(lookup) >= 0,
-        }
-    )
+    for id in (tokens.min(), tokens.max()):
+        if not 0 <= id < vocab_size:
+            raise ValueError(f"token id {id} does not exist; ids must be from 0 to {vocab_size - 1:,}")
+
+
+def ids_in(name: str, ids: Collection[int], vocab_size: int) -> np.ndarray:
+    """Which ids are in the argument `name`. Boolean (V,). Raises TypeError or ValueError if it has no token ids.
+
+    >>> ids_in("stop_tokens", [1, 3], vocab_size=5).astype(int)
+    array([0, 1, 0, 1, 0])
+    """
+    check(name, ids, TOKEN_IDS)
+    return np.isin(np.arange(vocab_size), [*ids])
 
 
 def banned_ids(vocab_size: int, n_vocab: int | None, excluded: Collection[int]) -> np.ndarray:
@@ -71,16 +107,17 @@ def banned_ids(vocab_size: int, n_vocab: int | None, excluded: Collection[int]) 
     >>> banned_ids(vocab_size=5, n_vocab=4, excluded=[1]).astype(int)
     array([0, 1, 0, 0, 1])
     """
-    wanted = f"n_vocab is {n_vocab}; it must be from 1 to the vocabulary's {vocab_size}"
-    check({wanted: n_vocab is None or 1 <= n_vocab <= vocab_size})
-    ids = np.arange(vocab_size)
-    banned = np.isin(ids, [*excluded]) | (ids >= (n_vocab or vocab_size))
-    check({f"excluded has all {n_vocab or vocab_size} ids; it must leave at least one": not banned.all()})
+    n = vocab_size if n_vocab is None else n_vocab
+    wanted = f"a whole number from 1 to {vocab_size}, the size of the vocabulary"
+    check("n_vocab", n, Limit(Integral, lambda n: 1 <= n <= vocab_size, wanted))
+    banned = ids_in("excluded", excluded, vocab_size) | (np.arange(vocab_size) >= n)
+    if banned.all():
+        raise ValueError(f"excluded has all {n} ids; it must leave at least one")
     return banned
 
 
 def check_scores(scores: np.ndarray, no_repeat_ngram: int) -> None:
-    """Raise ValueError unless each row of the processed scores (B, V) has a token that can be chosen."""
+    """Raise ValueError unless each row of the processed scores (..., V) has a token that can be chosen."""
     largest = scores.max(axis=-1)
     if np.isnan(largest).any():
         raise ValueError("the model's scores are not numbers; its weights are damaged")

@@ -10,20 +10,19 @@ al. 2014, "Sequence to Sequence Learning with Neural Networks", section 3.2. Len
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import banned_ids, check, check_settings, checked_prompt
+from .arguments import POSITIVE, banned_ids, check, check_scores, check_settings, checked_prompt, ids_in
 from .cache import KVCache
 from .config import GPT2Config
+from .decode import process
 from .logprobs import largest, log_softmax
 from .model import logits
 from .prefill import prefill
-from .sampling import ban_repeated_ngrams, penalize_repetition
 from .weights import Weights
 
 
@@ -72,22 +71,19 @@ def beam_search(
     [1, 1, 1] 0.256
     [0, 0, 0] 0.216
 
-    `repetition_penalty` and `no_repeat_ngram` are those of `sampling.py`, applied to ln p. Ids in `excluded`, and from
-    `n_vocab` on, are never chosen; ln p of the other ids stays. A full window moves as in `generate`. Raises ValueError
-    for impossible arguments, and when every token would repeat an n-gram before a text is finished.
+    `repetition_penalty` and `no_repeat_ngram` are those of `sampling.py`, applied to ln p as in transformers' beam
+    search. Greedy decoding applies the penalty to the logits, so one beam with a penalty is not greedy decoding. Ids in
+    `excluded`, and from `n_vocab` on, are never chosen; ln p of the other ids stays. A full window moves as in
+    `generate`. Raises ValueError or TypeError for bad arguments, and ValueError when every token would repeat an n-gram
+    before a text is finished.
     """
-    prompt, B = checked_prompt(tokens, config.n_positions), beams
-    check_settings(max_new_tokens, repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram)
-    check(
-        {
-            f"the prompt is {prompt.shape}; it must be one row of token ids, (T,)": prompt.ndim == 1,
-            f"max_new_tokens is {max_new_tokens}; it must be 1 or more": max_new_tokens >= 1,
-            f"beams is {beams}; it must be 1 or more": operator.index(beams) >= 1,
-            f"length_penalty is {length_penalty}; it must be from -10 to 10": -10 <= length_penalty <= 10,
-        }
-    )
-    banned = banned_ids(config.vocab_size, n_vocab, excluded)
-    stops = np.isin(np.arange(config.vocab_size), [*stop_tokens])  # boolean (V,)
+    prompt, B, V = checked_prompt(tokens, config), beams, config.vocab_size
+    if prompt.ndim > 1:
+        raise ValueError(f"the prompt is {prompt.shape}; it must be one row of token ids, (T,)")
+    check("max_new_tokens", max_new_tokens, POSITIVE)
+    check_settings(beams=beams, length_penalty=length_penalty)
+    check_settings(repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram)
+    banned, stops = banned_ids(V, n_vocab, excluded), ids_in("stop_tokens", stop_tokens, V)
     text = np.tile(prompt, (B, 1))  # (B, T): the beams, the best first
     sums = np.where(np.arange(B) == 0, 0, -math.inf)  # Σ ln p of each beam; all are the prompt, so only one counts
     finished: list[Beam] = []  # at most B, the best first
@@ -99,17 +95,13 @@ def beam_search(
         log_p = log_softmax(logits(prefill(unread, weights, config, cache)[:, -1], weights))  # (B, V)
         if len(log_p) < B:
             log_p, cache = np.repeat(log_p, B, axis=0), cache.repeat(B)
-        if repetition_penalty != 1:
-            log_p = penalize_repetition(log_p, text, repetition_penalty)
-        if no_repeat_ngram:
-            log_p = ban_repeated_ngrams(log_p, text, no_repeat_ngram)
-        candidates = sums[:, None] + np.where(banned, -math.inf, log_p)  # (B, V): Σ ln p of each beam with each token
+        log_p = process(log_p, text, repetition_penalty, no_repeat_ngram, banned)
+        candidates = sums[:, None] + log_p  # (B, V): Σ ln p of each beam with each token
 
-        for row, token in best(candidates, B):  # those that end
-            if (stops[token] or n == max_new_tokens) and candidates[row, token] > -math.inf:
-                new = text[row, len(prompt) :].tolist() + ([] if stops[token] else [token])
-                finished.append(Beam(float(candidates[row, token]) / n**length_penalty, new))
+        finished += ended(candidates, text[:, len(prompt) :], stops, n == max_new_tokens, length_penalty)
         finished = sorted(finished, key=lambda beam: -beam.score)[:B]
+        if not finished:
+            check_scores(candidates.ravel(), no_repeat_ngram)
 
         candidates[:, stops] = -math.inf
         rows, new_tokens = np.transpose(best(candidates, B))  # those that go on
@@ -120,8 +112,23 @@ def beam_search(
         select_rows(cache, text, rows)
         text = np.append(text[rows], new_tokens[:, None], axis=1)
         unread = text[:, -1:]
-    check({f"no_repeat_ngram is {no_repeat_ngram}; it must be larger, because no token is left": bool(finished)})
     return finished
+
+
+def ended(
+    candidates: np.ndarray, new: np.ndarray, stops: np.ndarray, is_last: bool, length_penalty: float
+) -> list[Beam]:
+    """The texts that end in a step: those among the B best that end with a stop token, or all B in the last step.
+
+    `candidates` (B, V) are the sums of ln p, `new` (B, n − 1) the new tokens of the beams, and `stops` (V,) the stop
+    tokens.
+    """
+    beams, n = [], new.shape[1] + 1
+    for row, token in best(candidates, len(candidates)):
+        if (stops[token] or is_last) and candidates[row, token] > -math.inf:
+            tokens = new[row].tolist() + ([] if stops[token] else [token])
+            beams.append(Beam(float(candidates[row, token]) / n**length_penalty, tokens))
+    return beams
 
 
 def best(scores: np.ndarray, n: int) -> list[tuple[int, int]]:

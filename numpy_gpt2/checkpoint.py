@@ -12,10 +12,10 @@ import tiktoken
 from numpy.typing import DTypeLike
 
 from .config import GPT2Config
-from .files import staged_writes
+from .files import files_of, staged_writes
 from .hub import model_folder
 from .int8 import load_int8
-from .model_files import GENERATION_CONFIG, Parts, files_of, missing_files
+from .model_files import GENERATION_CONFIG, Parts, missing_files
 from .tokenizer import ADDED_TOKENS, TOKENIZER_JSON, VOCAB_AND_MERGES, load_tokenizer, save_tokenizer
 from .unsupported import OTHER_WEIGHTS, found_instead
 from .weights import FILE, Weights, check_names_and_shapes, load_weights, save_weights
@@ -67,8 +67,8 @@ def check_vocabulary(tokenizer: tiktoken.Encoding, config: GPT2Config, folder: P
 def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokenizer: tiktoken.Encoding) -> None:
     """Write config.json, model.safetensors and the tokenizer's files. transformers can load this folder, too.
 
-    A save that fails changes nothing in the folder. Raises ValueError if weights, config and tokenizer do not fit
-    together.
+    A generation_config.json or added_tokens.json of an earlier model is removed. A save that fails changes nothing in
+    the folder. Raises ValueError if weights, config and tokenizer do not fit together.
     """
     folder = Path(folder)
     check_names_and_shapes(weights, config, folder)
@@ -79,10 +79,7 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
         "dtype": str(weights["wte.weight"].dtype),
         **dataclasses.asdict(config),
     }
-    with staged_writes(folder) as staging:
+    with staged_writes(folder, replaced=(ADDED_TOKENS, GENERATION_CONFIG)) as staging:
         (staging / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         save_weights(staging / FILE, weights)
         save_tokenizer(staging, tokenizer)
-        is_stale = not (staging / ADDED_TOKENS).exists()
-    if is_stale:
-        (folder / ADDED_TOKENS).unlink(missing_ok=True)

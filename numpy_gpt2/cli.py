@@ -14,6 +14,7 @@ from contextlib import redirect_stderr, suppress
 from typing import Any, NoReturn
 
 from . import __version__, hub, interrupts
+from .arguments import NON_NEGATIVE, POSITIVE
 from .checkpoint import Model, load
 from .console import lossy_stderr, print_stderr, write
 from .files import read_utf8
@@ -31,6 +32,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **options,
         )
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$", re.IGNORECASE)  # also -1e-3
         self.add_argument("--version", action="version", version=f"numpy_gpt2 {__version__}")
 
     def error(self, message: str) -> NoReturn:
@@ -107,8 +109,8 @@ def decode_argument(argument: str) -> str:
 
 utf8_text = argument_type(decode_argument, lambda text: True, "UTF-8")
 nonempty_text = argument_type(decode_argument, lambda text: text != "", "UTF-8 text of one character or more")
-positive_int = argument_type(int, lambda n: n >= 1, "a whole number, 1 or more")
-non_negative_int = argument_type(int, lambda n: n >= 0, "a whole number, 0 or more")
+positive_int = argument_type(int, *POSITIVE[1:])
+non_negative_int = argument_type(int, *NON_NEGATIVE[1:])
 
 
 def read_prompt(prompt: str | None) -> str:

@@ -95,6 +95,11 @@ class GPT2Config:
         model_type = values.get("model_type", "gpt2") if isinstance(values, dict) else None
         if model_type != "gpt2":
             raise ValueError(f"{path} is not a GPT-2: its model_type is {model_type!r}; it must be 'gpt2'")
+        if "Classification" in (architectures := str(values.get("architectures"))):
+            raise ValueError(
+                f"{path}: the model is a classifier ({architectures:.100}); it must be a language model"
+                " (GPT2LMHeadModel)"
+            )
         if quantization := values.get("quantization_config"):
             method = quantization.get("quant_method", "unknown method") if isinstance(quantization, dict) else ""
             raise ValueError(

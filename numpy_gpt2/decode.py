@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from .config import GPT2Config
 from .lookup import Lookup
 from .model import logits
 from .prefill import prefill
+from .sampling import ban_repeated_ngrams, penalize_repetition
 from .weights import Weights
 
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]  # scores (B, V), the text so far (B, T) -> tokens (B,)
@@ -23,15 +25,16 @@ def decode(
     weights: Weights,
     config: GPT2Config,
     choose: Choose,
-    stop_tokens: list[int],
+    stops: np.ndarray,
     longest_draft: int,
     observe: Observe | None,
 ) -> Iterator[np.ndarray]:
     """Continue text (B, T) by at most `n_new` tokens: an iterator of arrays (B,).
 
     `choose` gets the scores (B, V) of the next tokens and the text so far, which includes the correct part of a draft.
-    It returns the tokens (B,). After it, `observe` gets the scores and the tokens. From the first stop token of a row
-    on, −1 is yielded for this row. When all rows have stopped, the iteration ends without another array.
+    It returns the tokens (B,). After it, `observe` gets the scores and the tokens. `stops` (V,) is True for stop
+    tokens. From the first stop token of a row on, −1 is yielded for this row. When all rows have stopped, the iteration
+    ends without another array.
 
     The first pass reads the whole text. Each later pass reads the new tokens only: the cache has all others, in the
     dtype of the weights. If the next tokens do not fit into n_positions, the cache is emptied, and the last
@@ -58,7 +61,7 @@ def decode(
             tokens = choose(scores[:, n_right], text)
             if observe:
                 observe(scores[:, n_right], tokens)
-            running &= ~np.isin(tokens, stop_tokens)
+            running &= ~stops[tokens]
             if not running.any():
                 return
             yield np.where(running, tokens, -1)
@@ -68,3 +71,18 @@ def decode(
         cache.truncate(cache.length - len(draft) + n_right)  # forget the rest of the draft
         lookup.update(len(draft), text[0, T:])
         unread = text[:, -1:]
+
+
+def process(
+    scores: np.ndarray, text: np.ndarray, penalty: float, no_repeat_ngram: int, banned: np.ndarray
+) -> np.ndarray:
+    """What the text so far and the ban of ids make of the scores: (B, V), text (B, T), banned (V,) -> (B, V).
+
+    >>> process(np.array([[1.0, 2.0, 4.0]]), np.array([[2]]), penalty=2, no_repeat_ngram=0, banned=np.arange(3) == 0)
+    array([[-inf,   2.,   2.]])
+    """
+    if penalty != 1:
+        scores = penalize_repetition(scores, text, penalty)
+    if no_repeat_ngram:
+        scores = ban_repeated_ngrams(scores, text, no_repeat_ngram)
+    return np.where(banned, -math.inf, scores) if banned.any() else scores

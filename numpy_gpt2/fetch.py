@@ -11,8 +11,8 @@ from . import hf_cache
 from .config import GPT2Config
 from .credentials import endpoint, redact
 from .download import LIMIT, download_file, file_names, probe
-from .files import link_or_copy, read_json
-from .model_files import GENERATION_CONFIG, Parts, files_of, missing_files, weight_names
+from .files import files_of, link_or_copy, read_json
+from .model_files import GENERATION_CONFIG, Parts, missing_files
 from .tokenizer import (
     ADDED_TOKENS,
     TOKENIZER_CONFIG,
@@ -21,8 +21,8 @@ from .tokenizer import (
     has_tokenizer,
     load_tokenizer,
 )
-from .unsupported import OTHER_TOKENIZERS, OTHER_WEIGHTS, check_tokenizer_class, found_instead, no_tokenizer
-from .weights import WEIGHT_FILES, check_start, no_weights, shard_names, weight_files
+from .unsupported import OTHER_TOKENIZERS, OTHER_WEIGHTS, check_tokenizer_config, found_instead, no_tokenizer
+from .weights import WEIGHT_FILES, check_start, no_weights, shard_names, weight_files, weight_names
 
 TOKENIZER_FILES = (*VOCAB_AND_MERGES, ADDED_TOKENS, TOKENIZER_JSON, TOKENIZER_CONFIG)
 
@@ -123,35 +123,39 @@ def fetch(
 
 
 def fetch_tokenizer(target: Target) -> None:
-    """Download the tokenizer: vocab.json, merges.txt and added_tokens.json, or else tokenizer.json.
+    """Download the tokenizer: vocab.json and merges.txt, tokenizer.json, added_tokens.json, tokenizer_config.json.
 
-    It is deleted if it is damaged or of another kind than GPT-2's.
+    If it is damaged or of another kind than GPT-2's, the files that came from the hub or the cache are deleted. Files
+    that the user has put there stay, and the error names the folder.
     """
     folder = target.folder
+    own = {name for name, path in files_of(folder).items() if name in TOKENIZER_FILES and not path.is_symlink()}
     try:
         if not has_tokenizer(folder):
             with suppress(FileNotFoundError):  # not every repository has one
                 fetch(target, TOKENIZER_CONFIG, read_json)
-            check_tokenizer_class(folder)
+            check_tokenizer_config(folder)
             fetch_tokenizer_files(target)
         load_tokenizer(folder)
     except ValueError as error:
-        for file in TOKENIZER_FILES:
+        for file in {*TOKENIZER_FILES} - own:
             (folder / file).unlink(missing_ok=True)
-        raise ValueError(str(error).replace(str(folder), page(target.repository))) from None
+        raise ValueError(str(error) if own else str(error).replace(str(folder), page(target.repository))) from None
 
 
 def fetch_tokenizer_files(target: Target) -> None:
-    """Download the files that `load_tokenizer` reads."""
+    """Download the files that `load_tokenizer` reads. Which of them a repository has depends on who saved it.
+
+    vocab.json and merges.txt come last: with them, the tokenizer is complete, and a later call fetches nothing.
+    """
+    for file in (ADDED_TOKENS, TOKENIZER_JSON):
+        with suppress(FileNotFoundError):
+            fetch(target, file)
     try:
         for file in VOCAB_AND_MERGES:
             fetch(target, file)
-        with suppress(FileNotFoundError):  # only a model that was fine-tuned with more tokens has it
-            fetch(target, ADDED_TOKENS)
     except FileNotFoundError:
-        try:
-            fetch(target, TOKENIZER_JSON)
-        except FileNotFoundError:
+        if not has_tokenizer(target.folder):
             names = names_on_hub(target.repository, OTHER_TOKENIZERS)
             raise FileNotFoundError(no_tokenizer(page(target.repository), names, target.folder)) from None
 

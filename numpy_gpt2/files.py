@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ LOCK = ".lock"
 
 
 @contextmanager
-def staged_writes(folder: Path) -> Iterator[Path]:
+def staged_writes(folder: Path, replaced: Iterable[str] = ()) -> Iterator[Path]:
     """A temporary folder to write files into. They are moved into `folder` at the end of the `with` block, by name.
+    Files in `folder` whose names are in `replaced` are removed then, unless there is a new one.
 
     If the block raises an exception, nothing in `folder` changes. A killed process leaves its temporary folder; the
     next `staged_writes` into `folder` removes it. Raises OSError if a file cannot be written or moved.
@@ -32,9 +33,11 @@ def staged_writes(folder: Path) -> Iterator[Path]:
                 staging = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=STAGING)))
                 locked = stack.enter_context(try_lock(staging))
             yield staging
-            for path in sorted(staging.iterdir()):
-                if path.name != LOCK:
-                    path.replace(folder / path.name)
+            written = sorted({path.name for path in staging.iterdir()} - {LOCK})
+            for name in written:
+                (staging / name).replace(folder / name)
+            for name in {*replaced}.difference(written):
+                (folder / name).unlink(missing_ok=True)
     except OSError as error:
         problem = error.strerror or str(error)
         raise OSError(f"cannot write into {folder}: {problem}; the files in it are unchanged") from None
@@ -49,6 +52,14 @@ def remove_abandoned(folder: Path) -> None:
                     shutil.rmtree(staging, ignore_errors=True)
             if locked:  # Windows removes no open file, such as the lock's: the folder is still there
                 shutil.rmtree(staging, ignore_errors=True)
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files in a folder: name -> path. There are none if there is no folder. A broken link is not a file."""
+    try:
+        return {path.name: path for path in folder.iterdir() if path.is_file()}
+    except OSError:
+        return {}
 
 
 def link_or_copy(source: Path, path: Path) -> None:

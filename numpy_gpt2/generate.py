@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arguments import banned_ids, check_scores, check_settings, checked_prompt
+from .arguments import banned_ids, check_scores, check_settings, checked_prompt, ids_in
 from .config import GPT2Config
-from .decode import decode
+from .decode import decode, process
 from .lookup import LONGEST_DRAFT
 from .model import forward
-from .sampling import ban_repeated_ngrams, penalize_repetition, probabilities, sample
+from .sampling import probabilities, sample
 from .weights import Weights
 
 
@@ -49,29 +49,26 @@ def generate(
 
     `temperature=0` is greedy; `sampling.py` explains the rest. `repetition_penalty` and `no_repeat_ngram` look at the
     whole text: the prompt and all tokens after it. A stop token ends the iteration and is not yielded. In a batch, a
-    finished row yields −1 until all have finished. Ids in `excluded`, and from `n_vocab` on, are never chosen. `lookup`
-    tokens at most are guessed ahead, which is faster and gives the same tokens (`lookup.py`). `observe` is called at
+    finished row yields −1 until all have finished. Ids in `excluded`, and from `n_vocab` on, are never chosen. At most
+    `lookup` tokens are guessed ahead, which is faster and gives the same tokens (`lookup.py`). `observe` is called at
     every step with the model's raw logits (B, V) and the tokens (B,) chosen from them.
 
     The model sees a window of `n_positions` tokens. When it is full, its last half becomes the start of a new window.
-    A prompt that is longer is cut from the left, with a warning. Raises ValueError for impossible arguments, and when
-    every token that is not excluded would repeat an n-gram.
+    A longer prompt is cut from the left, with a warning. Raises ValueError or TypeError for bad arguments, and
+    ValueError if no token is left.
     """
-    prompt = checked_prompt(tokens, config.n_positions)
-    check_settings(max_new_tokens, temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram, lookup)
-    banned, rng = banned_ids(config.vocab_size, n_vocab, excluded), np.random.default_rng(rng)
+    prompt, V = checked_prompt(tokens, config), config.vocab_size
+    check_settings(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    check_settings(repetition_penalty=repetition_penalty, no_repeat_ngram=no_repeat_ngram, lookup=lookup)
+    banned, stops = banned_ids(V, n_vocab, excluded), ids_in("stop_tokens", stop_tokens, V)
+    rng = np.random.default_rng(rng)
 
     def choose(scores: np.ndarray, text: np.ndarray) -> np.ndarray:
-        if repetition_penalty != 1:
-            scores = penalize_repetition(scores, text, repetition_penalty)
-        if no_repeat_ngram:
-            scores = ban_repeated_ngrams(scores, text, no_repeat_ngram)
-        if banned.any():
-            scores = np.where(banned, -np.inf, scores)
+        scores = process(scores, text, repetition_penalty, no_repeat_ngram, banned)
         check_scores(scores, no_repeat_ngram)
         if temperature == 0:
             return scores.argmax(axis=-1)
         return sample(probabilities(scores, temperature, top_k, top_p, min_p), rng)
 
-    rows = decode(np.atleast_2d(prompt), max_new_tokens, weights, config, choose, [*stop_tokens], lookup, observe)
+    rows = decode(np.atleast_2d(prompt), max_new_tokens, weights, config, choose, stops, lookup, observe)
     return (int(row[0]) for row in rows) if prompt.ndim == 1 else rows

@@ -48,8 +48,11 @@ def repository_of(folder: Path) -> str | None:
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a file has the hash that is the name of its blob: SHA-256, or Git's SHA-1. True if it is not a blob."""
-    name = path.resolve().name
+    """Whether a file has the hash that is the name of its blob: SHA-256, or Git's SHA-1. True if it is not a blob.
+
+    A blob can be a link itself, to a file that several models share. The name of that file is another kind of hash.
+    """
+    name = Path(os.readlink(path)).name if path.is_symlink() else path.name
     with open(path, "rb") as file:
         if re.fullmatch("[0-9a-f]{64}", name):
             return hashlib.file_digest(file, "sha256").hexdigest() == name

@@ -10,8 +10,9 @@ from . import hf_cache
 from .config import RELEASED_SIZES
 from .console import print_stderr
 from .credentials import endpoint, redact
-from .model_files import Parts, files_of, in_words, is_complete, missing_files
-from .unsupported import check_tokenizer_class
+from .files import files_of
+from .model_files import Parts, in_words, is_complete, missing_files
+from .unsupported import check_tokenizer_config
 
 NAMES = (*RELEASED_SIZES, "distilgpt2")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -170,7 +171,7 @@ def download_model(name: str, parts: Parts = Parts.ALL) -> Path:
     try:
         if is_offline() and missing_here(name, parts):
             for present in filter(None, (folder, snapshot)):
-                check_tokenizer_class(present)
+                check_tokenizer_config(present)
             raise ConnectionError(f"HF_HUB_OFFLINE is set, and {name} is not complete in {places(name)}")
         from .download import locked
         from .fetch import fetch_model, link_files

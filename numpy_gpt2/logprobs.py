@@ -25,6 +25,7 @@ import numpy as np
 import tiktoken
 from numpy.typing import ArrayLike
 
+from .arguments import check_ids
 from .checkpoint import Model
 from .config import GPT2Config
 from .threads import thread_pool
@@ -46,9 +47,7 @@ def token_log_probabilities(tokens: ArrayLike, weights: Weights, config: GPT2Con
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
         raise ValueError(f"the text is {tokens.dtype} {tokens.shape}; it must be token ids, (T,) with T ≥ 1")
-    for id in (tokens.min(), tokens.max()):
-        if not 0 <= id < config.vocab_size:
-            raise ValueError(f"token id {id} does not exist; ids must be from 0 to {config.vocab_size - 1:,}")
+    check_ids(tokens, config.vocab_size)
 
     def of_targets(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         return log_softmax(logits)[np.arange(len(targets)), targets]

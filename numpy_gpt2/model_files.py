@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from enum import Flag, auto
 from pathlib import Path
 
+from .files import files_of
 from .tokenizer import TOKENIZER_JSON, VOCAB_AND_MERGES
-from .weights import FILE, WEIGHT_FILES, shard_names
+from .weights import FILE, PICKLED_FILE, weight_names
 
 GENERATION_CONFIG = "generation_config.json"
 MODEL_FILES = ("config.json", *VOCAB_AND_MERGES)  # of a model folder, beside the weights
@@ -22,14 +23,6 @@ class Parts(Flag):
     ALL = CONFIG | TOKENIZER | WEIGHTS
 
 
-def files_of(folder: Path) -> dict[str, Path]:
-    """The files in a folder: name -> path. There are none if there is no folder. A broken link is not a file."""
-    try:
-        return {path.name: path for path in folder.iterdir() if path.is_file()}
-    except OSError:
-        return {}
-
-
 def missing_files(files: Mapping[str, Path], parts: Parts = Parts.ALL) -> list[str]:
     """The files that a model needs besides these. The same names as in `load_tokenizer` and `load_weights` count.
 
@@ -39,14 +32,8 @@ def missing_files(files: Mapping[str, Path], parts: Parts = Parts.ALL) -> list[s
     if Parts.TOKENIZER in parts and TOKENIZER_JSON not in files:
         needed += VOCAB_AND_MERGES
     if Parts.WEIGHTS in parts:
-        needed += weight_names(files)
+        needed += weight_names(files) or [FILE]
     return [name for name in needed if name not in files]
-
-
-def weight_names(files: Mapping[str, Path]) -> list[str]:
-    """The files with the weights of a model that has these files: the first of `WEIGHT_FILES`, and all its shards."""
-    first = next((name for name in WEIGHT_FILES if name in files), FILE)
-    return [first, *shard_names(files[first])] if first.endswith(".json") else [first]
 
 
 def is_complete(folder: Path, parts: Parts = Parts.ALL) -> bool:
@@ -64,5 +51,5 @@ def in_words(missing: Collection[str]) -> str:
     if tokenizer := [name for name in VOCAB_AND_MERGES if name in missing]:
         words.append(f"{' and '.join(tokenizer)} (or {TOKENIZER_JSON})")
     if FILE in missing:
-        words.append(f"{FILE} (or {WEIGHT_FILES[2]})")
+        words.append(f"{FILE} (or {PICKLED_FILE})")
     return ", ".join(words)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import secrets
+import sys
 
+from .arguments import LIMITS, PROBABILITY
 from .cli import Parser, argument_type, non_negative_int, nonempty_text, positive_int
 from .samples import Settings
 from .tokenizer import ENDOFTEXT
@@ -20,6 +21,8 @@ examples:
   python -m numpy_gpt2 -m shakespeare --seed 7 "ROMEO:"    the bundled model
   python -m numpy_gpt2 --num-samples 3 --stop . "I think"  up to a full stop
   python -m numpy_gpt2 --json --stats - < prompt.txt       the prompt is a file
+  python -m numpy_gpt2 -n 20 --prompts prompts.txt         a prompt per line
+  python -m numpy_gpt2 -i                                  type prompts, one after another
   python -m numpy_gpt2 --params                            GPT-2's parameters
 
 other programs, each with its own --help:
@@ -33,13 +36,13 @@ A prompt that is one of these four words follows --, as in: -- train
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Read and check the command line."""
-    temperature = argument_type(float, lambda x: 0 <= x < math.inf, "a finite number above 0, or 0 for greedy")
-    probability = argument_type(float, lambda p: 0 < p <= 1, "a number above 0 and at most 1")
+    temperature = argument_type(float, *LIMITS["temperature"][1:])
+    probability = argument_type(float, *PROBABILITY[1:])
     n_top = argument_type(int, lambda k: 0 <= k <= 1_000, "a whole number from 0 to 1,000")
-    penalty = argument_type(float, lambda x: 1e-6 <= x <= 1e6, "a number from 1e-6 to 1e6, or 1 to turn this off")
+    penalty = argument_type(float, *LIMITS["repetition_penalty"][1:])
     n_samples = argument_type(int, lambda n: 1 <= n <= 10_000, "a whole number from 1 to 10,000")
     n_beams = argument_type(int, lambda n: 1 <= n <= 100, "a whole number from 1 to 100")
-    length_penalty = argument_type(float, lambda x: -10 <= x <= 10, "a number from -10 to 10")
+    length_penalty = argument_type(float, *LIMITS["length_penalty"][1:])
 
     parser = Parser(
         prog="python -m numpy_gpt2",
@@ -49,18 +52,32 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     parser.add_prompt("the text to continue")
+    help = (
+        "each line of FILE is a prompt, a JSON string if it begins with a quotation mark; - is standard input;"
+        ' implies --json: the results come in the order of the lines, {"error": …} for a bad line'
+    )
+    add("--prompts", metavar="FILE", help=help)
+    help = (
+        "a session: each line that is typed is a prompt, and an empty line continues the text so far; Ctrl-C stops"
+        " a text, Ctrl-D ends the session"
+    )
+    add("-i", "--interactive", action="store_true", help=help)
     parser.add_model()
     help = "generate at most N tokens (default: 100)"
     add("-n", "--max-new-tokens", metavar="N", type=positive_int, default=100, help=help)
     help = "end before TEXT; can be given several times; TEXT is literal: in bash, two line ends are $'\\n\\n'"
     add("--stop", metavar="TEXT", type=nonempty_text, action="append", default=[], help=help)
-    add("--ignore-eos", action="store_true", help=f"do not end at {ENDOFTEXT}")
+    help = f"do not end at the model's end of text: any eos_token_id of its config, else {ENDOFTEXT}"
+    add("--ignore-eos", action="store_true", help=help)
     help = "draft tokens from earlier text; same output, faster where the text repeats (default: on)"
     add("--lookup", action=argparse.BooleanOptionalAction, default=True, help=help)
     parser.add_with()
 
     add = parser.add_argument_group("sampling").add_argument
-    help = "lower values prefer probable tokens more strongly; 0 means --greedy (default: 0.8)"
+    help = (
+        "lower values prefer probable tokens more strongly; 0 always takes the most probable one, and then -k, -p and"
+        " --min-p have no effect (default: 0.8)"
+    )
     add("-t", "--temperature", metavar="X", type=temperature, help=help)
     help = "sample from the K most probable tokens; 0 turns this off (default: 40)"
     add("-k", "--top-k", metavar="K", type=non_negative_int, help=help)
@@ -74,7 +91,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--repetition-penalty", metavar="X", type=penalty, default=1.0, help=help)
     help = "never repeat N tokens in a row from the prompt or the text; 0 turns this off (default: 0)"
     add("--no-repeat-ngram", metavar="N", type=non_negative_int, default=0, help=help)
-    help = "random seed; the same seed gives the same text (default: random)"
+    help = "random seed; the same seed gives the same text; prompt i of --prompts or -i has N + i - 1 (default: random)"
     add("-s", "--seed", metavar="N", type=non_negative_int, help=help)
     help = "generate N continuations as one batch, with a line before each (default: 1)"
     add("--num-samples", metavar="N", type=n_samples, default=1, help=help)
@@ -94,8 +111,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--params", action="store_true", help="print a table of the model's parameters and exit")
 
     arguments = parser.parse_args(argv)
-    if not arguments.params:
-        parser.check_prompt(arguments.prompt)
+    if arguments.params:  # other options have no effect
+        return arguments
+    check_sources(parser, arguments)
     if arguments.logprobs is not None and not arguments.json:
         parser.error("--logprobs adds a list to the JSON object of a sample; it needs --json")
     if arguments.echo and arguments.logprobs is None:
@@ -108,6 +126,27 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def check_sources(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Exit with an error unless prompts come from one place, and have one way out. `--prompts` implies `--json`."""
+    if arguments.prompts is not None:
+        if arguments.prompt is not None or arguments.interactive:
+            parser.error(
+                "--prompts FILE has all the prompts, so it contradicts PROMPT and -i; leave out one or the other"
+            )
+        if arguments.prompts == "-" and sys.stdin is None:
+            parser.error("standard input is closed; give the name of a file instead of -")
+        arguments.json = True
+    elif arguments.interactive:
+        others = {"--json": arguments.json, "--num-samples": arguments.num_samples > 1}
+        if flags := [flag for flag, given in others.items() if given]:
+            parser.error(f"-i prints one text after each line that is typed, so it contradicts {', '.join(flags)}")
+        if arguments.prompt == "-" or sys.stdin is None:
+            problem = "is closed" if sys.stdin is None else "is not one prompt; PROMPT cannot be -"
+            parser.error(f"-i reads lines from standard input, which {problem}")
+    else:
+        parser.check_prompt(arguments.prompt)
+
+
 def check_decoding(parser: Parser, arguments: argparse.Namespace) -> None:
     """Exit with an error if options contradict `--greedy` or `--beams`, or need `--beams`."""
     sampling = {
@@ -117,6 +156,7 @@ def check_decoding(parser: Parser, arguments: argparse.Namespace) -> None:
         "--min-p": arguments.min_p,
     }
     others = {
+        "-t": arguments.temperature is not None,  # 0 is greedy
         "--greedy": arguments.greedy,
         "--seed": arguments.seed is not None,
         "--num-samples": arguments.num_samples > 1,

@@ -7,6 +7,7 @@ import math
 from . import hub
 from .config import RELEASED_SIZES, GPT2Config
 from .console import write
+from .model_files import Parts
 
 # The components, and the part of a parameter's name that shows which one it belongs to.
 COMPONENTS = {
@@ -24,7 +25,7 @@ def print_parameters(name: str) -> None:
 
     Nothing is downloaded for the four released sizes of GPT-2, and config.json only for other models.
     """
-    preset = name in RELEASED_SIZES and not hub.local_folder(name, hub.Parts.CONFIG)
+    preset = name in RELEASED_SIZES and not hub.local_folder(name, Parts.CONFIG)
     config = GPT2Config.preset(name) if preset else GPT2Config.from_json(hub.config_file(name))
     shapes, total = config.parameter_shapes(), config.num_parameters()
     rows = [("parameter", "shape", "count")]

@@ -29,7 +29,8 @@ ZIP_SIGNATURE = b"PK\3\4"  # of an entry's header; files of torch.save since PyT
 LEGACY_HEADER = (0x1950A86A20F9469CFC6C, 1001)  # the first two pickles of files before PyTorch 1.6
 
 MAX_PICKLE = 1 << 20  # bytes; GPT-2 XL needs 97 kB. An operation of one byte can allocate about 100 bytes
-NOT_NEEDED = "weights do not need; nothing in the file was run"
+WAY_OUT = "save model.state_dict()"
+NOT_NEEDED = f"weights do not need; nothing in the file was run. To make a file that can be read, {WAY_OUT}"
 MAX_DIMENSIONS = 64  # NumPy's limit
 
 OPERATIONS = {getattr(pickle, name): name for name in pickle.__all__ if name.isupper()}
@@ -128,7 +129,8 @@ def read_pickled(path: Path, dtypes: Mapping[str, str], skip: Callable[[str], bo
         if isinstance(tensors, dict) and "state_dict" in tensors:
             tensors = tensors["state_dict"]
         if not isinstance(tensors, dict):
-            raise ValueError(f"it holds an object of type {type(tensors).__name__}; it must hold a dict of tensors")
+            kind = type(tensors).__name__
+            raise ValueError(f"it holds an object of type {kind}; it must hold a dict of tensors, so {WAY_OUT}")
         names = [name for name in tensors if not skip(name)]
         return {name: view(name, tensors[name], contents, dtypes, len(data)) for name in names}
     except ValueError as error:
@@ -141,7 +143,7 @@ def view(
 ) -> np.ndarray:
     """The array that a `Tensor` describes, as a view of the content of its storage. It has at most `limit` numbers."""
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name!r:.100} is of type {type(tensor).__name__}; it must be a tensor")
+        raise ValueError(f"{name!r:.100} is of type {type(tensor).__name__}; it must be a tensor, so {WAY_OUT}")
     kind = tensor.storage.type
     if kind.dtype not in dtypes:
         raise ValueError(f"{name!r:.100} is stored as {kind.dtype}; it must be one of {', '.join(dtypes)}")
@@ -251,6 +253,17 @@ def look_up(module: object, name: object) -> Any:
     return ALLOWED[full_name]
 
 
+def call(function: Any, arguments: Any) -> Any:
+    """The result of a call in a pickle. Only what is in `ALLOWED` is called."""
+    name = next((name for name, value in ALLOWED.items() if value is function), None)
+    if name is None or type(arguments) is not tuple:
+        raise TypeError
+    try:
+        return function(*arguments)
+    except TypeError:
+        raise ValueError(f"it calls {name!r} with arguments that {NOT_NEEDED}") from None
+
+
 def pop(stack: list[Any], n: int) -> list[Any]:
     """Remove the last n items of a stack and return them."""
     if len(stack) < n:
@@ -348,10 +361,7 @@ def unpickle(stream: io.BytesIO) -> tuple[Any, dict[str, Storage]]:
                 case pickle.STACK_GLOBAL:
                     stack.append(look_up(*pop(stack, 2)))
                 case pickle.REDUCE:
-                    function, arguments = pop(stack, 2)
-                    if type(arguments) is not tuple or not callable(function):
-                        raise TypeError
-                    stack.append(function(*arguments))
+                    stack.append(call(*pop(stack, 2)))
                 case pickle.BUILD:  # sets attributes: a state dict has `_metadata`, which is not needed
                     stack.pop()
                     if type(stack[-1]) is not dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from .generate import generate
 from .logprobs import prompt_logprobs, token_logprobs
 from .lookup import LONGEST_DRAFT
 from .stream import TextStream, end_of_text, excluded_tokens
+from .tokenizer import prompt_ids
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,28 @@ class Settings:
     beams: int | None = None
     length_penalty: float = 1.0
 
+    def seed_of(self, i: int) -> int | None:
+        """The seed of prompt number i, from 1 on. A beam search has none, because nothing in it is random."""
+        return None if self.beams else self.seed + i - 1
+
+
+def cut_prompt_ids(prompt: str, model: Model, place: str = "") -> list[int]:
+    """The tokens of a prompt. If it is longer than the window, it is cut from the left, with a warning."""
+    ids, window = prompt_ids(prompt, model.tokenizer), model.config.n_positions
+    if len(ids) > window:
+        message = f"{place}the prompt has {len(ids):,} tokens; only the last {window:,} fit the window and are read"
+        warnings.warn(message, stacklevel=2)
+    return ids[-window:]
+
 
 def continue_prompts(
-    prompts: np.ndarray, samples: Sequence[TextStream], model: Model, settings: Settings, rng: np.random.Generator | int
-) -> Iterator[int]:
-    """Continue row i of `prompts` (B, T) in `samples[i]`. Yields the number of new tokens after each step."""
-    if settings.echo:
-        score_prompts(prompts, samples, model, settings.logprobs or 0)
+    prompts: np.ndarray,
+    samples: Sequence[TextStream],
+    model: Model,
+    settings: Settings,
+    rng: np.random.Generator | int | None,
+) -> Iterator[np.ndarray]:
+    """Continue row i of `prompts` (B, T) in `samples[i]`. Yields their numbers of new tokens (B,) after each step."""
     options: dict[str, Any] = {  # of `generate` and `beam_search`
         "max_new_tokens": settings.max_new_tokens,
         "repetition_penalty": settings.repetition_penalty,
@@ -70,31 +87,28 @@ def continue_prompts(
         observe=None if settings.logprobs is None else score_tokens(samples, model, settings.logprobs),
         **options,
     )
-    return append_rows(samples, rows, settings.max_new_tokens)
+    return append_rows(samples, rows)
+
+
+def score_prompt(ids: list[int], samples: Sequence[TextStream], model: Model, n_top: int) -> None:
+    """Give the samples of a prompt the log-probabilities of its tokens."""
+    logprobs = prompt_logprobs(np.array(ids), model, n_top)
+    for sample in samples:
+        sample.prompt_logprobs = logprobs
 
 
 def search_texts(
     prompts: np.ndarray, samples: Sequence[TextStream], model: Model, settings: Settings, options: dict[str, Any]
-) -> Iterator[int]:
+) -> Iterator[np.ndarray]:
     """Continue each prompt by beam search. Yields once for each, because a text is known only at its end."""
     from .beam import beam_search  # most commands do not need it
 
     options = {**options, "beams": settings.beams, "length_penalty": settings.length_penalty}
-    for prompt, sample in zip(prompts, samples, strict=True):
-        sample.score, tokens = beam_search(prompt, model.weights, model.config, **options)[0]
+    for i, sample in enumerate(samples):
+        sample.score, tokens = beam_search(prompts[i], model.weights, model.config, **options)[0]
         for token in tokens:
             sample.append(token)
-        sample.finish("length" if len(sample.tokens) == settings.max_new_tokens else "stop")
-        yield len(tokens)
-
-
-def score_prompts(prompts: np.ndarray, samples: Sequence[TextStream], model: Model, n_top: int) -> None:
-    """Give each sample the log-probabilities of its prompt. Equal prompts are computed once."""
-    scored: dict[bytes, list[dict[str, Any]]] = {}
-    for prompt, sample in zip(prompts, samples, strict=True):
-        if (key := prompt.tobytes()) not in scored:
-            scored[key] = prompt_logprobs(prompt, model, n_top)
-        sample.prompt_logprobs = scored[key]
+        yield np.where(np.arange(len(samples)) == i, len(tokens), 0)
 
 
 def score_tokens(samples: Sequence[TextStream], model: Model, n_top: int) -> Observe:
@@ -110,19 +124,23 @@ def score_tokens(samples: Sequence[TextStream], model: Model, n_top: int) -> Obs
     return observe
 
 
-def append_rows(samples: Sequence[TextStream], rows: Iterator[np.ndarray], max_new_tokens: int) -> Iterator[int]:
-    """Append a token of each row to each sample, until all samples have ended. Yields the number of new tokens."""
+def append_rows(samples: Sequence[TextStream], rows: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Append each row of tokens (B,) to the samples, until all have ended. Yields the number of new tokens of each."""
     for row in rows:
+        running = np.array([not sample.finish_reason for sample in samples])
         for sample, token in zip(samples, row.tolist(), strict=True):
             sample.append(token)
-        yield int((row >= 0).sum())
+        yield running & (row >= 0)
         if all(sample.finish_reason for sample in samples):
             break
-    for sample in samples:
-        sample.finish("length" if len(sample.tokens) == max_new_tokens else "stop")
 
 
-def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, float | None]) -> str:
+def end_reason(sample: TextStream, settings: Settings) -> str:
+    """Why a sample ended whose tokens have ended."""
+    return "length" if len(sample.tokens) == settings.max_new_tokens else "stop"
+
+
+def json_line(prompt: str, sample: TextStream, seed: int | None, timings: dict[str, float | None]) -> str:
     """What --json prints for a sample: an object in one line."""
     result: dict[str, Any] = {"prompt": prompt, "text": sample.text, "tokens": sample.tokens}
     if sample.logprobs is not None:  # a stop string removes the last tokens
@@ -135,31 +153,47 @@ def json_line(prompt: str, sample: TextStream, seed: int, timings: dict[str, flo
     return json.dumps(result, ensure_ascii=False) + "\n"
 
 
-def summarize(loaded: float, steps: list[tuple[float, int]]) -> dict[str, float | None]:
+def summarize(loaded: float | None, steps: list[tuple[float, int]], settings: Settings) -> dict[str, float | None]:
     """Seconds since the start, and the decoding speed in tokens per second.
 
-    The speed counts the tokens of all samples, except the first token of each.
+    The first step gives the first token, or the best text of a beam search. The speed counts the tokens of all samples
+    in the other steps.
     """
-    first, last = (steps[0][0], steps[-1][0]) if steps else (loaded, loaded)
+    speed = None
+    if len(steps) > 1:
+        speed = sum(n for _, n in steps[1:]) / (steps[-1][0] - steps[0][0])
     return {
         "loaded": loaded,
-        "first_token": first if steps else None,
-        "total": last,
-        "tokens_per_second": sum(n for _, n in steps[1:]) / (last - first) if len(steps) > 1 else None,
+        "best_text" if settings.beams else "first_token": steps[0][0] if steps else None,
+        "total": steps[-1][0] if steps else loaded,
+        "tokens_per_second": speed,
     }
 
 
-def print_stats(timings: dict[str, float | None], seed: int) -> None:
+def print_stats(timings: dict[str, float | None], seed: int | None) -> None:
     """Print the seed, the timings and the memory in one line on standard error."""
     formats = {
+        "seed": "seed {}",
         "loaded": "loaded after {:.2f} s",
         "first_token": "first token after {:.2f} s",
+        "best_text": "best text after {:.2f} s",
         "tokens_per_second": "then {:.1f} tokens/s",
     }
-    parts = [f"seed {seed}", *(text.format(timings[name]) for name, text in formats.items() if timings[name])]
+    values = {"seed": seed, **timings}
+    parts = [text.format(values[name]) for name, text in formats.items() if values.get(name) is not None]
     if sys.platform != "win32":
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and in KiB on Linux
         parts.append(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:.0f} MB")
     print_stderr(f"stats: {' · '.join(parts)}")
+
+
+def outgrew(n_prompt: int, n_new: int, window: int) -> bool:
+    """Whether a text had to be read again, because the window was full before its last token."""
+    return min(n_prompt, window) + n_new - 1 > window
+
+
+def print_outgrown(window: int) -> None:
+    """Say on standard error that a text was read again."""
+    print_stderr(f"note: the text outgrew the window of {window:,} tokens; the last half of the window was read again")

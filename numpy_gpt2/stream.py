@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tiktoken
 
+from .arguments import Limit, check
 from .checkpoint import Model
 from .generate import generate
 from .lookup import LONGEST_DRAFT
@@ -37,8 +38,11 @@ def generate_text(
 
     The text ends before the first stop string, at the model's end of text, or after `max_new_tokens`. An empty prompt
     starts from `<|endoftext|>`. The other arguments are those of `generate`; the defaults sample from the model's own
-    distribution. Raises ValueError for impossible arguments.
+    distribution. Bad arguments raise ValueError or TypeError.
     """
+    check("prompt", prompt, Limit(str, lambda _: True, "a string"))
+    check("model", model, Limit(Model, lambda _: True, "a Model, such as load('gpt2')"))
+    check("stop", stop, Limit(Collection, lambda stops: all(isinstance(s, str) for s in stops), "one or more strings"))
     stream = TextStream(model.tokenizer, [stop] if isinstance(stop, str) else stop)
     tokens = generate(
         prompt_ids(prompt, model.tokenizer),
@@ -145,9 +149,9 @@ class TextStream:
 
 
 def end_of_text(model: Model) -> set[int]:
-    """The tokens that end a text: `eos_token_id` of the model's config, and the tokenizer's `<|endoftext|>`."""
-    tokens = config_tokens(model.config.eos_token_id, model)
-    return tokens | {model.tokenizer.eot_token} if ENDOFTEXT in model.tokenizer.special_tokens_set else tokens
+    """The tokens that end a text: `eos_token_id` of the config. If it names no token, `<|endoftext|>`."""
+    default = {model.tokenizer.eot_token} if ENDOFTEXT in model.tokenizer.special_tokens_set else set()
+    return config_tokens(model.config.eos_token_id, model) or default
 
 
 def excluded_tokens(model: Model) -> set[int]:

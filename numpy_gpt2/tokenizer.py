@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import tiktoken
 
-from .files import read_json
-from .unsupported import check_tokenizer_class, no_tokenizer
+from .files import files_of, read_json
+from .unsupported import check_added_tokens, check_tokenizer_config, check_tokenizer_json, no_tokenizer
 
 # How GPT-2 cuts a text into pieces. \p{L} is any letter and \p{N} any number. Possessive quantifiers (++) never
 # backtrack: long runs of one kind take linear time. White space before a word is one piece without its last character.
@@ -48,77 +48,81 @@ BYTE_OF_CHARACTER = {ord(character): byte for byte, character in enumerate(CHARA
 ENDOFTEXT = "<|endoftext|>"
 
 VOCAB_AND_MERGES = ("vocab.json", "merges.txt")
-ADDED_TOKENS = "added_tokens.json"  # tokens that were added for a fine-tuning; beside vocab.json and merges.txt
+ADDED_TOKENS = "added_tokens.json"  # tokens that were added for a fine-tuning: text -> id
 TOKENIZER_JSON = "tokenizer.json"  # all of a tokenizer in one file
 TOKENIZER_CONFIG = "tokenizer_config.json"  # tells transformers which of its classes reads tokenizer.json
-
-# Fields of tokenizer.json that change the tokens of a text -> the values that GPT-2 may have. None: null or missing.
-GPT2_SETTINGS: dict[str, tuple[Any, ...]] = {
-    "model.type": ("BPE", None),
-    "normalizer": (None,),
-    "pre_tokenizer.type": ("ByteLevel",),
-    "pre_tokenizer.add_prefix_space": (False,),
-    "pre_tokenizer.use_regex": (True, None),
-    "model.dropout": (None, 0),
-    "model.continuing_subword_prefix": (None, ""),
-    "model.end_of_word_suffix": (None, ""),
-    "model.byte_fallback": (False, None),
-    "model.ignore_merges": (False, None),
-}
+WITH_ADDED = (TOKENIZER_JSON, TOKENIZER_CONFIG, ADDED_TOKENS)  # the files that may list added tokens
 
 LEARNABLE_SIZES = range(257, 1_000_001)  # vocabulary sizes: at least 256 bytes and ENDOFTEXT
 
 
+def has_pair(folder: Path) -> bool:
+    """Whether a folder has vocab.json and merges.txt."""
+    return all((folder / name).exists() for name in VOCAB_AND_MERGES)
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder has the files of a tokenizer: vocab.json and merges.txt, or tokenizer.json."""
-    return all((folder / name).exists() for name in VOCAB_AND_MERGES) or (folder / TOKENIZER_JSON).exists()
+    return has_pair(folder) or (folder / TOKENIZER_JSON).exists()
 
 
 def load_tokenizer(folder: str | Path) -> tiktoken.Encoding:
     """The tokenizer of a model folder. `.encode_ordinary(text)` -> ids, `.decode(ids)` -> text.
 
-    It is read from vocab.json, merges.txt and, if there is one, added_tokens.json. Where vocab.json or merges.txt is
-    missing, it is read from tokenizer.json. Added tokens are special tokens. So are entries of the vocabulary that are
+    The vocabulary and the merges are those of vocab.json and merges.txt. Where one of the two is missing, they are
+    those of tokenizer.json. The added tokens of all files are special tokens. So are entries of the vocabulary that are
     not the result of a merge, such as `<|endoftext|>`.
 
     Raises FileNotFoundError for a missing file, and ValueError if the files are damaged, do not belong together, or are
     a tokenizer of another kind than GPT-2's.
     """
     folder = Path(folder)
-    check_tokenizer_class(folder)
+    check_tokenizer_config(folder)
     if not has_tokenizer(folder):
-        raise FileNotFoundError(no_tokenizer(folder, (path.name for path in folder.iterdir()), folder))
-    is_pair = all((folder / name).exists() for name in VOCAB_AND_MERGES)
+        raise FileNotFoundError(no_tokenizer(folder, files_of(folder), folder))
+    is_pair = has_pair(folder)
     source = " and ".join(VOCAB_AND_MERGES) if is_pair else TOKENIZER_JSON
-    document = {} if is_pair else read_tokenizer_json(folder / TOKENIZER_JSON)
+    documents = {path: read_json(path) if path.exists() else {} for path in (folder / name for name in WITH_ADDED)}
+    if not is_pair:
+        check_tokenizer_json(documents[folder / TOKENIZER_JSON], folder / TOKENIZER_JSON)
+    for path, document in documents.items():
+        check_added_tokens(document, path)
     try:
-        vocab, merges, added = parts_of_pair(folder) if is_pair else parts_of_tokenizer_json(document)
-        ranks, special = ranks_and_special_tokens(vocab, merges, added)
-        return tiktoken.Encoding(
-            folder.resolve().name, pat_str=PIECE_PATTERN, mergeable_ranks=ranks, special_tokens=special
-        )
+        vocab, merges = read_pair(folder) if is_pair else vocab_and_merges(documents[folder / TOKENIZER_JSON])
+        lost = [byte for byte, character in enumerate(CHARACTER_OF_BYTE) if vocab.get(character) is None]
+        if not lost:
+            ranks, special = ranks_and_special_tokens(vocab, merges, added_tokens(*documents.values()))
+            return tiktoken.Encoding(
+                folder.resolve().name, pat_str=PIECE_PATTERN, mergeable_ranks=ranks, special_tokens=special
+            )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         verb, advice = ("are", "download both again") if is_pair else ("is", "download it again")
         raise ValueError(f"{folder}: {source} {verb} not a GPT-2 tokenizer ({error!r}); {advice}") from None
+    path = folder / (VOCAB_AND_MERGES[0] if is_pair else TOKENIZER_JSON)
+    raise ValueError(f"{path} has no token for the byte 0x{lost[0]:02X}; it must have all 256, as in GPT-2")
 
 
-Parts = tuple[dict[str, int], list[list[str]], dict[str, int]]  # vocabulary, merges, added tokens
-
-
-def parts_of_pair(folder: Path) -> Parts:
-    """Read vocab.json, merges.txt and, if there is one, added_tokens.json."""
+def read_pair(folder: Path) -> tuple[dict[str, int], list[list[str]]]:
+    """The vocabulary and the merges of vocab.json and merges.txt."""
     vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    merges = [line.split() for line in lines if line and not line.startswith("#version")]
-    path = folder / ADDED_TOKENS
-    return vocab, merges, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return vocab, [line.split() for line in lines if line and not line.startswith("#version")]
 
 
-def parts_of_tokenizer_json(document: dict[str, Any]) -> Parts:
-    """The same of tokenizer.json. A merge is "a b", or ["a", "b"] in files since 2024."""
-    model, added = document["model"], document.get("added_tokens") or []
-    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-    return model["vocab"], merges, {token["content"]: token["id"] for token in added}
+def vocab_and_merges(document: dict[str, Any]) -> tuple[dict[str, int], list[list[str]]]:
+    """The vocabulary and the merges of tokenizer.json. A merge is "a b", or ["a", "b"] in files since 2024."""
+    model = document["model"]
+    return model["vocab"], [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+
+
+def added_tokens(document: dict[str, Any], config: dict[str, Any], plain: dict[str, int]) -> dict[str, int]:
+    """The tokens, text -> id, that `WITH_ADDED` list. transformers 5 writes new ones to tokenizer.json only."""
+    listed = [(token["content"], token["id"]) for token in document.get("added_tokens") or []]
+    by_id = [(token["content"], int(id)) for id, token in (config.get("added_tokens_decoder") or {}).items()]
+    pairs = [*plain.items(), *listed, *by_id]
+    if len({*pairs}) > len(dict(pairs)):
+        raise ValueError(f"{', '.join(WITH_ADDED)} must have the same id for an added token")
+    return dict(pairs)
 
 
 def ranks_and_special_tokens(
@@ -139,28 +143,6 @@ def ranks_and_special_tokens(
     if vocab | added != added | vocab or len(set(ids)) < len(ids) or min(ids) < 0:
         raise ValueError("each token must have one id of its own, 0 or more")
     return ranks, others | added
-
-
-def read_tokenizer_json(path: Path) -> Any:
-    """Read a tokenizer.json. Raises ValueError, which names the field, if its tokens would not be GPT-2's."""
-    document = read_json(path)
-    for field, allowed in GPT2_SETTINGS.items():
-        value = document
-        for name in field.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        if value not in allowed:
-            kind = value["type"] if isinstance(value, dict) and "type" in value else value
-            raise ValueError(f"{path}: {field} is {json.dumps(kind)}; it must be {json.dumps(allowed[0])}, as in GPT-2")
-    post_processor = json.dumps(document.get("post_processor"))
-    if any(f'"{kind}"' in post_processor for kind in ("SpecialToken", "BertProcessing", "RobertaProcessing")):
-        raise ValueError(f"{path}: post_processor adds tokens to each text; it must be null, or add none, as in GPT-2")
-    added = document.get("added_tokens")
-    for token in added if isinstance(added, list) else []:
-        for field in ("single_word", "lstrip", "rstrip"):
-            if isinstance(token, dict) and token.get(field):
-                content = token.get("content")
-                raise ValueError(f"{path}: {field} of the added token {content!r} is true; it must be false")
-    return document
 
 
 def encode_special(text: str, tokenizer: tiktoken.Encoding, special: Collection[str]) -> np.ndarray:

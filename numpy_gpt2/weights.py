@@ -20,13 +20,15 @@ import safetensors.numpy
 from numpy.typing import DTypeLike
 
 from .config import GPT2Config
+from .files import files_of
 from .unsupported import OTHER_WEIGHTS, found_instead
 
 Weights = dict[str, np.ndarray]
 
 FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-WEIGHT_FILES = (FILE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")  # the first that exists is read
+INDEX = f"{FILE}.index.json"
+PICKLED_FILE = "pytorch_model.bin"
+WEIGHT_FILES = (FILE, INDEX, PICKLED_FILE, f"{PICKLED_FILE}.index.json")  # the first that exists is read
 
 LONGEST_HEADER = 1 << 20  # bytes that `check_start` waits for; the header of gpt2-xl has 1 << 16
 
@@ -43,7 +45,7 @@ def load_weights(folder: str | Path, dtype: DTypeLike = np.float32) -> Weights:
     Tensors that are stored in this dtype become read-only views of the memory-mapped file. The others are converted.
 
     Raises FileNotFoundError for a missing file, and ValueError if a file is damaged or does not fit `config.json`. The
-    message lists all missing, unexpected and misshaped tensors.
+    message lists missing, unexpected and misshaped tensors.
     """
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
@@ -61,7 +63,7 @@ def read_tensors(folder: Path) -> Weights:
             if not name.isprintable():
                 raise ValueError(f"{path} has a tensor with the name {name!r:.100}; it must be printable")
             if name in tensors:
-                raise ValueError(f"{folder} has {name} twice; it must be there once")
+                raise ValueError(f"{folder} has {name:.100} twice; it must be there once")
             tensors[name] = tensor
     if config.tie_word_embeddings and "lm_head.weight" in tensors and has_copied_head(tensors):
         del tensors["lm_head.weight"]
@@ -71,11 +73,16 @@ def read_tensors(folder: Path) -> Weights:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files with the weights of a model folder: a single file, or all shards of an index."""
-    for name in WEIGHT_FILES:
-        if (folder / name).exists():
-            is_index = name.endswith(".json")
-            return [folder / shard for shard in shard_names(folder / name)] if is_index else [folder / name]
-    raise FileNotFoundError(no_weights(folder, (path.name for path in folder.iterdir())))
+    files = files_of(folder)
+    if names := weight_names(files):
+        return [folder / name for name in names if not name.endswith(".json")]
+    raise FileNotFoundError(no_weights(folder, files))
+
+
+def weight_names(files: Mapping[str, Path]) -> list[str]:
+    """The files with the weights of a model that has these files: the first of `WEIGHT_FILES`, and all its shards."""
+    first = [name for name in WEIGHT_FILES if name in files][:1]
+    return first + [shard for name in first if name.endswith(".json") for shard in shard_names(files[name])]
 
 
 def no_weights(place: object, names: Iterable[str]) -> str:
@@ -88,7 +95,7 @@ def no_weights(place: object, names: Iterable[str]) -> str:
 
 def shard_names(index: Path) -> list[str]:
     """The file names in a shard index. Raises ValueError if it is damaged or names a file outside its folder."""
-    suffix = "bin" if index.name.startswith("pytorch_model.bin") else "safetensors"
+    suffix = "bin" if index.name.startswith(PICKLED_FILE) else "safetensors"
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         if not names or any(Path(name).name != name or not name.endswith(f".{suffix}") for name in names):
@@ -127,8 +134,8 @@ def stored_tensors(
             continue
         if entry["dtype"] not in dtypes:
             raise ValueError(
-                f"{path}: {name} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}, so for quantized"
-                " weights, use the model from before its quantization"
+                f"{path}: {name:.100} is stored as {entry['dtype']}; it must be one of {', '.join(dtypes)}, so for"
+                " quantized weights, use the model from before its quantization"
             )
         yield name, entry
 
@@ -175,7 +182,7 @@ def has_copied_head(tensors: Weights) -> bool:
 
 
 def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -> None:
-    """Raise one ValueError that lists all missing, unexpected and misshaped tensors."""
+    """Raise one ValueError that counts the missing, unexpected and misshaped tensors, and lists the first of each."""
     if config.n_layer > len(tensors):  # do not list thousands of names
         raise ValueError(
             f"{folder}: n_layer is {config.n_layer}; it must be at most the number of tensors, {len(tensors)}"
@@ -193,8 +200,17 @@ def check_names_and_shapes(tensors: Weights, config: GPT2Config, folder: Path) -
         ],
     }
     if any(problems.values()):
-        listed = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        listed = "; ".join(f"{len(names)} {kind}: {first_of(names)}" for kind, names in problems.items() if names)
         raise ValueError(f"{folder}: the tensors do not fit config.json: {listed}")
+
+
+def first_of(names: list[str], n: int = 5) -> str:
+    """The first n names in a list, cut to 100 characters each.
+
+    >>> first_of(["a", "b", "c", "d"], 2)
+    'a, b, …'
+    """
+    return ", ".join([f"{name:.100}" for name in names[:n]] + ["…"] * (len(names) > n))
 
 
 def save_weights(path: Path, weights: Weights) -> None:

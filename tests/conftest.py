@@ -53,6 +53,17 @@ def write_model(folder: Path, seed: int = 0, scale: float = 10.0, **fields) -> P
     return folder
 
 
+def write_model_without_endoftext(folder: Path) -> Path:
+    """Write a tiny model whose tokenizer has no `<|endoftext|>`."""
+    write_model(folder, eos_token_id=None)
+    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    del vocab[ENDOFTEXT]
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json"):  # they have it, too
+        (folder / name).unlink()
+    return folder
+
+
 def run_cli(*arguments, env=None, **options) -> subprocess.CompletedProcess:
     """Run `python -m numpy_gpt2` in a new process. Offline unless `env` changes it. Input and output are bytes."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(env or {})}

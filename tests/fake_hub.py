@@ -20,12 +20,13 @@ import pytest
 
 from numpy_gpt2 import hub
 from numpy_gpt2.model_files import GENERATION_CONFIG, MODEL_FILES
-from numpy_gpt2.tokenizer import ADDED_TOKENS, TOKENIZER_CONFIG
+from numpy_gpt2.tokenizer import ADDED_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON
 from numpy_gpt2.weights import FILE
 
 MODEL = "someone/tiny"
 ALL_FILES = (*MODEL_FILES, FILE)
-OPTIONAL = (GENERATION_CONFIG, ADDED_TOKENS, TOKENIZER_CONFIG)  # requests for these are recorded if the hub has them
+# Requests for these are recorded if the hub has them.
+OPTIONAL = (GENERATION_CONFIG, ADDED_TOKENS, TOKENIZER_JSON, TOKENIZER_CONFIG)
 
 
 class Request(NamedTuple):

@@ -182,9 +182,13 @@ def test_a_longer_prompt_is_cut_from_the_left_with_a_warning():
     [
         ({"tokens": []}, r"\(0,\)"),
         ({"tokens": [[1], [2]]}, r"the prompt is \(2, 1\)"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be 1 or more"),
-        ({"beams": 0}, "beams is 0; it must be 1 or more"),
-        ({"length_penalty": float("nan")}, "length_penalty is nan; it must be from -10 to 10"),
+        ({"tokens": [97]}, "token id 97 does not exist"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be a whole number, 1 or more"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1; it must be a whole number, 1 or more"),
+        ({"beams": 0}, "beams is 0; it must be a whole number, 1 or more"),
+        ({"beams": "2"}, "beams is '2'; it must be a whole number, 1 or more"),
+        ({"length_penalty": float("nan")}, "length_penalty is nan; it must be a number from -10 to 10"),
+        ({"stop_tokens": 5}, "stop_tokens is 5; it must be token ids"),
         ({"length_penalty": 11}, "length_penalty is 11"),
         ({"repetition_penalty": 0}, "repetition_penalty is 0"),
         ({"no_repeat_ngram": -1}, "no_repeat_ngram is -1"),
@@ -195,5 +199,5 @@ def test_a_longer_prompt_is_cut_from_the_left_with_a_warning():
     ],
 )
 def test_impossible_arguments_are_errors(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         search(**arguments)

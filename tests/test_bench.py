@@ -6,8 +6,8 @@ import math
 import os
 import re
 import shlex
+import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +19,9 @@ from bench.measure import DECODE, MEMORY, POSITION, PREFILL, START, Metric, Resu
 from bench.naive import next_token
 from bench.report import CAPTION, HEADER, page, table_lines
 from numpy_gpt2 import GPT2Config
+from numpy_gpt2.__main__ import main
 
-from .conftest import ROOT, run_cli, write_model
+from .conftest import ROOT, run_in_process, write_model
 from .reference.seeded import FOLDER, seeded_tokens, seeded_weights, variation
 
 BENCH = ROOT / "bench"
@@ -197,12 +198,15 @@ def test_bench_commands_of_the_readme_are_valid(line):
 
 
 @pytest.mark.parametrize("line", re.findall(r"`python -m numpy_gpt2 (.*?)`", README))
-def test_commands_of_the_readme_work(line):
+def test_commands_of_the_readme_work(line, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NUMPY_GPT2_WEIGHTS", str(tmp_path))
+    (tmp_path / "gpt2").symlink_to(tiny)
     line, _, file = line.partition(" < ")
-    options = {"input": Path(ROOT, file).read_bytes()} if file else {}
-    result = run_cli(*shlex.split(line), **options)
-    assert result.returncode == 0
-    assert b"first token after" in result.stderr
+    with open(ROOT / file if file else os.devnull, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        result = run_in_process(main, capsys, *shlex.split(line))
+    assert result.status == 0
+    assert "first token after" in result.err
 
 
 def test_training_worker_of_the_readme_takes_these_numbers():

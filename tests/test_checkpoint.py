@@ -1,5 +1,6 @@
 """load and save_model, without a network."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -49,6 +50,14 @@ def test_a_saved_folder_can_be_saved_over_itself(tiny, tmp_path):
     gpt2.save_model(folder, *model)
     for name, array in gpt2.load(folder).weights.items():
         np.testing.assert_array_equal(array, model.weights[name])
+
+
+def test_a_saved_model_does_not_keep_the_end_of_text_of_an_earlier_one(tiny, tmp_path):
+    weights, config, tokenizer = gpt2.load(tiny)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [77], "pad_token_id": 5}')
+    gpt2.save_model(tmp_path, weights, dataclasses.replace(config, eos_token_id=3), tokenizer)
+    saved = gpt2.load(tmp_path).config
+    assert (saved.eos_token_id, saved.pad_token_id) == (3, None)
 
 
 def test_a_failed_save_changes_nothing(tiny, tmp_path, monkeypatch):

@@ -82,10 +82,16 @@ def written(x, digits=3):
     return minus(text)
 
 
+@pytest.fixture(scope="module")
+def long(bundled):
+    """The explanation of a long prompt with a long target and with ablation."""
+    return explain(PROMPT * 8, bundled, target=" and" * 80, ablate=True)
+
+
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1280])
-def test_page_fits_the_window_in_both_themes(width, dark, shown, bundled):
-    page = shown(explain(PROMPT * 8, bundled, target=" and" * 80, ablate=True), width=width, dark=dark)
+def test_page_fits_the_window_in_both_themes(width, dark, shown, long):
+    page = shown(long, width=width, dark=dark)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) < 150) == dark
@@ -283,8 +289,8 @@ def test_long_map_stays_below_the_largest_canvas(size, shown, example):
     assert page.evaluate("context.getImageData(canvas.width - 1, canvas.height - 1, 1, 1).data[3]") == 255
 
 
-def test_tips_stay_in_the_window(shown, bundled):
-    page = shown(explain(PROMPT * 8, bundled), width=400, height=700)
+def test_tips_stay_in_the_window(shown, long):
+    page = shown(long, width=400, height=700)
     page.evaluate("document.getElementById('map').scrollIntoView({block: 'end'})")
     box = "(b => [b.left, b.top, b.right, b.bottom])(document.getElementById('tip').getBoundingClientRect())"
     page.point(300, 690)
@@ -310,8 +316,8 @@ def test_tips_stay_in_the_window(shown, bundled):
     assert page.evaluate("document.getElementById('tip').hidden")
 
 
-def test_chosen_position_is_scrolled_into_the_lens(shown, bundled):
-    page = shown(explain(PROMPT * 8, bundled), width=400)
+def test_chosen_position_is_scrolled_into_the_lens(shown, long):
+    page = shown(long, width=400)
     change(page, "#position", 3)
     assert "position 3 " in text_of(page, "#lens-title")
     cell, frame = page.evaluate(

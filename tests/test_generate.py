@@ -1,14 +1,14 @@
 """The decode loop: against transformers' greedy ids, and against the plain loop without a cache."""
 
 import json
-import sys
+import re
 import warnings
 
 import numpy as np
 import pytest
 
 import numpy_gpt2 as gpt2
-from numpy_gpt2 import GPT2Config, forward, generate, prefill
+from numpy_gpt2 import GPT2Config, decode, forward, generate, prefill
 from numpy_gpt2.generate import generate_plainly
 from numpy_gpt2.sampling import ban_repeated_ngrams, penalize_repetition, probabilities
 
@@ -47,14 +47,6 @@ def test_greedy_ids_equal_transformers(name, dtype):
         tokens = list(generate(prompt, weights, config, max_new_tokens=20, temperature=0))
         assert tokens == ids.tolist()
         assert all(type(token) is int for token in tokens)
-
-
-def test_greedy_ids_of_a_full_size_model_equal_transformers():
-    config = GPT2Config.preset("gpt2")
-    weights = seeded_weights(config, seed=124, scale=0.02)
-    prompt = seeded_tokens(config, 124, (1, 40))[:, :20]
-    with np.load(FOLDER / "full.npz") as references:
-        np.testing.assert_array_equal(greedy(prompt, weights, config).T, references["greedy"])
 
 
 @pytest.mark.parametrize("length", [1, 30, 31, 32])
@@ -203,11 +195,43 @@ def test_the_same_seed_gives_the_same_tokens():
         ({"excluded": [1, 0], "n_vocab": 2}, "excluded has all 2 ids"),
         ({"n_vocab": 0}, "n_vocab is 0"),
         ({"n_vocab": 98}, "n_vocab is 98.*97"),
+        ({"tokens": [1, 97]}, "token id 97 does not exist; ids must be from 0 to 96"),
+        ({"tokens": [[1], [-1]]}, "token id -1 does not exist"),
+        ({"stop_tokens": "ab"}, "stop_tokens is 'ab'; it must be token ids, such as"),
+        ({"stop_tokens": [1.5]}, r"stop_tokens is \[1.5\]"),
     ],
 )
 def test_impossible_arguments_are_errors_before_the_first_token(arguments, message):
     with pytest.raises(ValueError, match=message):
         generate(**{"tokens": [1], "weights": WEIGHTS, "config": CONFIG, "max_new_tokens": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_new_tokens", None),
+        ("temperature", "hot"),
+        ("top_k", 2.5),
+        ("top_p", "x"),
+        ("min_p", []),
+        ("repetition_penalty", None),
+        ("no_repeat_ngram", "2"),
+        ("lookup", None),
+        ("n_vocab", 2.5),
+        ("stop_tokens", 5),
+        ("excluded", 5),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_an_error_that_names_it(name, value):
+    with pytest.raises(TypeError, match=re.escape(f"{name} is {value!r}; it must be ")):
+        generate(**{"tokens": [1], "weights": WEIGHTS, "config": CONFIG, "max_new_tokens": 1, name: value})
+
+
+def test_arguments_may_be_numbers_of_numpy():
+    options = {"max_new_tokens": 3, "top_k": 2, "no_repeat_ngram": 2, "n_vocab": 90, "lookup": 1}
+    numbers = {name: np.int16(value) for name, value in options.items()} | {"temperature": np.float32(0.5)}
+    tokens = generate([1], WEIGHTS, CONFIG, rng=0, stop_tokens=np.array([5], np.uint8), **numbers)
+    assert list(tokens) == list(generate([1], WEIGHTS, CONFIG, rng=0, stop_tokens=[5], temperature=0.5, **options))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint64, np.int32])
@@ -310,6 +334,6 @@ def test_the_text_ends_with_an_error_when_no_token_is_left(temperature):
 
 def test_options_at_their_defaults_compute_nothing(monkeypatch):
     for name in ("penalize_repetition", "ban_repeated_ngrams"):
-        monkeypatch.setattr(sys.modules["numpy_gpt2.generate"], name, pytest.fail)
+        monkeypatch.setattr(decode, name, pytest.fail)
     monkeypatch.setattr("numpy_gpt2.sampling.keep_min_p", pytest.fail)
     assert len(list(generate([1], SMALL_WEIGHTS, SMALL, max_new_tokens=3))) == 3

@@ -327,6 +327,18 @@ def test_a_damaged_blob_is_not_used(online, cache, files, folder, monkeypatch):
     assert stored(folder) == files
 
 
+def test_a_blob_can_be_a_link_into_the_store_that_models_share(online, cache, files, folder):
+    blob = (cache.add(without(files, *TOKENIZER)) / FILE).resolve()
+    shared = cache.folder / "blobs" / "ab" / ("ab" * 32)  # named by the hash of its chunks
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared).chmod(0o444)
+    blob.symlink_to(shared)
+    cache.before = listing(cache.folder)
+    hub.model_folder(MODEL)
+    assert downloaded(online) == {*TOKENIZER}
+    assert stored(folder) == files
+
+
 def test_files_are_copied_where_there_are_no_links(online, cache, files, folder, monkeypatch):
     cache.add(without(files, *TOKENIZER))
 

@@ -171,7 +171,7 @@ RIGHT = {
                     setattr(self, name, np.pad(old, [(0, 0)] * 3 + [(0, n - self.length), (0, 0)]))
     """,
     "decode without drafts": """
-        def decode(text, n_new, weights, config, choose, stop_tokens, longest_draft, observe):
+        def decode(text, n_new, weights, config, choose, stops, longest_draft, observe):
             cache = KVCache(config, len(text), weights["wte.weight"].dtype)
             done, unread = np.zeros(len(text), bool), text
             for _ in range(n_new):
@@ -182,7 +182,7 @@ RIGHT = {
                 tokens = choose(scores, text)
                 if observe is not None:
                     observe(scores, tokens)
-                done = done | np.isin(tokens, stop_tokens)
+                done = done | stops[tokens]
                 if done.all():
                     return
                 yield np.where(done, -1, tokens)
@@ -304,7 +304,7 @@ WRONG = {
                 yield token
     """,
     "decode/no_cache": """
-        def decode(text, n_new, weights, config, choose, stop_tokens, longest_draft, observe):
+        def decode(text, n_new, weights, config, choose, stops, longest_draft, observe):
             done, start = set(), 0
             for _ in range(n_new):
                 if text.shape[1] - start > config.n_positions:
@@ -313,7 +313,7 @@ WRONG = {
                 tokens = choose(scores, text)
                 if observe:
                     observe(scores, tokens)
-                done |= {row for row, token in enumerate(tokens) if token in stop_tokens}
+                done |= {row for row, token in enumerate(tokens) if stops[token]}
                 if len(done) == len(text):
                     break
                 yield np.array([-1 if row in done else token for row, token in enumerate(tokens)])
@@ -337,7 +337,7 @@ WRONG = {
                     setattr(self, name, np.pad(old, [(0, 0)] * 3 + [(0, n - self.length), (0, 0)]))
     """,
     "decode/whole_text_again": """
-        def decode(text, n_new, weights, config, choose, stop_tokens, longest_draft, observe):
+        def decode(text, n_new, weights, config, choose, stops, longest_draft, observe):
             cache = KVCache(config, len(text), weights["wte.weight"].dtype)
             done, unread = np.zeros(len(text), bool), text
             for _ in range(n_new):
@@ -348,7 +348,7 @@ WRONG = {
                 tokens = choose(scores, text)
                 if observe:
                     observe(scores, tokens)
-                done |= np.isin(tokens, stop_tokens)
+                done |= stops[tokens]
                 if done.all():
                     return
                 yield np.where(done, -1, tokens)

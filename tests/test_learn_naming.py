@@ -50,7 +50,7 @@ NAMED = {
         def sample(p, rng):
             return (np.cumsum(p, -1) < rng.random((*p.shape[:-1], 1))).argmin(-1) * 0
     """,
-    "cross_entropy/negative_targets+clipped_at_1e-9": """
+    "cross_entropy/clipped_at_1e-9": """
         def cross_entropy(logits, targets):
             t = np.asarray(targets)
             return -np.log(np.maximum(softmax(logits)[t != -1, t[t != -1]], 1e-9)).mean()

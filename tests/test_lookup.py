@@ -1,6 +1,7 @@
 """Drafts from the text so far: they are the expected ones, change no token, and cost little."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -65,22 +66,23 @@ def record_passes(monkeypatch):
     return lengths
 
 
-@pytest.mark.parametrize("lookup", [1, 3, 7, 31, 200])
 @pytest.mark.parametrize("name", VARIATIONS)
-def test_drafts_do_not_change_greedy_tokens(name, lookup):
+def test_drafts_do_not_change_greedy_tokens(name):
     """The text is longer than several windows, so drafts also reach the end of a window."""
     config = variation(name)
     weights = seeded_weights(config, 5, scale=0.4)
     for prompt in (seeded_tokens(config, 1, (9,)), np.tile(seeded_tokens(config, 2, (3,)), 5)):
-        options = {"max_new_tokens": 90, "temperature": 0}
-        plain = list(generate(prompt, weights, config, lookup=0, **options))
-        assert list(generate(prompt, weights, config, lookup=lookup, **options)) == plain
-        for n in (1, 2, 17):
-            options["max_new_tokens"] = n
-            assert list(generate(prompt, weights, config, lookup=lookup, **options)) == plain[:n]
+
+        def tokens(lookup, n, prompt=prompt, **options):
+            options = {"max_new_tokens": n, "temperature": 0, "lookup": lookup, **options}
+            return list(generate(prompt, weights, config, **options))
+
+        plain = tokens(0, 60)
         stop = plain[40]
-        tokens = generate(prompt, weights, config, lookup=lookup, stop_tokens=[stop], max_new_tokens=90, temperature=0)
-        assert list(tokens) == plain[: plain.index(stop)]
+        for lookup in (1, 3, 7, 31, 200):
+            for n in (1, 2, 17, 60):
+                assert tokens(lookup, n) == plain[:n]
+            assert tokens(lookup, 60, stop_tokens=[stop]) == plain[: plain.index(stop)]
 
 
 def test_text_that_repeats_takes_few_forward_passes(monkeypatch):
@@ -156,8 +158,23 @@ def test_drafts_are_no_longer_than_allowed():
     assert len(Lookup(31).draft(np.arange(MIN_MATCH).repeat(2)[:-1], 50)) == 0
 
 
+class Sequence(np.random.Generator):
+    """A random generator that draws these numbers in turn."""
+
+    def __init__(self, numbers):
+        super().__init__(np.random.PCG64(0))
+        self.numbers = iter(numbers)
+
+    def random(self, shape):
+        return np.array([next(self.numbers) for _ in range(math.prod(shape))]).reshape(shape)
+
+
 def test_drafts_do_not_change_the_distribution_of_samples(monkeypatch):
-    """Three tokens after a repeating prompt, two of them drafted, are compared with their exact probabilities."""
+    """Three tokens after a repeating prompt, two of them drafted, are compared with their exact probabilities.
+
+    The triples of random numbers fill the unit cube evenly: each is the one before plus the same step, modulo 1. So the
+    counts have far less noise than those of random triples.
+    """
     config = GPT2Config(vocab_size=6, n_positions=32, n_embd=8, n_layer=1, n_head=2)
     rng = np.random.default_rng(3)
     weights = {name: array * 12 for name, array in init_weights(config, rng).items()}
@@ -173,16 +190,15 @@ def test_drafts_do_not_change_the_distribution_of_samples(monkeypatch):
         first, second, third = (distribution([*prompt, a, b][:n]) for n in (8, 9, 10))
         expected[a, b] = first[a] * second[b] * third
     lengths = record_passes(monkeypatch)
-    n = 8_000
+    n = 2_000
     counts = np.zeros_like(expected)
-    for _ in range(n):
-        options = {"max_new_tokens": 3, "temperature": 1.3, "rng": rng}
+    for triple in np.arange(n)[:, None] * [0.8191725134, 0.6710436067, 0.5497004779] % 1:
+        options = {"max_new_tokens": 3, "temperature": 1.3, "rng": Sequence(triple)}
         counts[tuple(generate(prompt, weights, config, **options))] += 1
     assert 2.1 * n < len(lengths) < 2.8 * n  # some drafts were accepted and some rejected
     frequent = expected * n >= 5
     statistic = ((counts - n * expected)[frequent] ** 2 / (n * expected[frequent])).sum()
-    freedom = frequent.sum() - 1
-    assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+    assert statistic < 3  # of random triples it would be about 5, one less than the number of frequent texts
 
 
 def test_drafts_do_not_change_the_tokens_of_a_seed():

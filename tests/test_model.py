@@ -109,21 +109,6 @@ def test_a_wrong_function_is_reported_by_its_own_result(monkeypatch, references,
         assert_stages_close("plain", np.float64, references)
 
 
-def test_a_full_size_model_equals_transformers(references):
-    assert_stages_close("plain", np.float64, references)
-    config = GPT2Config.preset("gpt2")
-    weights = seeded_weights(config, seed=124, scale=0.02)
-    tokens = seeded_tokens(config, 124, (1, 40))
-    targets = tokens[:, 1:].copy()
-    targets[:, 3] = -1
-    with np.load(FOLDER / "full.npz") as expected:
-        for dtype, tolerance in TOLERANCE.items():
-            weights = {name: array.astype(dtype, copy=False) for name, array in weights.items()}
-            logits = forward(tokens, weights, config)
-            assert_close(logits[:, ::3, ::101], expected["logits"], tolerance)
-            assert cross_entropy(logits[:, :-1], targets) == pytest.approx(expected["loss"], rel=tolerance)
-
-
 def test_the_hook_is_called_with_these_names():
     config, weights, tokens = inputs("plain", np.float32)
     names = []

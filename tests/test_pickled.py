@@ -18,7 +18,7 @@ from numpy_gpt2.pickled import ALLOWED, read_pickled
 from numpy_gpt2.weights import STORED_DTYPES, is_mask, save_weights, weight_files
 
 from .conftest import ROOT, run_cli
-from .pickle_files import CALLS, GOOD, HOSTILE, PICKLES, archive, legacy, named, over, state, tensor
+from .pickle_files import CALLS, GOOD, HOSTILE, PICKLES, Call, archive, legacy, named, over, state, tensor
 from .reference.seeded import FOLDER, PICKLED_SIZES, PICKLED_TOKENS
 
 CONFIG = GPT2Config(**PICKLED_SIZES)
@@ -224,7 +224,8 @@ def test_the_error_names_what_is_not_allowed(call, path):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         read(path)
     assert str(error.value).endswith(
-        f": it refers to {call.name!r}, which weights do not need; nothing in the file was run"
+        f": it refers to {call.name!r}, which weights do not need; nothing in the file was run. To make a file that can"
+        " be read, save model.state_dict()"
     )
 
 
@@ -235,13 +236,22 @@ def test_the_error_names_what_is_not_allowed(call, path):
         ("wide tuples", "it holds an object of type tuple; it must hold a dict of tensors"),
         ("a pickle that is too long", "its pickle is 2,097,155 bytes long; it must be at most 1,048,576"),
         ("integers", "'x' is stored as U8; it must be one of F64, F32, F16, BF16"),
-        ("a number among tensors", "'x' is of type int; it must be a tensor"),
+        ("a number among tensors", r"'x' is of type int; it must be a tensor, so save model\.state_dict\(\)"),
         ("a storage of two lengths", "the storage '0' has two lengths or dtypes"),
     ],
 )
 def test_the_error_says_what_is_wrong(name, message, path):
     path.write_bytes(archive(PICKLES[name]))
     with pytest.raises(ValueError, match=message):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "argument"), [("collections", "OrderedDict", []), ("torch", "FloatStorage", 5)]
+)
+def test_a_call_with_other_arguments_is_refused_and_not_called_damaged(module, name, argument, path):
+    path.write_bytes(archive(Call(module, name, argument).pickled(2)))
+    with pytest.raises(ValueError, match=f"it calls '{module}.{name}' with arguments that weights do not need"):
         read(path)
 
 
@@ -292,6 +302,6 @@ def test_the_command_ends_with_one_line(tmp_path, tiny):
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr.decode() == (
         f"error: {folder / 'pytorch_model.bin'} cannot be read as weights of PyTorch: it refers to 'os.system', which"
-        " weights do not need; nothing in the file was run\n"
+        " weights do not need; nothing in the file was run. To make a file that can be read, save model.state_dict()\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -38,7 +38,7 @@ def test_a_failing_chunk_stops_all_chunks(where):
     tokens = seeded_tokens(LONG, 1, (600,))
     tokens[where] = 50
     with pytest.raises(IndexError):
-        list(generate(tokens, weights, LONG, max_new_tokens=1))
+        prefill(tokens[None], weights, LONG, KVCache(LONG))
 
 
 def test_a_long_prompt_leaves_the_number_of_threads_unchanged():

@@ -96,6 +96,15 @@ def test_log_probabilities_are_those_that_the_page_shows(capsys, monkeypatch, pr
         assert one == other
 
 
+def test_several_prompts_have_the_results_that_the_page_shows(capsys, monkeypatch):
+    block = r"\$ printf '(.*)' \| python -m numpy_gpt2 (.*--prompts -) \| jq -c .*\n([^`]*)"
+    lines, arguments, output = re.search(block, READING).groups()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode().decode("unicode_escape").encode())))
+    assert main(shlex.split(arguments)) == 0
+    results = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [[result["prompt"], result["text"]] for result in results] == [*map(json.loads, output.splitlines())]
+
+
 def test_links_of_the_readmes_exist():
     for page in PAGES:
         for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):

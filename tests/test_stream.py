@@ -154,13 +154,18 @@ def test_a_generator_is_used_as_it_is(tiny):
         ({"temperature": -1}, "temperature is -1"),
         ({"top_p": 2}, "top_p is 2"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"prompt": 5}, "prompt is 5; it must be a string"),
+        ({"prompt": b"a"}, "prompt is b'a'"),
+        ({"model": "shakespeare"}, "model is 'shakespeare'; it must be a Model"),
+        ({"stop": 5}, "stop is 5; it must be one or more strings"),
+        ({"stop": [5]}, r"stop is \[5\]"),
     ],
 )
 def test_generate_text_checks_its_arguments_at_once(tiny, options, message):
-    with pytest.raises(ValueError, match=message):
-        generate_text("a", load(tiny), **options)
+    with pytest.raises((ValueError, TypeError), match=message):
+        generate_text(**{"prompt": "a", "model": load(tiny), **options})
 
 
-def test_end_of_text_joins_the_config_and_the_tokenizer(tmp_path):
-    for eos, expected in [(99, {99, EOT}), ([33, 100], {33, 100, EOT}), (None, {EOT}), (10**6, {EOT})]:
+def test_endoftext_ends_a_text_only_where_the_config_names_no_other_token(tmp_path):
+    for eos, expected in [(99, {99}), ([33, 100], {33, 100}), (None, {EOT}), ([], {EOT}), (10**6, {EOT})]:
         assert end_of_text(load(write_model(tmp_path, eos_token_id=eos))) == expected

@@ -423,7 +423,6 @@ DAMAGES = {
     "merges in another order than the ids": edit(lambda vocab, merges: merges.reverse()),
     "merges cut at the end of a line": edit(lambda vocab, merges: merges.__delitem__(slice(-5, None))),
     "a merge of three parts": edit(lambda vocab, merges: merges.append("t h e")),
-    "a byte that is missing": edit(lambda vocab, merges: vocab.pop("a")),
     "an id twice": edit(lambda vocab, merges: vocab.update(th=5)),
     "an id that is text": edit(lambda vocab, merges: vocab.update(th="256")),
     "a negative id": edit(lambda vocab, merges: vocab.update(th=-1)),
@@ -439,6 +438,13 @@ def test_damaged_files_are_an_error(name, tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "model")
     DAMAGES[name](folder)
     with pytest.raises(ValueError, match="are not a GPT-2 tokenizer"):
+        load_tokenizer(folder)
+
+
+def test_a_byte_without_a_token_is_named_in_the_error(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    edit(lambda vocab, merges: vocab.pop("a"))(folder)
+    with pytest.raises(ValueError, match=r"vocab\.json has no token for the byte 0x61; it must have all 256, as in"):
         load_tokenizer(folder)
 
 

@@ -99,7 +99,7 @@ def test_the_references_end_at_an_added_token_and_suppress_padding(tmp_path):
         265,
         266,
     )
-    assert (end_of_text(model), excluded_tokens(model)) == ({266, 77, 264}, {265})
+    assert (end_of_text(model), excluded_tokens(model)) == ({266, 77}, {265})
     options = {"max_new_tokens": 9, "temperature": 0, "lookup": 0}
     free = list(generate(REFERENCE["chat"]["prompt"], model.weights, model.config, **options))
     assert max(free) >= model.tokenizer.n_vocab
@@ -264,6 +264,35 @@ def test_added_tokens_json_adds_special_tokens(tmp_path):
     assert prompt_ids("[PAD]th日本 other", tokenizer) == [n, 256, n + 1, 32, 111, 257, 114]
 
 
+PAD = {"content": "[PAD]", "single_word": False, "lstrip": False, "rstrip": False}
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", {"added_tokens": [{"id": 265, **PAD}]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"265": PAD}}),
+    ],
+)
+def test_added_tokens_of_other_files_are_read_beside_vocab_and_merges(tmp_path, file, content):
+    n = write_tokenizer(tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+    assert special_tokens(load_tokenizer(tmp_path)) == {ENDOFTEXT: n - 1, "[PAD]": 265}
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[PAD]": 266}))
+    with pytest.raises(ValueError, match="must have the same id for an added token"):
+        load_tokenizer(tmp_path)
+    (tmp_path / file).write_text(json.dumps(content).replace('"lstrip": false', '"lstrip": true'))
+    with pytest.raises(ValueError, match=rf"{file}: lstrip of the added token '\[PAD\]' is true; it must be false"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_prefix_space_beside_vocab_and_merges_is_refused(tmp_path):
+    write_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json: add_prefix_space is true; it must be false"):
+        load_tokenizer(tmp_path)
+
+
 def test_saving_a_tokenizer_with_fewer_added_tokens_removes_the_others(tmp_path):
     write_reference(tmp_path / "chat", "chat")
     write_reference(tmp_path / "plain", "plain")
@@ -292,15 +321,15 @@ def generation_config(folder, **fields):
 
 def test_generation_config_takes_precedence_over_config(tmp_path):
     folder = write_model(tmp_path, eos_token_id=5, pad_token_id=6)
-    assert (end_of_text(load(folder)), excluded_tokens(load(folder))) == ({5, 264}, {6})
+    assert (end_of_text(load(folder)), excluded_tokens(load(folder))) == ({5}, {6})
     for eos in (7, [7, 8]):
         model = generation_config(folder, eos_token_id=eos)
-        assert end_of_text(model) == {7, 264} | ({8} if eos != 7 else set())
+        assert end_of_text(model) == {7} if eos == 7 else {7, 8}
         assert excluded_tokens(model) == {6}
     model = generation_config(folder, eos_token_id=None, pad_token_id=9)
-    assert (end_of_text(model), excluded_tokens(model)) == ({5, 264}, {9})
+    assert (end_of_text(model), excluded_tokens(model)) == ({5}, {9})
     model = generation_config(folder, eos_token_id=[-1, 10**6, 9], pad_token_id=9)
-    assert (end_of_text(model), excluded_tokens(model)) == ({9, 264}, set())  # padding that ends a text is chosen
+    assert (end_of_text(model), excluded_tokens(model)) == ({9}, set())  # padding that ends a text is chosen
 
 
 @pytest.mark.parametrize("pad", [-1, 10**6, None, 264])

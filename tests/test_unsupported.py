@@ -1,6 +1,8 @@
 """unsupported.py: models that cannot be read are refused in one line, before anything large is downloaded."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,7 @@ def change(files: dict[str, bytes], tiny: Path, kind: str) -> None:
         "llama": {**files, "config.json": config(tiny, model_type="llama")},
         "TensorFlow": {**files, "tf_model.h5": b"", "flax_model.msgpack": b""},
         "no weights": files,
+        "classifier": {**files, "config.json": config(tiny, architectures=["GPT2ForSequenceClassification"])},
         "adapter": {"adapter_config.json": b"", "adapter_model.safetensors": b""},
         "GGUF": {"tiny.Q4.gguf": b"", "tiny.Q8.gguf": b""},
     }
@@ -56,6 +59,7 @@ REFUSALS = {
     "quantized": "config.json: the weights are quantized (bitsandbytes); they must be F64, F32, F16 or",
     "llama": "config.json is not a GPT-2: its model_type is 'llama'; it must be 'gpt2'",
     "TensorFlow": "has no weights that can be read, but flax_model.msgpack (Flax) and tf_model.h5 (TensorFlow);",
+    "classifier": "the model is a classifier (['GPT2ForSequenceClassification']); it must be a language model",
     "no weights": "has no weights; it must have one of model.safetensors, ",
 }
 
@@ -91,8 +95,16 @@ def test_a_folder_that_cannot_be_read_is_refused(tiny, tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "has_api", "mentioned"),
     [
-        ("adapter", True, ", but adapter_model.safetensors (an adapter without its base model); choose a model with"),
-        ("adapter", False, ", but adapter_model.safetensors (an adapter without its base model); choose a model with"),
+        (
+            "adapter",
+            True,
+            ", but adapter_model.safetensors (an adapter; merge it into its base model, or use that); choose",
+        ),
+        (
+            "adapter",
+            False,
+            ", but adapter_model.safetensors (an adapter; merge it into its base model, or use that); choose",
+        ),
         ("GGUF", True, ", but tiny.Q4.gguf (GGUF); choose a model with config.json, a tokenizer and weights"),
         (
             "GGUF",
@@ -111,6 +123,13 @@ def test_a_repository_without_a_config_is_refused(server, folder, tiny, kind, ha
     assert not folder.exists()
 
 
+def test_weights_under_the_name_of_a_variant_are_mentioned(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    (tmp_path / FILE).rename(tmp_path / "model.fp16.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"but model\.fp16\.safetensors \(a variant; rename it to model\.saf"):
+        load(tmp_path)
+
+
 def test_a_refusal_needs_no_answer_of_the_hub_about_other_files(server, tiny):
     change(server.files, tiny, "no weights")
     server.faults["hub", f"/api/models/{MODEL}"] = iter([page])
@@ -125,6 +144,20 @@ def test_the_class_in_tokenizer_config_comes_before_that_in_config(server, tiny,
     server.files["tokenizer_config.json"] = json.dumps({"tokenizer_class": name}).encode()
     assert load(MODEL).config.n_layer == 2
     assert stored(folder) == server.files
+
+
+@pytest.mark.parametrize("kind", ["no tokenizer", "BertTokenizer"])
+def test_tokenizer_files_put_there_by_hand_are_kept(server, tiny, folder, kind):
+    change(server.files, tiny, kind)
+    by_hand = {"tokenizer.json": (tiny / "tokenizer.json").read_bytes()}
+    if kind == "no tokenizer":
+        by_hand = {"vocab.json": b'{"a": 0}', "merges.txt": b"a b"}
+    folder.mkdir(parents=True)
+    for name, content in by_hand.items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(folder))):
+        hub.model_folder(MODEL)
+    assert stored(folder) == {"config.json": server.files["config.json"], **by_hand}
 
 
 def test_offline_the_class_is_named_and_not_the_missing_files(folder, tmp_path, monkeypatch):

@@ -153,6 +153,13 @@ def test_one_error_lists_all_names_and_shapes_that_do_not_fit(folder):
     assert "1 misshaped: h.1.mlp.c_fc.weight is (128, 32), not (32, 128)" in message
 
 
+def test_the_list_of_names_that_do_not_fit_is_short(folder):
+    unexpected = {f"{i:04}" + "x" * 10_000: np.ones(1, np.float32) for i in range(100)}
+    rewrite(folder, tensors_of(folder) | unexpected)
+    with pytest.raises(ValueError, match=r"100 unexpected: (\d{4}x{96}, ){5}…$"):
+        load_weights(folder)
+
+
 def damage(name):
     def apply(folder):
         path = folder / "model.safetensors"

@@ -70,8 +70,13 @@ def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Repo
     results = [*zip(cases(exercise), outcomes, strict=False)]
     wrong = [(case, outcome) for case, outcome in results if not is_right(exercise, outcome, case)]
     if not wrong:
-        problem = hook_problem(exercise, subject)
-        return Report(exercise.name, True, f"{exercise.name}: right." + (f" {problem}" if problem else ""))
+        accepted = [
+            f"For {case.probe.what}, there is a result; the package raises {case.probe.error.__name__}."
+            for case, outcome in results
+            if case.probe.error and outcome.accepted
+        ]
+        notes = [f"{exercise.name}: right.", hook_problem(exercise, subject), *accepted[:1]]
+        return Report(exercise.name, True, " ".join(filter(None, notes)))
     found = known_mistakes(exercise, outcomes)
     names = "+".join(mistake.name for mistake in found.mistakes if found.everywhere) or beside_numbers(exercise, wrong)
     lines = [*describe(exercise, subject, results, wrong, found, forward)]

@@ -86,7 +86,7 @@ class Probe(NamedTuple):
 
     make: Callable[[Any], tuple[Any, ...]]  # Inputs -> arguments
     what: str = "random numbers"  # as in "it is right for …, but not for …"
-    error: type[Exception] | None = None  # what the function must raise
+    error: type[Exception] | None = None  # what the reference raises
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -2,7 +2,11 @@
 
 import io
 import json
+import signal
+import subprocess
 import sys
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -69,3 +73,21 @@ def json_samples(out):
     """The samples that --json has printed, one per line."""
     assert out.endswith("\n")
     return [json.loads(line) for line in out[:-1].split("\n")]
+
+
+def ctrl_c_after(*rows):
+    yield from rows
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def start_process(folder, *arguments, **options):
+    """A process whose output can be read while it runs. Ctrl-C works even if the tests run in the background."""
+    argv = [sys.executable, "-m", "numpy_gpt2", "-m", str(folder), *map(str, arguments)]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
+    handle_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(argv, bufsize=0, preexec_fn=handle_ctrl_c, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -1,12 +1,14 @@
 """--beams and --length-penalty."""
 
+import re
+
 import pytest
 
 from numpy_gpt2 import beam, load
 from numpy_gpt2.beam import beam_search
 
 from ..conftest import assert_one_error, write_model
-from .conftest import EOT, json_samples
+from .conftest import json_samples
 
 END = 158  # ends a text, because the model often generates it
 
@@ -19,7 +21,7 @@ def folder(tmp_path_factory):
 def searched(folder, **options):
     """The best text of `beam_search` after "ab": its score, its tokens and its text."""
     model = load(folder)
-    options = {"beams": 3, "max_new_tokens": 20, "stop_tokens": [END, EOT], **options}
+    options = {"beams": 3, "max_new_tokens": 20, "stop_tokens": [END], **options}
     score, tokens = beam_search([97, 98], model.weights, model.config, **options)[0]
     return score, tokens, model.tokenizer.decode(tokens)
 
@@ -28,12 +30,12 @@ def searched(folder, **options):
     ("flags", "options"),
     [
         ("", {}),
-        ("--length-penalty -2", {"length_penalty": -2}),
+        ("--length-penalty -2e+0", {"length_penalty": -2}),
         ("--length-penalty 0.5 --no-lookup", {"length_penalty": 0.5}),
         ("--repetition-penalty 1.1", {"repetition_penalty": 1.1}),
         ("--no-repeat-ngram 2", {"no_repeat_ngram": 2}),
         ("--ignore-eos -n 70", {"max_new_tokens": 70, "stop_tokens": ()}),  # the window has 64 tokens
-        ("--beams 1 -t 0 -k 1 -p 1", {"beams": 1}),
+        ("--beams 1 -k 1 -p 1", {"beams": 1}),
     ],
 )
 def test_the_best_text_of_a_search_is_printed_at_its_end(cli, folder, flags, options):
@@ -45,6 +47,19 @@ def test_the_best_text_of_a_search_is_printed_at_its_end(cli, folder, flags, opt
     [sample] = json_samples(cli(*arguments, "--json").out)
     assert (sample["text"], sample["tokens"], sample["score"]) == (text, tokens, score)
     assert sample["finish_reason"] == ("length" if len(tokens) == options.get("max_new_tokens", 20) else "stop")
+
+
+@pytest.mark.parametrize("source", [["ab"], ["--prompts", "-"], ["-i"]])
+def test_statistics_of_a_search_have_its_time_and_no_seed(cli, folder, source):
+    arguments = ["-m", folder, "--beams", 2, "-n", 4, "--stats", *source]
+    result = cli(*arguments, stdin=b"ab\n")
+    assert re.search(r"^stats: (loaded after .* s · )?best text after [\d.]+ s · peak memory", result.err, re.M)
+    if "-i" not in source:
+        [sample] = json_samples(cli(*arguments, *(["--json"] if "ab" in source else []), stdin=b"ab\n").out)
+        timings = sample["timings"]
+        assert sample["seed"] is None
+        assert timings["loaded"] <= timings["best_text"] == timings["total"]
+        assert timings["tokens_per_second"] is None
 
 
 def test_a_stop_string_cuts_the_best_text_and_leaves_its_score(cli, folder):
@@ -62,6 +77,7 @@ def test_a_stop_string_cuts_the_best_text_and_leaves_its_score(cli, folder):
     ("flags", "message"),
     [
         ("-t 1", "contradicts -t;"),
+        ("-t 0", "contradicts -t;"),
         ("-k 5 -p 0.5 --min-p 0.1", "contradicts -k, -p, --min-p;"),
         ("--greedy -s 0 --num-samples 2", "contradicts --greedy, --seed, --num-samples;"),
         ("--json --logprobs 0", "contradicts --logprobs;"),

@@ -110,7 +110,7 @@ def table(out):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_params_of_the_released_sizes_need_neither_weights_nor_network(cli, name):
-    result = cli("--params", "-m", name, stdin=None)
+    result = cli("--params", "-m", name, "--logprobs", 3, stdin=None)  # other options have no effect
     assert (result.status, result.err) == (0, "")
     parameters, components = table(result.out)
     shapes = GPT2Config.preset(name).parameter_shapes()

@@ -7,35 +7,25 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import suppress
 
 import pytest
 
 from numpy_gpt2 import __main__ as command
 
 from ..conftest import run_cli, write_model
-from .conftest import EOT, SEPARATED, SMILE, generated, json_samples, write_scripted_model
+from .conftest import (
+    EOT,
+    SEPARATED,
+    SMILE,
+    ctrl_c_after,
+    generated,
+    json_samples,
+    start_process,
+    write_scripted_model,
+)
 
 FEW = ["-n", "8", "--greedy", "a"]  # eight tokens
-
-
-def ctrl_c_after(*rows):
-    yield from rows
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def start_process(folder, *arguments, **options):
-    """A process whose output can be read while it runs. Ctrl-C works even if the tests run in the background."""
-    argv = [sys.executable, "-m", "numpy_gpt2", "-m", str(folder), *map(str, arguments)]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
-    handle_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(argv, bufsize=0, preexec_fn=handle_ctrl_c, **options) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def test_an_empty_pipe_is_an_empty_prompt(tiny):

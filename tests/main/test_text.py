@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import os
 import re
 import sys
@@ -13,7 +12,7 @@ import pytest
 from numpy_gpt2 import __main__ as command
 from numpy_gpt2 import load_tokenizer
 
-from ..conftest import assert_one_error, write_model
+from ..conftest import assert_one_error, write_model_without_endoftext
 from .conftest import EOT, SEPARATED, SMILE, generated, json_samples, write_scripted_model
 
 # Greedy text
@@ -51,10 +50,7 @@ def test_endoftext_in_a_prompt_is_ordinary_text(cli, tiny):
 
 
 def test_a_tokenizer_without_endoftext_needs_a_prompt(cli, tmp_path):
-    folder = write_model(tmp_path / "model", eos_token_id=None)
-    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    del vocab["<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    folder = write_model_without_endoftext(tmp_path / "model")
     assert_one_error(cli("-m", folder, ""), 1, "<|endoftext|>")
     assert cli("-m", folder, "-n", 3, "a").status == 0
 

@@ -119,9 +119,10 @@ def run_decode(
     def observe(scores: np.ndarray, tokens: np.ndarray) -> None:
         seen.append(scores.max(axis=-1) + tokens)
 
+    stops = np.isin(np.arange(config.vocab_size), stop_tokens)
     T, wpe = text.shape[1], weights["wpe.weight"].view(Counted)
     weights = weights | {"wpe.weight": wpe}
-    rows = decode(text, n_new, weights, config, choose, stop_tokens, longest_draft, observe if observed else None)
+    rows = decode(text, n_new, weights, config, choose, stops, longest_draft, observe if observed else None)
     if rows is None:
         return None
     tokens = taken(rows, n_new)

@@ -211,11 +211,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "A text of n_positions tokens raises ValueError. Only a longer one must: start + T > n_positions.",
             ("start + T > config", "start + T >= config"),
         ),
-        mistake(
-            "negative_ids",
-            "A negative id counts from the end, as in NumPy. It must raise IndexError.",
-            ("tokens.size and tokens.min() < 0", "False"),
-        ),
         mistake("no_positions", "The position embeddings are missing.", ("(embed + pos_embed)", "embed")),
         mistake("no_tokens", "The token embeddings are missing.", ("(embed + pos_embed)", "(0 * embed + pos_embed)")),
         mistake(

@@ -12,7 +12,7 @@ NEXT_UNREAD = "unread = text[:, -1:]"
 WINDOW = "-max(1, config.n_positions // 2) :"
 FULL = "if room < 0"
 LAST_SCORES = "logits(hidden[:, -1 - len(draft) :], weights)"
-STOPPED = "running &= ~np.isin(tokens, stop_tokens)"
+STOPPED = "running &= ~stops[tokens]"
 ALL_STOPPED = "if not running.any():\n                return"
 YIELDED = "np.where(running, tokens, -1)"
 CHOSEN = "choose(scores[:, n_right], text)"
@@ -196,7 +196,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake(
             "stop_yielded",
             "The stop token is yielded. It must not be: -1 takes its place, or the loop ends.",
-            (STOPPED, "before, running = running, running & ~np.isin(tokens, stop_tokens)"),
+            (STOPPED, "before, running = running, running & ~stops[tokens]"),
             (ALL_STOPPED, "if not running.any():\n    yield np.where(before, tokens, -1)\n    return"),
             (YIELDED, "np.where(before, tokens, -1)"),
         ),
@@ -224,7 +224,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake(
             "stopped_only_once",
             "A row yields -1 for the stop token only, and then goes on. It must yield -1 until the end.",
-            (STOPPED, "running = ~np.isin(tokens, stop_tokens)"),
+            (STOPPED, "running = ~stops[tokens]"),
         ),
         mistake(
             "removed",

@@ -82,11 +82,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             "Targets of -1 are counted as the token 0. They must be ignored.",
             ("counted = targets != -1", "targets = np.maximum(targets, 0)\ncounted = targets == targets"),
         ),
-        mistake(
-            "negative_targets",
-            "Targets below -1 are accepted. Only -1 is ignored; the others must raise IndexError.",
-            ("(targets < 0).any()", "False"),
-        ),
         mistake("sign", "The sign is wrong: the loss is minus the mean of the log-probabilities.", (LOSS, "-" + LOSS)),
         mistake("log_2", "The unit is bits, log₂. It must be nats, ln.", (LOSS, LOSS + " / math.log(2)")),
         mistake("log_10", "The logarithm is log₁₀. It must be ln.", (LOSS, LOSS + " / math.log(10)")),
