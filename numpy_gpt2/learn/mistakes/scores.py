@@ -70,14 +70,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             ),
         ),
         mistake(
-            "last_token_of_1",
-            "A target of -1 is taken for the last token, as NumPy counts from the end. It must be ignored.",
-            (
-                "counted = targets != -1",
-                "targets = np.where(targets == -1, logits.shape[-1] - 1, targets)\ncounted = targets == targets",
-            ),
-        ),
-        mistake(
             "last_token_of_first",
             "Targets of -1 are counted as the token 0. They must be ignored.",
             ("counted = targets != -1", "targets = np.maximum(targets, 0)\ncounted = targets == targets"),
