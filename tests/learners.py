@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import linecache
 import textwrap
 from typing import Any
 
@@ -26,7 +27,9 @@ def functions_in(code: str) -> dict[str, Any]:
     """Run code as a learner's file: with the file's imports, and without any other function."""
     imports = new_file().split("# The names of the weights")[0]
     namespace: dict[str, Any] = {"__name__": "my_gpt2"}
-    exec(compile(imports + textwrap.dedent(code), "<learner>", "exec"), namespace)
+    text = imports + textwrap.dedent(code)
+    linecache.cache["<learner>"] = len(text), None, text.splitlines(keepends=True), "<learner>"
+    exec(compile(text, "<learner>", "exec"), namespace)
     return namespace
 
 

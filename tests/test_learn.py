@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,7 +110,15 @@ DIAGNOSES = {
     "def block_backward(dy, w, config, layer, trace):\n    return dy, w | {'ln1': dy}": "not expected are 'ln1'",
     "def keep_top_k(z, k):\n    return np.where(z > 1.5, z, -np.inf)": "are -inf, and must not be; the first is",
     "def softmax(x):\n    y = np.exp(x)\n    y / y.sum(-1, keepdims=True)": "It returns None: is a `return` missing?",
-    "def softmax(x):\n    return 'a'": "a value of type str came out; it must be an array or a number.",
+    "def softmax(x):\n    return 'a'": "A value of type str came out; it must be an array or a number.",
+    "def softmax(x):\n    return x + 1j": "A value of type ndarray came out; it must be of real numbers, not of dtype",
+    "def softmax(x):\n    return abs(x)": "Each row must sum to 1; it does not.",
+    "def linear(x, w, b):\n    return 2 * (x @ w + b)": "Every entry is 2 times what it should be.",
+    "def layer_norm(x, w, b, eps):\n    return (x - x.mean(-1)) / np.sqrt(x.var(-1) + eps) * w + b": (
+        "These two mistakes together give exactly this:\n   1. "
+    ),
+    'def mlp(x, w, f):\n    return f(x @ w["mlp.c_fc.weight"].T)': "w['mlp.c_fc.weight'] has the shape (44, 17)",
+    "def generate_plainly(tokens, weights, config, n, rng):\n    while True:\n        yield 1": "it does not end",
     "def softmax(x):\n    raise NotImplementedError": "not written yet",
     "def softmax(x):\n    y = x\n    raise NotImplementedError": "not written to the end: line ",
     "def softmax(x):\n    exit()": "It calls exit(), which ends the program",
@@ -147,8 +156,8 @@ THREE_MISTAKES = """
 
 def test_if_no_mistake_explains_all_inputs_that_of_the_first_is_named():
     report = learn.check(functions_in(THREE_MISTAKES)["block"])
-    assert "For random numbers, these are exactly the numbers of this mistake: Layer norm comes after" in str(report)
-    assert "Other inputs show that there is more." in str(report)
+    assert "For random numbers, the numbers are as if this was the mistake: Layer norm comes after" in str(report)
+    assert "Other inputs show that it is another one, or not the only one." in str(report)
     assert report.mistake is None
 
 
@@ -186,7 +195,7 @@ def test_own_gelu_has_a_derivative_in_mlp_backward():
 
 
 def test_a_misspelt_function_is_noticed():
-    progress = tasks.notes(Own(functions_in("def softmx(x):\n    return x")), [], with_hook=False)
+    progress = tasks.notes(Own(functions_in("def softmx(x):\n    return x")), Path("my_gpt2.py"), [], with_hook=False)
     assert progress == ["note: There is a function softmx: did you mean softmax?"]
 
 

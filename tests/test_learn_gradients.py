@@ -276,7 +276,7 @@ WRONG = {
     "def gelu_backward(dy, x):\n    return dy * (gelu(x + 1e-3) - gelu(x - 1e-3)) / 2e-3": "a derivative numerical,",
     "def attention_backward(dz, q, k, v, scale, trace):\n"
     "    dv = trace['attn.pattern'].swapaxes(2, 3) @ dz\n"
-    "    return np.cos(q), np.cos(k), dv": "dv is right. All others are wrong.",
+    "    return np.cos(q), np.cos(k), dv": "Right: dv. All others are wrong.",
 }
 
 

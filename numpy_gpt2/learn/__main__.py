@@ -152,6 +152,8 @@ def command(argv: list[str] | None) -> int:
         file.write_new(target, notebook.new_notebook())
         write(f"{target}\n")
         return 0
+    if not path.exists() and (arguments.show or arguments.reset):
+        raise FileNotFoundError(f"{path} is not there; run python -m numpy_gpt2.learn to write it")
     if not path.exists():
         status = begin(path)
         return watch(path, arguments.name) if arguments.watch else status

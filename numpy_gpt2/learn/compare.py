@@ -114,7 +114,8 @@ def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Ite
                 f"{name}: " * bool(name) + f"{kind(value)} came out, whose items have several shapes"
             ) from None
         if array.dtype.kind not in "biuf":
-            raise TypeError(f"{name}: " * bool(name) + f"{kind(value)} came out; it must be an array or a number")
+            real = "an array or a number" if array is not value else f"of real numbers, not of dtype {array.dtype}"
+            raise TypeError(f"{name}: " * bool(name) + f"{kind(value)} came out; it must be {real}")
         yield name, array
 
 
@@ -174,13 +175,15 @@ def array_distance(x: np.ndarray, y: np.ndarray, tolerance: float, *, any_float:
     if x.shape != y.shape or (x.ndim and not is_same_dtype(x, y) and not (any_float and x.dtype.kind == y.dtype.kind)):
         return math.inf
     tolerance = max(tolerance, rounding(x, y))
-    x, y = x.astype(np.float64), y.astype(np.float64)
+    with np.errstate(all="ignore"):
+        x, y = x.astype(np.float64), y.astype(np.float64)
     finite = np.isfinite(y)
     if not np.array_equal(x[~finite], y[~finite], equal_nan=True) or not np.isfinite(x[finite]).all():
         return math.inf
     x, y = x[finite], y[finite]
     largest = float(np.abs(y).max(initial=0)) or 1.0
-    return float(np.abs(x - y).max(initial=0)) / (tolerance * largest)
+    with np.errstate(over="ignore"):
+        return float(np.abs(x - y).max(initial=0)) / (tolerance * largest)
 
 
 def rounding(x: np.ndarray, y: np.ndarray) -> float:

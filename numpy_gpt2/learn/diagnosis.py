@@ -107,24 +107,24 @@ def describe(
     dtype = "" if structural else next(filter(None, (wrong_dtype(exercise, *each) for each in wrong)), "")
     if structural:
         yield from structural
-        for sentence in sentences if found.everywhere else ():
-            yield f"This mistake gives exactly this: {sentence}"
+        if sentences and found.everywhere:
+            yield from named("This mistake gives", "These two mistakes together give", "exactly this", sentences)
     elif found.mistakes:
-        these = "These" if found.everywhere else f"For {case.probe.what}, these"
-        many = "this mistake" if len(sentences) == 1 else "two mistakes together"
-        yield f"{these} are exactly the numbers of {many}:" + (f" {sentences[0]}" if len(sentences) == 1 else "")
-        if len(sentences) > 1:
-            yield from (f"{i}. {sentence}" for i, sentence in enumerate(sentences, start=1))
-        if not found.everywhere:
-            yield "Other inputs show that there is more."
+        if found.everywhere:
+            start = "These are exactly the numbers of"
+            yield from named(f"{start} this mistake", f"{start} two mistakes together", "", sentences)
+        else:
+            yield f"For {case.probe.what}, the numbers are as if this was the mistake: {sentences[0]}"
+            yield "Other inputs show that it is another one, or not the only one."
     elif dtype and not [*entry(exercise, case, outcome, None)]:
         yield dtype
         dtype = ""
     else:
-        yield "No mistake that is known here gives these numbers. What can be seen:"
+        facts = [*visible(exercise, case, outcome)]
         if distance(observe(exercise, subject, case), outcome, case.dtype) > 1:
-            yield "A second call with the same arguments gives other numbers."
-        yield from visible(exercise, case, outcome)
+            facts.insert(0, "A second call with the same arguments gives other numbers.")
+        yield "No mistake that is known here gives these numbers." + " What can be seen:" * bool(facts)
+        yield from facts
     yield from which_probes(results, wrong)
     if dtype:
         yield f"Also: {dtype}"
@@ -134,6 +134,15 @@ def describe(
             yield from first_difference(exercise, subject, case)
 
 
+def named(one: str, two: str, end: str, sentences: list[str]) -> Iterator[str]:
+    """The sentence of one mistake, or a list of those of two."""
+    if len(sentences) == 1:
+        yield f"{one} {end}".rstrip() + f": {sentences[0]}"
+    else:
+        yield f"{two} {end}".rstrip() + ":"
+        yield from (f"{i}. {sentence}" for i, sentence in enumerate(sentences, start=1))
+
+
 def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
     """What is wrong before numbers can be compared."""
     if outcome.error is not None:
@@ -141,7 +150,9 @@ def structural_problem(exercise: Exercise, case: Case, outcome: Outcome) -> Iter
         return
     if outcome.problem:
         yield (
-            "It returns None: is a `return` missing?" if "None came out" in outcome.problem else outcome.problem + "."
+            "It returns None: is a `return` missing?"
+            if "None came out" in outcome.problem
+            else f"{outcome.problem[0].upper()}{outcome.problem[1:]}."
         )
         return
     for name, want in expected(exercise, case).items():
@@ -192,7 +203,7 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
         text = "It calls breakpoint(), which has no terminal here"
     if frame is None:
         parameters = [name for name in exercise.parameters if name not in ("self", exercise.hook)]
-        yield f"{text}. It is called as {exercise.short_name}({', '.join(parameters)})."
+        yield f"{text.rstrip('.')}. It is called as {exercise.short_name}({', '.join(parameters)})."
         return
     line = source_line(frame, line_number)
     yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
@@ -205,6 +216,10 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
         if isinstance(value, dict) and isinstance(key, str) and key not in value and (looked_up or not line):
             nearest = get_close_matches(key, map(str, value), n=2, cutoff=0)
             yield f"the nearest names in {name} are {' and '.join(map(repr, nearest))}"
+        if isinstance(value, dict):
+            for key, array in value.items():
+                if isinstance(array, np.ndarray) and re.search(rf"\b{name}\[['\"]{re.escape(str(key))}['\"]\]", line):
+                    yield f"{name}[{key!r}] has the shape {seen.sizes(array.shape)}"
         if isinstance(value, np.ndarray) and (name in named or not line):
             yield f"{name} has the shape {seen.sizes(value.shape)}"
             if value.ndim > 2 and re.search(rf"\b{name}\.T\b", line):
@@ -239,7 +254,7 @@ def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:
         yield from ((f"{name}: " if name else "") + fact for fact in seen.facts(gots[name], wants[name]))
         if name == next(iter(wants)):
             yield from (
-                f"It does not hold that {what}." for what, holds in exercise.invariants if not holds(gots[name])
+                f"{what.capitalize()}; it does not." for what, holds in exercise.invariants if not holds(gots[name])
             )
 
 
@@ -248,9 +263,9 @@ def which_arrays(wrong: list[str], right: list[str]) -> Iterator[str]:
     if not right:
         yield f"{listed(wrong)} are wrong." if len(wrong) <= MOST_ARRAYS else f"All {len(wrong)} arrays are wrong."
     elif len(wrong) <= len(right):
-        yield f"{listed(wrong)} {'is' if len(wrong) == 1 else 'are'} wrong. All others are right."
+        yield f"Wrong: {listed(wrong)}. All others are right."
     else:
-        yield f"{listed(right)} {'is' if len(right) == 1 else 'are'} right. All others are wrong."
+        yield f"Right: {listed(right)}. All others are wrong."
 
 
 def listed(names: list[str]) -> str:
@@ -328,7 +343,8 @@ def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> Found:
                 n_different += 1
                 if case not in may_differ:
                     return False
-        partly.append((n_different, mistakes))
+        if len(mistakes) == 1:
+            partly.append((n_different, mistakes))
         return not n_different
 
     pairs = (
@@ -340,7 +356,7 @@ def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> Found:
     for mistakes in candidates:
         if is_possible(gives, *mistakes):
             return Found([*mistakes], True)
-    _, mistakes = min(partly, key=lambda pair: (len(pair[1]), pair[0]), default=(0, ()))
+    _, mistakes = min(partly, key=lambda pair: pair[0], default=(0, ()))
     return Found([*mistakes], False)
 
 

@@ -65,8 +65,11 @@ class Inputs:
     def letters(self, shape: Iterable[int]) -> str:
         """A shape in letters. It is empty if no size has a letter."""
         names = {getattr(self, letter): letter for letter in "BTHSNDVPC"} | {self.M: "n_inner", 3 * self.C: "3C"}
-        names |= {self.B * self.T: "B·T"}
         shape = tuple(shape)
+        if len(shape) < 3:
+            del names[self.H]
+        if shape[:1] == (self.B * self.T,):
+            names[self.B * self.T] = "B·T"
         if not names.keys() & set(shape):
             return ""
         return str(tuple(names.get(n, n) for n in shape)).replace("'", "")

@@ -234,7 +234,7 @@ def load_file(path: str | Path) -> Own:
 def load_problem(error: BaseException, name: str, full_path: str) -> str:
     """Why a file does not run, in one line."""
     if isinstance(error, SyntaxError):
-        return f"{name} is not Python: line {error.lineno}: {error.msg}"
+        return f"{name} is not Python: {f'line {error.lineno}: ' * bool(error.lineno)}{error.msg}"
     line = f"line {line_of(error, full_path)}"
     if isinstance(error, SystemExit):
         return f"{name} calls exit() in {line}; it must only define functions"

@@ -16,13 +16,18 @@ from .checking import check_all, check_one, hook_problems
 from .compare import cases, expected
 from .exercise import Exercise, LargeInputs
 from .exercises import EXERCISES, PARTS, exercise_named
-from .file import place_of
+from .file import NAME, place_of
 from .milestones import MILESTONES
 from .own import Own
 from .source import parts
 
 COMMAND = "python -m numpy_gpt2.learn"
 WIDTH = 34  # of the progress bar
+
+
+def command(path: Path) -> str:
+    """How this command is run with the file."""
+    return COMMAND if path.name == NAME else f"{COMMAND} {path}"
 
 
 def prepare() -> None:
@@ -50,15 +55,15 @@ def check(own: Own, path: Path) -> dict[str, Any]:
     unwritten = [name for name in EXERCISES if name not in own.functions]
     lines = [bar(len(right), total)]
     if progress.report is not None:
-        lines += [wrapped(str(progress.report)), f"   more: {COMMAND} --hint {progress.report.name}"]
+        lines += [wrapped(str(progress.report)), f"   more: {command(path)} --hint {progress.report.name}"]
         if others := progress.wrong[1:]:
             lines.append(f"not right yet, too: {', '.join(others)}")
     elif unwritten:
         lines.append(next_text(unwritten[0], path, right))
     else:
-        lines.append(f"All {total} are right. Compare one with the package's: {COMMAND} --show NAME")
+        lines.append(f"All {total} are right. Compare one with the package's: {command(path)} --show NAME")
     return {
-        "lines": [*lines, *notes(own, right, with_hook=progress.report is None)],
+        "lines": [*lines, *notes(own, path, right, with_hook=progress.report is None)],
         "status": int(len(right) < total),
         "milestone": 0 if progress.wrong else milestone(own, right),
         "right": right,
@@ -80,13 +85,15 @@ def next_text(name: str, path: Path, right: list[str]) -> str:
     """What to write next, and where it is."""
     start, _ = place_of(EXERCISES[name], path.read_text(encoding="utf-8").splitlines())
     where = (
-        f"in line {start + 1} of {path.name}" if start else f"not in {path.name} yet; {COMMAND} --reset {name} adds it"
+        f"in line {start + 1} of {path.name}"
+        if start
+        else f"not in {path.name} yet; {command(path)} --reset {name} adds it"
     )
-    compare = f"All right so far. Compare: {COMMAND} --show {right[-1]}\n" if right else ""
+    compare = f"All right so far. Compare: {command(path)} --show {right[-1]}\n" if right else ""
     return f"{compare}next: {name}, {where}"
 
 
-def notes(own: Own, right: list[str], with_hook: bool) -> list[str]:
+def notes(own: Own, path: Path, right: list[str], with_hook: bool) -> list[str]:
     """Remarks about functions that are right; those about the hook only if there is nothing else to do."""
     misspelt = (own.misspelt(name) for name in EXERCISES if own.find(EXERCISES[name]) is None)
     lines = [f"note: {question}" for question in misspelt if question]
@@ -96,7 +103,7 @@ def notes(own: Own, right: list[str], with_hook: bool) -> list[str]:
     if problems := hook_problems(own, right) if with_hook else {}:
         lines.append(
             f"note: train or explain cannot use {', '.join(problems)}, because of the hook or dropout."
-            f" For more: {COMMAND} {next(iter(problems))}"
+            f" For more: {command(path)} {next(iter(problems))}"
         )
     return lines
 
@@ -113,7 +120,7 @@ def check_named(own: Own, path: Path, name: str) -> dict[str, Any]:
     """Check one function."""
     exercise = exercise_named(name)
     report = check_one(own, exercise)
-    more = f"   compare: {COMMAND} --show {name}" if report else f"   more: {COMMAND} --hint {name}"
+    more = f"   compare: {command(path)} --show {name}" if report else f"   more: {command(path)} --hint {name}"
     return {"lines": [wrapped(str(report)), more], "status": int(not report)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from ...config import GPT2Config
 from ...sampling import penalize_repetition
 from ..exercise import UNWRITTEN, Exercise, Inputs, Probe
-from .sampling import model_with_memory
+from .sampling import model_with_memory, taken
 
 Arguments = tuple[Any, ...]
 
@@ -24,6 +23,7 @@ def filled(cache_class: Any) -> Any:
             super().reserve(n, repeats)
             self.keys[:, :, :, self.length :] = self.values[:, :, :, self.length :] = UNWRITTEN
 
+    Filled.__name__ = Filled.__qualname__ = "KVCache"  # in messages
     return Filled
 
 
@@ -125,7 +125,7 @@ def run_decode(
     rows = decode(text, n_new, weights, config, choose, stops, longest_draft, observe if observed else None)
     if rows is None:
         return None
-    tokens = [np.array(row) for row in itertools.islice(rows, n_new + 3)]
+    tokens = taken(rows, n_new)
     for scores, row in zip(steps[1:], tokens, strict=False):
         if len(scores) == row.size:
             scores[row.reshape(-1) == -1] = 0

@@ -109,7 +109,15 @@ def sample_probe(n_draws: int, V: int, *places: int) -> Callable[[Inputs], Argum
 def run_generate(generate: Callable[..., Any], tokens: Any, weights: Any, config: Any, n: int, seed: int) -> Any:
     """How `generate_plainly` is checked: the tokens that it yields. A loop that does not end is cut."""
     yielded = generate(tokens, weights, config, n, np.random.default_rng(seed))
-    return None if yielded is None else [np.asarray(token) for token in itertools.islice(yielded, n + 3)]
+    return None if yielded is None else taken(yielded, n)
+
+
+def taken(yielded: Any, n: int) -> list[np.ndarray]:
+    """The arrays that a loop yields. Raises RuntimeError if there are many more than n."""
+    arrays = [np.array(array) for array in itertools.islice(yielded, n + 30)]
+    if len(arrays) == n + 30:
+        raise RuntimeError(f"it must yield at most {n} times, and it does not end")
+    return arrays
 
 
 def model_with_memory(n: Inputs, **fields: Any) -> tuple[GPT2Config, Weights]:

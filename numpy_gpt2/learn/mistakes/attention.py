@@ -79,6 +79,11 @@ MISTAKES: dict[str, list[Mistake]] = {
     "attention": [
         mistake("no_mask", "The mask is not used: each position sees the whole text.", (MASKED, "pass")),
         mistake(
+            "square_mask",
+            "The mask is used only if T = S. With a cache, it must be used, too.",
+            ("where=~mask", "where=~mask & (q.shape[-2] == k.shape[-2])"),
+        ),
+        mistake(
             "mask_inverted",
             "The mask is used inverted. It is True where a query may look, and the other scores must be -inf.",
             ("where=~mask", "where=mask"),

@@ -94,9 +94,6 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("range(max_new_tokens)", "range(max_new_tokens - len(tokens))"),
         ),
         mistake(
-            "endless", "The loop does not end after max_new_tokens.", ("for _ in range(max_new_tokens)", "while True")
-        ),
-        mistake(
             "one_token", "Only one token came out: `yield` must be inside the loop, not `return`.", (APPENDED, "return")
         ),
         mistake(

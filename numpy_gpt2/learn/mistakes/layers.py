@@ -61,6 +61,11 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake("not_centered", "The mean is not subtracted from x before the division.", ("centered / np", "x / np")),
         mistake(
+            "not_centered_eps_outside",
+            "The mean is not subtracted, and eps is added to the standard deviation. It belongs inside the root.",
+            ("centered / np.sqrt(variance + eps)", "x / (np.sqrt(variance) + eps)"),
+        ),
+        mistake(
             "mean_square",
             "The variance is the mean of x². It must be the mean of (x - mean)².",
             ("(centered * centered)", "(x * x)"),
@@ -110,6 +115,11 @@ MISTAKES: dict[str, list[Mistake]] = {
             "batch_and_positions",
             "The mean and the variance are over all positions of the batch. They must be over channels, axis -1.",
             *over("axis=tuple(range(x.ndim - 1)), keepdims=True"),
+        ),
+        mistake(
+            "channels_and_positions",
+            "The mean and the variance are over channels and positions. Each position has its own, over the last axis.",
+            *over("axis=tuple(range(-min(2, x.ndim), 0)), keepdims=True"),
         ),
         mistake(
             "axis_1",

@@ -66,7 +66,7 @@ MISTAKES: dict[str, list[Mistake]] = {
             "A target of -1 is taken for the last token, as NumPy counts from the end. It must be ignored.",
             (
                 "targets = np.asarray(targets)",
-                "targets = np.asarray(targets)\ntargets = targets + logits.shape[-1] * (targets == -1)",
+                "targets = np.asarray(targets)\ntargets = targets + logits.shape[-1] * (targets < 0)",
             ),
         ),
         mistake(

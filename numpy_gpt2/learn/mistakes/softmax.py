@@ -118,6 +118,7 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("@ weight", "@ weight.T"),
         ),
         mistake("no_bias", "bias is not added.", ("y += bias", "pass")),
+        mistake("bias_twice", "bias is added twice.", ("y += bias", "y += 2 * bias")),
         mistake("minus_bias", "bias is subtracted. It must be added.", ("y += bias", "y -= bias")),
         mistake("times_bias", "The product is multiplied by bias. bias must be added.", ("y += bias", "y *= bias")),
         mistake(
@@ -141,6 +142,11 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake("inverted", "The mask is inverted: it must be True where a query may look.", ("<=", ">")),
         mistake("itself_hidden", "A position cannot see itself. It must: use <=, not <.", ("<=", "<")),
         mistake("inverted_itself", "The mask is inverted, and a position does not see itself.", ("<=", ">=")),
+        mistake(
+            "minus_larger",
+            "These are numbers to be added to the scores: 0, and -1e10 for the future. The mask must be boolean.",
+            (MASK, f"np.where({MASK}, 0.0, -1e10)"),
+        ),
         mistake("next_seen", "A position sees one key of the future.", (MASK, MASK + " + 1")),
         mistake(
             "top_left",
