@@ -100,7 +100,12 @@ def test_a_mistake_in_a_line_that_is_not_there_is_an_error():
         with_mistakes(EXERCISES["gelu"], mistake)
 
 
+LIST = "ist came out; it must be an array: return np.array(…)."
+
 DIAGNOSES = {
+    "def softmax(x):\n    e = np.exp(x - x.max(-1, keepdims=True))\n    return list(e / e.sum(-1, keepdims=True))": LIST,
+    "def causal_mask(T, S):\n    return [[j <= S - T + i for j in range(S)] for i in range(T)]": f"A l{LIST}",
+    "def sample(p, rng):\n    return (rng.random((*p.shape[:-1], 1)) > p.cumsum(-1)).sum(-1).tolist()": f"the tokens: a l{LIST}",
     "def softmax(x):\n    return x": "softmax/unchanged",
     "def softmax(x):\n    e = np.exp(x - x.min(-1)[..., None])\n    return e / e.sum(-1)[..., None]": "softmax/minimum",
     "def softmax(x):\n    def f(y):\n        return y @ x[0, 0, 0, 0]\n    return f(x)": "It was reached from line ",
@@ -132,6 +137,13 @@ def test_a_diagnosis_says_what_can_be_seen(code, text):
     name = code.split("(")[0].removeprefix("def ")
     report = learn.check(functions_in(code)[name])
     assert text in f"{report} {report.mistake}"
+
+
+def test_inputs_for_which_an_error_is_right_are_not_praised():
+    code = "def hidden_states(tokens, weights, config, cache=None):\n    raise ValueError('always')"
+    report = str(learn.check(functions_in(code)["hidden_states"]))
+    assert "ValueError: always" in report
+    assert "it is right" not in report
 
 
 THREE_MISTAKES = """
