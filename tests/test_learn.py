@@ -1,5 +1,6 @@
 """Checks of a learner's functions: every known mistake is named, and nothing wrong passes."""
 
+import ast
 import functools
 import itertools
 import json
@@ -17,6 +18,7 @@ from numpy_gpt2.learn.compare import Outcome, cases, distance, expected, observe
 from numpy_gpt2.learn.diagnosis import check_subject
 from numpy_gpt2.learn.exercise import Inputs
 from numpy_gpt2.learn.exercises import EXERCISES
+from numpy_gpt2.learn.file import INTRODUCTION, new_file
 from numpy_gpt2.learn.mistakes import MISTAKES
 from numpy_gpt2.learn.notebook import new_notebook
 from numpy_gpt2.learn.own import Own, load_file
@@ -101,7 +103,12 @@ def test_a_mistake_in_a_line_that_is_not_there_is_an_error():
         with_mistakes(EXERCISES["gelu"], mistake)
 
 
+LIST = "ist came out; it must be an array: return np.array(…)."
+
 DIAGNOSES = {
+    "def softmax(x):\n    e = np.exp(x - x.max(-1, keepdims=True))\n    return [*(e / e.sum(-1, keepdims=True))]": LIST,
+    "def causal_mask(T, S):\n    return [[j <= S - T + i for j in range(S)] for i in range(T)]": f"A l{LIST}",
+    "def sample(p, rng):\n    return (rng.random((*p.shape[:-1], 1)) > p.cumsum(-1)).sum(-1).tolist()": f"s: a l{LIST}",
     "def softmax(x):\n    return x": "softmax/unchanged",
     "def softmax(x):\n    e = np.exp(x - x.min(-1)[..., None])\n    return e / e.sum(-1)[..., None]": "softmax/minimum",
     "def softmax(x):\n    def f(y):\n        return y @ x[0, 0, 0, 0]\n    return f(x)": "It was reached from line ",
@@ -141,6 +148,13 @@ def test_a_diagnosis_says_what_can_be_seen(code, text):
     name = code.split("(")[0].removeprefix("def ")
     report = learn.check(functions_in(code)[name])
     assert text in f"{report} {report.mistake}"
+
+
+def test_inputs_for_which_an_error_is_right_are_not_praised():
+    code = "def hidden_states(tokens, weights, config, cache=None):\n    raise ValueError('always')"
+    report = str(learn.check(functions_in(code)["hidden_states"]))
+    assert "ValueError: always" in report
+    assert "it is right" not in report
 
 
 THREE_MISTAKES = """
@@ -331,9 +345,11 @@ def test_a_copy_of_the_reference_gives_the_same_numbers(example):
     np.testing.assert_array_equal(inside, before)
 
 
-def test_the_notebook_runs_when_solved():
+def test_the_notebook_has_the_file_s_introduction_and_runs_when_solved():
     book = json.loads(new_notebook())
     assert book["nbformat"] == 4
+    assert INTRODUCTION in "".join(book["cells"][0]["source"])
+    assert INTRODUCTION in (ast.get_docstring(ast.parse(new_file())) or "") + "\n"
     cells = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
     names: dict = {"__name__": "__main__"}
     exec(file_with(*EXERCISES), names)

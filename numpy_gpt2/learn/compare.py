@@ -107,6 +107,9 @@ def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Ite
         for part_name, part, part_like in zip(names, value, like, strict=True):
             yield from leaves(part, part_like, (), f"{part_name} of {name}" if name else part_name)
     else:
+        if isinstance(like, np.ndarray) and isinstance(value, list | tuple):
+            a = f"{name}: a" if name else "A"
+            raise TypeError(f"{a} {type(value).__name__} came out; it must be an array: return np.array(…)")
         try:
             array = np.asarray(value)
         except ValueError:

@@ -282,7 +282,7 @@ def listed(names: list[str]) -> str:
 def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Outcome]]) -> Iterator[str]:
     """For which probes the function is right, if there are any."""
     wrong_cases = [case for case, _ in wrong]
-    right = [case for case, _ in results if case not in wrong_cases]
+    right = [case for case, _ in results if case not in wrong_cases and not case.probe.error]
     if len(wrong_cases) == 1 and wrong_cases[0].dtype == "float32":
         yield "In float64 it is right. In float32 it is not."
     elif right := [case for case in right if case.dtype == "float64"]:

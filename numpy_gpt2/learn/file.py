@@ -20,7 +20,26 @@ from .source import INDENT, class_head, method_stub, names_used, stub
 
 NAME = "my_gpt2.py"
 
-TITLE = '''"""GPT-2, to be written by you.
+INTRODUCTION = """\
+The letters B, T, S, C, H, D, V, P and L are the sizes: batch, new tokens, keys, channels, heads, channels per head,
+vocabulary, positions (n_positions, the longest text) and layers.
+
+A result has the dtype of x: for float32 it is float32, for float64 it is float64. In `mlp` and `mlp_backward`,
+`activation` is a function, such as `gelu`. In a config, `activation_function` is its name: a key of `ACTIVATIONS`.
+
+A `hook` takes the name and the value of an intermediate result, and returns the value to go on with: x = hook("ln_1",
+x). A stub lists its names, in the order of the calls. A function that calls others with a `hook` passes it on to them:
+within("h.0.", hook) puts a prefix before their names. You may leave all of this out; `train` and `explain` need it.
+
+`trace` is the dict {name: value} of what the hook got in the forward pass. `dropout` is the hook of a gradient: it
+multiplies the gradient by the mask that the value of this name got: dy = dropout("mlp_out", dy). The values in `trace`
+are those before dropout. Where the forward pass went on with the value after it, call dropout for this value, too:
+x = dropout("resid_pre", trace["resid_pre"]). Only `train` needs `dropout`.
+
+KVCache(config, B, dtype) makes an empty cache. Its dtype must be that of the weights; without it, it is float32.
+"""
+
+TITLE = f'''"""GPT-2, to be written by you.
 
 Each function below has a description and no body. Write the body in the place of `raise NotImplementedError`, then run
 
@@ -29,18 +48,7 @@ Each function below has a description and no body. Write the body in the place o
 which checks everything and tells what is wrong. You may write the functions in any order: the package's own are used in
 the place of those that are not written. Names of parameters may change, their order may not.
 
-The letters B, T, S, C, H, D, V and L are the sizes: batch, new tokens, keys, channels, heads, channels per head,
-vocabulary, layers.
-
-A `hook` takes the name and the value of an intermediate result, and returns the value to go on with: x = hook("ln_1",
-x). A stub lists its names, in the order of the calls. A function that calls others with a `hook` passes it on to them:
-within("h.0.", hook) puts a prefix before their names. You may leave all of this out; `train` and `explain` need it.
-
-`trace` is the dict {name: value} of what the hook got in the forward pass. `dropout` is the hook of a gradient: it
-multiplies the gradient by the mask that the value of this name got: dy = dropout("mlp_out", dy). Only `train` needs it.
-
-KVCache(config, B, dtype) makes an empty cache. Its dtype must be that of the weights; without it, it is float32.
-"""
+{INTRODUCTION}"""
 '''
 
 

@@ -7,14 +7,16 @@ import re
 from typing import Any
 
 from .exercises import PARTS
-from .file import given_names, imports, stubs, weight_names
+from .file import INTRODUCTION, given_names, imports, stubs, weight_names
 
-TEXT = """\
+TEXT = f"""\
 # GPT-2, to be written by you
 
 Each function below has a description and no body. Write the body in the place of `raise NotImplementedError`, run the
 cell, and run the cell after it: it tells what is wrong. You may write the functions in any order: the package's own are
-used in the place of those that are not written."""
+used in the place of those that are not written. Names of parameters may change, their order may not.
+
+{INTRODUCTION}"""
 
 LAST = """\
 ## Your functions, in the real model

@@ -44,7 +44,9 @@ def run_update(cache_class: Any, config: GPT2Config, room: int, calls: list[tupl
         for layer in range(config.n_layer):
             pair = cache.update(layer, k + layer, v - layer)
             results[f"layer {layer} in call {number}"] = (
-                tuple(np.array(part) for part in pair) if isinstance(pair, tuple | list) else pair
+                tuple(p.copy() if isinstance(p, np.ndarray) else p for p in pair)
+                if isinstance(pair, tuple | list)
+                else pair
             )
         results[f"cache.length after call {number}"] = cache.length
         cache.length = before + k.shape[2]

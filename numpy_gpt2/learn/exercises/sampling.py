@@ -55,7 +55,7 @@ def run_sample(sample: Callable[..., Any], rows: Any, n_draws: int, seed: int) -
         return sample(rows, rng)
     batch = np.tile(rows, (n_draws, 1))
     tokens = sample(batch, rng)
-    are_ids = np.shape(tokens) == batch.shape[:1] and np.asarray(tokens).dtype.kind in "iu"
+    are_ids = isinstance(tokens, np.ndarray) and tokens.shape == batch.shape[:1] and tokens.dtype.kind in "iu"
     drawn = np.asarray(tokens).reshape(n_draws, -1) if are_ids else np.zeros((n_draws, len(rows)))
     frequency = (drawn[..., None] == np.arange(rows.shape[-1])).mean(axis=0)
     fits = np.abs(frequency - rows) <= 5 * np.sqrt(rows * (1 - rows) / n_draws)  # 5 standard deviations
