@@ -13,7 +13,7 @@ import pytest
 from numpy_gpt2 import KVCache, cross_entropy, forward, layer_norm, learn
 from numpy_gpt2.learn import tasks
 from numpy_gpt2.learn.__main__ import main
-from numpy_gpt2.learn.checking import check_all
+from numpy_gpt2.learn.checking import check_all, hook_problems
 from numpy_gpt2.learn.compare import Outcome, cases, distance, expected, observe
 from numpy_gpt2.learn.diagnosis import check_subject
 from numpy_gpt2.learn.exercise import Inputs
@@ -292,6 +292,14 @@ HOOKED = """
 def test_a_report_says_what_is_missing_in_the_use_of_the_hook(old, new, said):
     report = learn.check(functions_in(HOOKED.replace(old, new, 1))["mlp"])
     assert said in str(report)
+
+
+def test_a_function_that_passes_the_hook_on_is_not_blamed_for_the_inner_one():
+    names: dict = {"__name__": "my_gpt2"}
+    exec(file_with("block", "mlp").replace('hook("mlp.post", activation(pre))', "activation(pre)"), names)
+    assert str(learn.check(names["mlp"])).startswith("mlp: right. It does not call hook for mlp.post:")
+    assert str(learn.check(names["block"])) == "block: right."
+    assert [*hook_problems(Own(names), ["mlp", "block"])] == ["mlp"]
 
 
 def test_exchanged_names_of_the_hook_are_noticed():

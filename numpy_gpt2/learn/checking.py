@@ -70,6 +70,9 @@ def check_one(own: Own, exercise: Exercise) -> Report:
     before = check_all(own, names[: names.index(name)], diagnose=False)
     with own.using(called(exercise, before.right)):
         report = check_subject(exercise, own.subject(exercise), forward_of(own, exercise))
+    if report and (problem := own_hook_problem(own, exercise, called(exercise, before.right))):
+        right = f"{name}: right."
+        report.text = f"{right} {problem}{report.text.removeprefix(right)}"
     used = getattr(getattr(own.functions[name], "__code__", None), "co_names", ())
     if replaced := [other for other in before.wrong if other.rpartition(".")[2] in used]:
         them = "yours is" if len(replaced) == 1 else "yours are"
@@ -77,10 +80,23 @@ def check_one(own: Own, exercise: Exercise) -> Report:
     return report
 
 
+def own_hook_problem(own: Own, exercise: Exercise, names: Iterable[str]) -> str:
+    """What is missing in a function's use of the hook, when it calls these functions of the learner; "" if nothing is.
+
+    It must be missing with the package's functions inside, too: else the fault is in one of those that it calls.
+    """
+    problem = ""
+    for inside in ([*names], [exercise.name]):
+        with own.using(inside):
+            problem = hook_problem(exercise, own.subject(exercise))
+        if not problem:
+            break
+    return problem
+
+
 def hook_problems(own: Own, names: Iterable[str]) -> dict[str, str]:
     """The functions that do not use the hook as the package's do, each with a sentence."""
-    with own.using([*own.functions]):
-        found = {name: hook_problem(EXERCISES[name], own.subject(EXERCISES[name])) for name in names}
+    found = {name: own_hook_problem(own, EXERCISES[name], own.functions) for name in names}
     return {name: problem for name, problem in found.items() if problem}
 
 

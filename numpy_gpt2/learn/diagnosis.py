@@ -22,7 +22,7 @@ import numpy as np
 from . import seen
 from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance, expected, is_right, observe
 from .exercise import Exercise
-from .hooks import first_difference, hook_problem
+from .hooks import first_difference
 from .mistakes import MISTAKES
 from .numerical import own_gradient
 from .source import Mistake, can_be_combined, with_mistakes
@@ -75,8 +75,7 @@ def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Repo
             for case, outcome in results
             if case.probe.error and outcome.accepted
         ]
-        notes = [f"{exercise.name}: right.", hook_problem(exercise, subject), *accepted[:1]]
-        return Report(exercise.name, True, " ".join(filter(None, notes)))
+        return Report(exercise.name, True, " ".join([f"{exercise.name}: right.", *accepted[:1]]))
     found = known_mistakes(exercise, outcomes)
     names = "+".join(mistake.name for mistake in found.mistakes if found.everywhere) or beside_numbers(exercise, wrong)
     lines = [*describe(exercise, subject, results, wrong, found, forward)]
@@ -213,7 +212,7 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
     for name, value in frame.f_locals.items():
         key = error.args[0] if isinstance(error, KeyError) else None
         looked_up = re.search(rf"\b{name}(\[|\.pop\()", line)
-        if isinstance(value, dict) and isinstance(key, str) and key not in value and (looked_up or not line):
+        if isinstance(value, dict) and value and isinstance(key, str) and key not in value and (looked_up or not line):
             nearest = get_close_matches(key, map(str, value), n=2, cutoff=0)
             yield f"the nearest names in {name} are {' and '.join(map(repr, nearest))}"
         if isinstance(value, dict):

@@ -101,7 +101,11 @@ def hook_problem(exercise: Exercise, subject: Any) -> str:
         odd = f"; it calls it for {listed(others)}" if (others := mine.keys() - names.keys()) else ""
         callees = "" if odd or all(f'"{name}"' in body for name in missing) else pass_on(exercise)
         return f"It does not call {exercise.hook} for {listed(missing)}{odd}: {NEEDED[exercise.hook]}.{callees}"
-    want, got = (run_with_hook(exercise, f, case, altered) for f in (exercise.reference, subject))
+    want = run_with_hook(exercise, exercise.reference, case, altered)
+    try:
+        got = run_with_hook(exercise, subject, case, altered)
+    except Exception as error:
+        return f"With {exercise.hook}, it raises {type(error).__name__}: {' '.join(str(error).split())}."
     pairs = zip(*(leaves(result, want, exercise.outputs) for result in (got, want)), strict=True)
     if any(array_distance(x, y, TOLERANCES[case.dtype]) > 1 for (_, x), (_, y) in pairs):
         for a, b in itertools.combinations(names, 2):
