@@ -109,6 +109,7 @@ DIAGNOSES = {
     "def softmax(x):\n    e = np.exp(x - x.max(-1, keepdims=True))\n    return [*(e / e.sum(-1, keepdims=True))]": LIST,
     "def causal_mask(T, S):\n    return [[j <= S - T + i for j in range(S)] for i in range(T)]": f"A l{LIST}",
     "def sample(p, rng):\n    return (rng.random((*p.shape[:-1], 1)) > p.cumsum(-1)).sum(-1).tolist()": f"s: a l{LIST}",
+    "def gelu(x):\n    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ^ 3)))": "Write x**2.",
     "def softmax(x):\n    return x": "softmax/unchanged",
     "def softmax(x):\n    e = np.exp(x - x.min(-1)[..., None])\n    return e / e.sum(-1)[..., None]": "softmax/minimum",
     "def softmax(x):\n    def f(y):\n        return y @ x[0, 0, 0, 0]\n    return f(x)": "It was reached from line ",
@@ -148,6 +149,20 @@ def test_a_diagnosis_says_what_can_be_seen(code, text):
     name = code.split("(")[0].removeprefix("def ")
     report = learn.check(functions_in(code)[name])
     assert text in f"{report} {report.mistake}"
+
+
+def test_a_function_of_math_with_an_array_gets_a_tip(tmp_path):
+    code = "import math\nfrom math import exp\n\n\ndef gelu(x):\n    return x * (1 + math.tanh(math.sqrt(2) * x))\n\n\n"
+    (tmp_path / "own.py").write_text(code + "def softmax(x):\n    return exp(x)\n")
+    own = load_file(tmp_path / "own.py")
+    assert "math.tanh takes one number. For an array, use np.tanh." in str(learn.check(own.functions["gelu"]))
+    assert "math.exp takes one number. For an array, use np.exp." in str(learn.check(own.functions["softmax"]))
+
+
+def test_an_empty_dict_has_no_nearest_names():
+    report = str(learn.check(functions_in("def mlp(x, w, f):\n    w = {}\n    return w['a']")["mlp"]))
+    assert "KeyError" in report
+    assert "nearest" not in report
 
 
 def test_inputs_for_which_an_error_is_right_are_not_praised():

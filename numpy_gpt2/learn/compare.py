@@ -88,6 +88,8 @@ def observe(exercise: Exercise, subject: Any, case: Case) -> Outcome:
 def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Iterator[tuple[str, np.ndarray]]:
     """The arrays in a result, with their names. `like` is the reference's result, which has the same structure.
 
+    A list in the place of an array is wrong, except for the three parts of `split_heads`.
+
     Raises TypeError or ValueError, with a text for the learner, if the structure is another one.
     """
     if isinstance(like, dict):
@@ -107,7 +109,7 @@ def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Ite
         for part_name, part, part_like in zip(names, value, like, strict=True):
             yield from leaves(part, part_like, (), f"{part_name} of {name}" if name else part_name)
     else:
-        if isinstance(like, np.ndarray) and isinstance(value, list | tuple):
+        if isinstance(like, np.ndarray) and isinstance(value, list | tuple) and len(value) != len(names):
             a = f"{name}: a" if name else "A"
             raise TypeError(f"{a} {type(value).__name__} came out; it must be an array: return np.array(…)")
         try:

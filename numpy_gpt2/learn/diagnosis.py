@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import linecache
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -208,6 +209,7 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
     yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
     if places[0][0] is not frame:
         yield f"It was reached from line {places[0][1]}: {source_line(*places[0])}".rstrip(": ") + "."
+    yield from tip(error, frame, line_number)
     named = re.findall(r"[^\W\d]\w*", line)
     for name, value in frame.f_locals.items():
         key = error.args[0] if isinstance(error, KeyError) else None
@@ -224,6 +226,20 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
             if value.ndim > 2 and re.search(rf"\b{name}\.T\b", line):
                 reverse = seen.sizes(value.T.shape)
                 yield f"{name}.T reverses all axes: {reverse}. swapaxes(-1, -2) exchanges the last two."
+
+
+def tip(error: BaseException, frame: FrameType, line_number: int) -> Iterator[str]:
+    """What to write in the place of `^`, or of a function of `math` that got an array."""
+    if not isinstance(error, TypeError):
+        return
+    if re.search(r"'bitwise_xor'|for \^=?:", str(error)):
+        yield "^ is no power in Python. Write x**2."
+    columns = [start for _, _, start, _ in frame.f_code.co_positions()]
+    line = linecache.getline(frame.f_code.co_filename, line_number).encode()
+    failed = line[columns[frame.f_lasti // 2] or 0 :].decode()  # from the call that failed
+    found = re.match(r"(?:math\.)?(\w+)\(", failed)
+    if "converted to Python scalars" in str(error) and found and hasattr(math, found[1]) and hasattr(np, found[1]):
+        yield f"math.{found[1]} takes one number. For an array, use np.{found[1]}."
 
 
 def source_line(frame: FrameType, line_number: int) -> str:

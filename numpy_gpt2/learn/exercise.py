@@ -118,7 +118,7 @@ class Exercise:
     hints: tuple[str, str, str]  # what to look at, the piece of NumPy, and a fragment of the line that is shown
     probes: list[Probe]  # the first one is the generic one: no two sizes are equal, and all numbers are random
     run: Callable[..., Any] = call
-    outputs: tuple[str, ...] = ()  # names for the parts of a tuple
+    outputs: tuple[str, ...] = ()  # names for the parts of a tuple, or of an array that may be a tuple
     may_change: tuple[str, ...] = ()  # the arguments that the reference changes; a cache need not be named
     fixed: tuple[str, ...] = ()  # exercises that have more than one right result: here, the package's are called
     invariants: tuple[tuple[str, Callable[[np.ndarray], bool]], ...] = ()  # what must hold for the (first) result

@@ -240,6 +240,7 @@ EXERCISES = [
             Probe(lambda n: (n.normal(n.B, n.T, 3 * n.C), n.H)),
             Probe(lambda n: (n.normal(1, n.T, 3 * n.C), n.H), "a batch of 1"),
         ],
+        outputs=("q", "k", "v"),
     ),
     Exercise(
         "merge_heads",
