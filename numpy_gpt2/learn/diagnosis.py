@@ -33,6 +33,17 @@ MOST_ARRAYS = 3  # of one result, that are described
 
 NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
 
+SPELLINGS = {  # a pattern for PyTorch's spelling, this spelling, and NumPy's
+    r"\.view\(": ("view(…)", "reshape(…)"),
+    r"\.permute\(": ("permute(…)", "transpose(…)"),
+    r"\.transpose\((-?\w+), *(-?\w+)\)": ("transpose(i, j)", "swapaxes(i, j)"),
+    r"\bdim *=": ("dim=", "axis="),
+    r"\bkeepdim *=": ("keepdim=", "keepdims="),
+    r"\.masked_fill_?\(": ("x.masked_fill(mask, value)", "np.where(mask, value, x)"),
+    r"\.unsqueeze\(": ("x.unsqueeze(-1)", "x[..., None]"),
+    r"\.contiguous\(": ("contiguous()", "not needed"),
+}
+
 STANDARD_LIBRARY = (os.path.dirname(os.__file__), "<frozen")  # the files of its modules
 
 
@@ -71,7 +82,7 @@ def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Repo
     wrong = [(case, outcome) for case, outcome in results if not is_right(exercise, outcome, case)]
     if not wrong:
         accepted = [
-            f"For {case.probe.what}, there is a result; the package raises {case.probe.error.__name__}."
+            f"For {case.probe.what}, there is a result, which means nothing; the package raises {case.probe.error.__name__}."
             for case, outcome in results
             if case.probe.error and outcome.accepted
         ]
@@ -206,8 +217,10 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
         return
     line = source_line(frame, line_number)
     yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
-    if places[0][0] is not frame:
+    if places[0][1] != line_number:  # a comprehension has a frame of its own
         yield f"It was reached from line {places[0][1]}: {source_line(*places[0])}".rstrip(": ") + "."
+    if isinstance(error, AttributeError | TypeError) or "axes don't match" in problem:
+        yield from numpy_spellings(line)
     named = re.findall(r"[^\W\d]\w*", line)
     for name, value in frame.f_locals.items():
         key = error.args[0] if isinstance(error, KeyError) else None
@@ -224,6 +237,13 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
             if value.ndim > 2 and re.search(rf"\b{name}\.T\b", line):
                 reverse = seen.sizes(value.T.shape)
                 yield f"{name}.T reverses all axes: {reverse}. swapaxes(-1, -2) exchanges the last two."
+
+
+def numpy_spellings(line: str) -> Iterator[str]:
+    """What NumPy writes for the PyTorch in a line."""
+    found = [f"{torch} is {numpy}" for pattern, (torch, numpy) in SPELLINGS.items() if re.search(pattern, line)]
+    if found:
+        yield f"PyTorch is written otherwise in NumPy: {'; '.join(found)}."
 
 
 def source_line(frame: FrameType, line_number: int) -> str:
