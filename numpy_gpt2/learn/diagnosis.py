@@ -82,7 +82,8 @@ def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Repo
     wrong = [(case, outcome) for case, outcome in results if not is_right(exercise, outcome, case)]
     if not wrong:
         accepted = [
-            f"For {case.probe.what}, there is a result, which means nothing; the package raises {case.probe.error.__name__}."
+            f"For {case.probe.what}, there is a result, which means nothing;"
+            f" the package raises {case.probe.error.__name__}."
             for case, outcome in results
             if case.probe.error and outcome.accepted
         ]
