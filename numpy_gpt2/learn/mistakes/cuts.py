@@ -54,7 +54,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake("k_minus_1", "The k-th largest logit is gone. It must stay.", (TOP_K, TOP_K.replace("<", "<="))),
         mistake(
             "k_minus_1_clamped",
-            "The k-th largest logit is gone. It must stay, also the smallest one if k is V or more: drop those < the k-th.",
+            "The k-th largest logit is gone. It must stay, also if k is V or more: drop only those < the k-th.",
             ("if k >= logits.shape[-1]:\n        return logits", "k = min(k, logits.shape[-1])"),
             (TOP_K, TOP_K.replace("<", "<=")),
         ),

@@ -63,7 +63,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "last_token",
-            "A target of -1 is counted as the last token, as NumPy counts from the end. It must be ignored: the mark is -1"
+            "A target of -1 is counted as the last token, as NumPy counts from the end. It must be ignored: it is -1"
             " here, not PyTorch's ignore_index of -100.",
             (
                 "targets = np.asarray(targets)",
