@@ -92,8 +92,8 @@ def run_hidden_states(
     """How `hidden_states` is checked: with a cache, the tokens come in two calls, and its length counts, too."""
     if cache is None:
         return hidden_states(tokens, weights, config, *((cache, *hook) if hook else ()))
-    x = [hidden_states(chunk, weights, config, cache, *hook) for chunk in (tokens[:, :3], tokens[:, 3:])]
-    return {"first call": x[0], "second call": x[1], "cache.length": cache.length}
+    x = [hidden_states(chunk, weights, config, cache, *hook) for chunk in (tokens[:, :3], tokens[:, 3:]) if chunk.size]
+    return {"first call": x[0], "second call": x[-1], "cache.length": cache.length}
 
 
 def logits_probe(*head: str) -> Callable[[Inputs], Arguments]:
