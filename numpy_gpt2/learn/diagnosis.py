@@ -34,16 +34,14 @@ MOST_ARRAYS = 3  # of one result, that are described
 NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
 
 SPELLINGS = {  # a pattern for PyTorch's spelling, this spelling, and NumPy's
-    r"\.view\(": ("view(…)", "reshape(…)"),
+    r"\.(contiguous\(\)\.)?view\(": ("view(…)", "reshape(…)"),
     r"\.permute\(": ("permute(…)", "transpose(…)"),
     r"\.transpose\((-?\w+), *(-?\w+)\)": ("transpose(i, j)", "swapaxes(i, j)"),
     r"\bdim *=": ("dim=", "axis="),
     r"\bkeepdim *=": ("keepdim=", "keepdims="),
     r"\.masked_fill_?\(": ("x.masked_fill(mask, value)", "np.where(mask, value, x)"),
     r"\.unsqueeze\(": ("x.unsqueeze(-1)", "x[..., None]"),
-    r"\.contiguous\(": ("contiguous()", "not needed"),
 }
-
 STANDARD_LIBRARY = (os.path.dirname(os.__file__), "<frozen")  # the files of its modules
 
 
@@ -242,8 +240,7 @@ def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
 
 def numpy_spellings(line: str) -> Iterator[str]:
     """What NumPy writes for the PyTorch in a line."""
-    found = [f"{torch} is {numpy}" for pattern, (torch, numpy) in SPELLINGS.items() if re.search(pattern, line)]
-    if found:
+    if found := [f"{torch} is {numpy}" for pattern, (torch, numpy) in SPELLINGS.items() if re.search(pattern, line)]:
         yield f"PyTorch is written otherwise in NumPy: {'; '.join(found)}."
 
 
