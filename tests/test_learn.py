@@ -207,7 +207,9 @@ def test_an_error_that_only_the_package_raises_is_told_and_is_no_mistake():
     """)
     report = learn.check(names["cross_entropy"])
     assert report
-    assert str(report).endswith("right. For a target of -2, there is a result; the package raises IndexError.")
+    assert str(report).endswith(
+        "right. For a target of -2, there is a result, which means nothing; the package raises IndexError."
+    )
 
 
 def test_own_gelu_has_a_derivative_in_mlp_backward():
@@ -299,7 +301,11 @@ HOOKED = """
             "mlp: right. It does not call hook for mlp.post, mlp.pre:",
         ),
         ('hook("mlp.post", f(pre))', "f(pre)", "mlp: right. It does not call hook for mlp.post:"),
-        ("f(pre))", "f(pre)) * 0 + f(pre)", "mlp: right. It calls hook, but it does not use what hook returns"),
+        (
+            "f(pre))",
+            "f(pre)) * 0 + f(pre)",
+            "mlp: right. It calls hook, but what hook returns for mlp.post is not used",
+        ),
         ('"mlp.post"', '"post"', "It does not call hook for mlp.post; it calls it for post:"),
         (", hook=identity", "", "NameError: name 'hook' is not defined"),
     ],

@@ -254,7 +254,7 @@ ATTENTION = """
                 "dz @ v.swapaxes(2, 3)",
                 'dropout("attn.pattern", softmax_backward(dpattern, pattern))',
             ),
-            "It calls dropout, but it does not use what dropout returns where it must be used: train needs it.",
+            "It calls dropout, but what dropout returns for attn.pattern is not used where it must be: train needs it.",
         ),
         (
             ("pattern.swapaxes(2, 3)", "dz @ v.swapaxes(2, 3)", "softmax_backward(dpattern, pattern)"),

@@ -50,6 +50,11 @@ NAMED = {
         def sample(p, rng):
             return (np.cumsum(p, -1) < rng.random((*p.shape[:-1], 1))).argmin(-1) * 0
     """,
+    "keep_top_k/k_minus_1_clamped": """
+        def keep_top_k(logits, k):
+            kth = np.sort(logits, axis=-1)[..., -min(k, logits.shape[-1]), None]
+            return np.where(logits > kth, logits, -np.inf)
+    """,
     "cross_entropy/clipped_at_1e-9": """
         def cross_entropy(logits, targets):
             t = np.asarray(targets)
@@ -61,6 +66,14 @@ NAMED = {
 @pytest.mark.parametrize(("mistake", "code"), NAMED.items(), ids=NAMED)
 def test_a_mistake_that_others_write_is_named(mistake, code):
     assert check_code(code).mistake == mistake
+
+
+def test_pytorch_is_told_from_numpy():
+    report = str(check_code("def merge_heads(z):\n    return z.transpose(1, 2).view(2, 5, 44)"))
+    assert "view(…) is reshape(…); transpose(i, j) is swapaxes(i, j)" in report
+    tensor = "class Tensor:\n        __array__ = None\n    return Tensor()"
+    report = str(check_code(f"def gelu(x):\n    {tensor}".replace("gelu(x):\n    class", "gelu(x):\n    class")))
+    assert "Tensor came out; it must be a NumPy array" in report
 
 
 ADAMW = """

@@ -108,6 +108,11 @@ def leaves(value: Any, like: Any, names: tuple[str, ...], name: str = "") -> Ite
             raise TypeError(f"{kind(value)} came out; it must be {len(like)} results: {', '.join(names)}")
         for part_name, part, part_like in zip(names, value, like, strict=True):
             yield from leaves(part, part_like, (), f"{part_name} of {name}" if name else part_name)
+    elif hasattr(value, "__array__") and not isinstance(value, np.ndarray | np.generic):  # such as a tensor
+        package = type(value).__module__.split(".")[0]
+        raise TypeError(
+            f"{name}: " * bool(name) + f"a {package} {type(value).__name__} came out; it must be a NumPy array"
+        )
     else:
         if isinstance(like, np.ndarray) and isinstance(value, list | tuple) and len(value) != len(names):
             a = f"{name}: a" if name else "A"

@@ -7,21 +7,16 @@ two of them; and then only what can be seen. A mistake is named only if it gives
 from __future__ import annotations
 
 import itertools
-import linecache
-import math
-import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from html import escape
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import seen
 from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance, expected, is_right, observe
+from .errors import raised
 from .exercise import Exercise
 from .hooks import first_difference
 from .mistakes import MISTAKES
@@ -31,10 +26,6 @@ from .source import Mistake, can_be_combined, with_mistakes
 EVERYTHING = {"everything"}  # is wrong if there is no result
 
 MOST_ARRAYS = 3  # of one result, that are described
-
-NOT_LEARNERS = ("numpy", "numpy_gpt2", "copy")  # packages whose lines are not shown
-
-STANDARD_LIBRARY = (os.path.dirname(os.__file__), "<frozen")  # the files of its modules
 
 
 @dataclass
@@ -72,7 +63,8 @@ def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Repo
     wrong = [(case, outcome) for case, outcome in results if not is_right(exercise, outcome, case)]
     if not wrong:
         accepted = [
-            f"For {case.probe.what}, there is a result; the package raises {case.probe.error.__name__}."
+            f"For {case.probe.what}, there is a result, which means nothing;"
+            f" the package raises {case.probe.error.__name__}."
             for case, outcome in results
             if case.probe.error and outcome.accepted
         ]
@@ -184,79 +176,6 @@ def wrong_dtype(exercise: Exercise, case: Case, outcome: Outcome) -> str:
         if name in outcome.arrays and (problem := seen.wrong_dtype(outcome.arrays[name], want)):
             return (f"{name}: " if name else "") + problem
     return ""
-
-
-def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
-    """An error, the learner's line that raised it, and the shapes of the arrays in this line."""
-    places = learners_places(error)
-    frame, line_number = places[-1] if places else (None, 0)
-    problem = " ".join(str(error).split())
-    if problem.startswith("matmul: Input operand"):  # NumPy's own text needs a page of explanation
-        problem = "the shapes do not fit the product @"
-    text = f"{type(error).__name__}: {problem}" if problem else type(error).__name__
-    if isinstance(error, NotImplementedError):
-        yield f"It is not written to the end: line {line_number} raises NotImplementedError."
-        return
-    if isinstance(error, SystemExit):
-        text = "It calls exit(), which ends the program"
-    if type(error).__name__ == "BdbQuit":
-        text = "It calls breakpoint(), which has no terminal here"
-    if frame is None:
-        parameters = [name for name in exercise.parameters if name not in ("self", exercise.hook)]
-        yield f"{text.rstrip('.')}. It is called as {exercise.short_name}({', '.join(parameters)})."
-        return
-    line = source_line(frame, line_number)
-    yield f"{text}{'' if text.endswith('.') else '.'} This is line {line_number}" + (f": {line}" if line else ".")
-    if places[0][0] is not frame:
-        yield f"It was reached from line {places[0][1]}: {source_line(*places[0])}".rstrip(": ") + "."
-    yield from tip(error, frame, line_number)
-    named = re.findall(r"[^\W\d]\w*", line)
-    for name, value in frame.f_locals.items():
-        key = error.args[0] if isinstance(error, KeyError) else None
-        looked_up = re.search(rf"\b{name}(\[|\.pop\()", line)
-        if isinstance(value, dict) and value and isinstance(key, str) and key not in value and (looked_up or not line):
-            nearest = get_close_matches(key, map(str, value), n=2, cutoff=0)
-            yield f"the nearest names in {name} are {' and '.join(map(repr, nearest))}"
-        if isinstance(value, dict):
-            for key, array in value.items():
-                if isinstance(array, np.ndarray) and re.search(rf"\b{name}\[['\"]{re.escape(str(key))}['\"]\]", line):
-                    yield f"{name}[{key!r}] has the shape {seen.sizes(array.shape)}"
-        if isinstance(value, np.ndarray) and (name in named or not line):
-            yield f"{name} has the shape {seen.sizes(value.shape)}"
-            if value.ndim > 2 and re.search(rf"\b{name}\.T\b", line):
-                reverse = seen.sizes(value.T.shape)
-                yield f"{name}.T reverses all axes: {reverse}. swapaxes(-1, -2) exchanges the last two."
-
-
-def tip(error: BaseException, frame: FrameType, line_number: int) -> Iterator[str]:
-    """What to write in the place of `^`, or of a function of `math` that got an array."""
-    if not isinstance(error, TypeError):
-        return
-    if re.search(r"'bitwise_xor'|for \^=?:", str(error)):
-        yield "^ is no power in Python. Write x**2."
-    columns = [start for _, _, start, _ in frame.f_code.co_positions()]
-    line = linecache.getline(frame.f_code.co_filename, line_number).encode()
-    failed = line[columns[frame.f_lasti // 2] or 0 :].decode()  # from the call that failed
-    found = re.match(r"(?:math\.)?(\w+)\(", failed)
-    if "converted to Python scalars" in str(error) and found and hasattr(math, found[1]) and hasattr(np, found[1]):
-        yield f"math.{found[1]} takes one number. For an array, use np.{found[1]}."
-
-
-def source_line(frame: FrameType, line_number: int) -> str:
-    """A line of the file of a frame; "" if there is no file."""
-    linecache.checkcache(frame.f_code.co_filename)
-    return linecache.getline(frame.f_code.co_filename, line_number).strip()
-
-
-def learners_places(error: BaseException) -> list[tuple[FrameType, int]]:
-    """The frames that are the learner's, from the outermost to the innermost, and their line numbers."""
-    places, step = [], error.__traceback__
-    while step is not None:
-        code, module = step.tb_frame.f_code, str(step.tb_frame.f_globals.get("__name__"))
-        if module.split(".")[0] not in NOT_LEARNERS and not code.co_filename.startswith(STANDARD_LIBRARY):
-            places.append((step.tb_frame, step.tb_lineno))
-        step = step.tb_next
-    return places
 
 
 def visible(exercise: Exercise, case: Case, outcome: Outcome) -> Iterator[str]:

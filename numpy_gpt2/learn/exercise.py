@@ -63,14 +63,15 @@ class Inputs:
         return cache
 
     def letters(self, shape: Iterable[int]) -> str:
-        """A shape in letters. It is empty if no size has a letter."""
+        """A shape in letters. It is empty if a size has no letter: it may be a number of steps, or a capacity."""
         names = {getattr(self, letter): letter for letter in "BTHSNDVPC"} | {self.M: "n_inner", 3 * self.C: "3C"}
         shape = tuple(shape)
         if len(shape) < 3:
             del names[self.H]
         if shape[:1] == (self.B * self.T,):
             names[self.B * self.T] = "B·T"
-        if not names.keys() & set(shape):
+        unnamed = {*shape} - names.keys()
+        if len(unnamed) == len({*shape}) or unnamed - ({1, 3} if len(shape) > 2 else set()):
             return ""
         return str(tuple(names.get(n, n) for n in shape)).replace("'", "")
 

@@ -111,8 +111,21 @@ def hook_problem(exercise: Exercise, subject: Any) -> str:
         for a, b in itertools.combinations(names, 2):
             if is_close(mine[a], names[b]) and is_close(mine[b], names[a]):
                 return f"The names {a} and {b} are exchanged in the calls of {exercise.hook}: {NEEDED[exercise.hook]}."
-        return (
-            f"It calls {exercise.hook}, but it does not use what {exercise.hook} returns where it must be used:"
-            f" {NEEDED[exercise.hook]}."
-        )
+        return f"It calls {exercise.hook}, but {unused(exercise, subject, case, names)}: {NEEDED[exercise.hook]}."
     return ""
+
+
+def unused(exercise: Exercise, subject: Any, case: Case, names: Iterable[str]) -> str:
+    """For which names the return value of the hook is not used as it must be, in a clause."""
+    found = []
+    for name in names:
+
+        def alter_one(other: str, value: np.ndarray, name: str = name) -> np.ndarray:
+            return altered(name, value) if other == name else value
+
+        want, got = (run_with_hook(exercise, function, case, alter_one) for function in (exercise.reference, subject))
+        pairs = zip(*(leaves(result, want, exercise.outputs) for result in (got, want)), strict=True)
+        if any(array_distance(x, y, TOLERANCES[case.dtype]) > 1 for (_, x), (_, y) in pairs):
+            found.append(name)
+    of = f" for {listed(found)}" if found else ""
+    return f"what {exercise.hook} returns{of} is not used where it must be"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -128,9 +127,12 @@ def own_training(own: Own) -> Iterator[str]:
                 training.take_step(run, text, SerialExecutor())
     yield f"{N_STEPS} steps of training, on the text of model.py. The loss with your functions, and with the package's:"
     mine, theirs = (run.losses for run in runs)
-    for i in itertools.chain([0], range(9, N_STEPS, 10)):
+    differences = [abs(a - b) for a, b in zip(mine, theirs, strict=True)]
+    largest = int(np.argmax(differences))
+    step = f", in step {largest + 1}" if differences[largest] > AGREE else ""
+    for i in sorted({0, *range(9, N_STEPS, 10), *([largest] if step else [])}):
         yield f"   step {i + 1:>2}   {mine[i]:.6f}   {theirs[i]:.6f}"
-    yield f"The largest difference is {max(abs(a - b) for a, b in zip(mine, theirs, strict=True)):.0e}."
+    yield f"The largest difference is {differences[largest]:.0e}{step}."
     yield from not_used(left_out)
     if without_dropout:
         yield f"There was no dropout, because {', '.join(without_dropout)} does not use it as it must."

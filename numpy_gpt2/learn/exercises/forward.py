@@ -21,7 +21,7 @@ def rows_sum_to_1(y: np.ndarray) -> bool:
 
 def attention_scale(config_class: Any, fields: dict[str, Any], layer: int) -> dict[str, Any]:
     """How `GPT2Config.attention_scale` is checked. A NumPy float64 would make float32 scores float64."""
-    scale = config_class(**{"n_embd": 24, "n_head": 6, **fields}).attention_scale(layer)
+    scale = config_class(**{"n_embd": Inputs.H * Inputs.D, "n_head": Inputs.H, **fields}).attention_scale(layer)
     return {"the scale": scale, "a float32 array times the scale": np.ones(2, np.float32) * scale}
 
 
@@ -92,8 +92,8 @@ def run_hidden_states(
     """How `hidden_states` is checked: with a cache, the tokens come in two calls, and its length counts, too."""
     if cache is None:
         return hidden_states(tokens, weights, config, *((cache, *hook) if hook else ()))
-    x = [hidden_states(chunk, weights, config, cache, *hook) for chunk in (tokens[:, :3], tokens[:, 3:])]
-    return {"first call": x[0], "second call": x[1], "cache.length": cache.length}
+    x = [hidden_states(chunk, weights, config, cache, *hook) for chunk in (tokens[:, :3], tokens[:, 3:]) if chunk.size]
+    return {"first call": x[0], "second call": x[-1], "cache.length": cache.length}
 
 
 def logits_probe(*head: str) -> Callable[[Inputs], Arguments]:
@@ -202,7 +202,7 @@ EXERCISES = [
             Probe(lambda n: ({}, 2), "the default settings"),
             Probe(lambda n: ({"scale_attn_by_inverse_layer_idx": True}, 2), "scale_attn_by_inverse_layer_idx=True"),
             Probe(
-                lambda n: ({"scale_attn_by_inverse_layer_idx": True, "n_embd": 30}, 0),
+                lambda n: ({"scale_attn_by_inverse_layer_idx": True, "n_embd": 36}, 0),
                 "layer 0, with scale_attn_by_inverse_layer_idx=True",
             ),
             Probe(lambda n: ({"scale_attn_weights": False}, 2), "scale_attn_weights=False"),
@@ -300,7 +300,11 @@ EXERCISES = [
                 "scale_attn_by_inverse_layer_idx=True",
             ),
             Probe(hidden_states_probe(lambda n: n.ids(n.P)), "a text of n_positions tokens"),
-            Probe(hidden_states_probe(lambda n: n.ids(n.B, 4), Inputs.P - 3), "a cache that is full", ValueError),
+            Probe(
+                hidden_states_probe(lambda n: n.ids(n.B, 3), Inputs.P - 1),  # NumPy repeats the one row of wpe
+                "3 tokens after n_positions - 1 in the cache",
+                ValueError,
+            ),
             Probe(hidden_states_probe(lambda n: [3, -1]), "a negative id", IndexError),
             Probe(hidden_states_probe(lambda n: [3, n.V]), "the id V, which does not exist", IndexError),
         ],

@@ -53,6 +53,12 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake("k_plus_1", "One logit too many stays.", (KTH, "np.sort(logits, axis=-1)[..., -k - 1, None]")),
         mistake("k_minus_1", "The k-th largest logit is gone. It must stay.", (TOP_K, TOP_K.replace("<", "<="))),
         mistake(
+            "k_minus_1_clamped",
+            "The k-th largest logit is gone. It must stay, also if k is V or more: drop only those < the k-th.",
+            ("if k >= logits.shape[-1]:\n        return logits", "k = min(k, logits.shape[-1])"),
+            (TOP_K, TOP_K.replace("<", "<=")),
+        ),
+        mistake(
             "index_k_minus_1",
             "The threshold is element -k + 1 of the sorted logits. The k-th largest is element -k.",
             (KTH, "np.sort(logits, axis=-1)[..., -k + 1, None]"),

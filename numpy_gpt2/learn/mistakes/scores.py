@@ -63,7 +63,8 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
         mistake(
             "last_token",
-            "A target of -1 is taken for the last token, as NumPy counts from the end. It must be ignored.",
+            "A target of -1 is counted as the last token, as NumPy counts from the end. It must be ignored: it is -1"
+            " here, not PyTorch's ignore_index of -100.",
             (
                 "targets = np.asarray(targets)",
                 "targets = np.asarray(targets)\ntargets = targets + logits.shape[-1] * (targets < 0)",
