@@ -180,5 +180,10 @@ def status_of(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the program that reads standard output has ended
         return 0
     except (OSError, ValueError, MemoryError, ImportError) as error:
-        print_stderr(f"error: {str(error) or 'out of memory'}")
+        print_error(error)
         return 1
+
+
+def print_error(error: Exception) -> None:
+    """Say on standard error why a command failed. `--with` replaces this function, to name the learner's line."""
+    print_stderr(f"error: {str(error) or 'out of memory'}")

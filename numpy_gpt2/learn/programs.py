@@ -46,16 +46,20 @@ def print_error_line(path: Path) -> None:
         else:
             usual(kind, error, traceback)
 
-    def print_message(message: str) -> None:  # the command prints some kinds of errors itself
-        error = sys.exception()
-        own_error = error is not None and line_of(error, full_path)
-        print_stderr(f"error: {error_text(error, path)}" if error and own_error else message)
-        if own_error or isinstance(error, ValueError):
-            print_blame(blame(path))
-
     sys.excepthook = excepthook
     if cli := sys.modules.get("numpy_gpt2.cli"):  # it imports this module, so this module cannot import it
-        vars(cli)["print_stderr"] = print_message
+        usual_print = vars(cli)["print_error"]
+
+        def print_error(error: Exception) -> None:  # the command prints some kinds of errors itself
+            own_error = line_of(error, full_path)
+            if own_error:
+                print_stderr(f"error: {error_text(error, path)}")
+            else:
+                usual_print(error)
+            if own_error or isinstance(error, ValueError):
+                print_blame(blame(path))
+
+        vars(cli)["print_error"] = print_error
 
 
 def blame(path: Path) -> str:
