@@ -1,4 +1,4 @@
-"""The hub's address, what a request sends to be allowed in, and messages without such secrets."""
+"""Addresses on the hub, what a request sends to be allowed in, and messages without such secrets."""
 
 from __future__ import annotations
 
@@ -47,3 +47,13 @@ def redact(text: str) -> str:
     text = re.sub(r"://\S*@", "://", text)
     text = re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", text)
     return re.sub(r"[?#]\S*=\S*", "", text)  # of an address without its host, as in some errors
+
+
+def file_url(repository: str, file: str, revision: str = "main") -> str:
+    """The address of a file on the hub."""
+    return f"{endpoint()}/{repository}/resolve/{revision}/{file}"
+
+
+def page(repository: str) -> str:
+    """The address of a model on the hub, for messages."""
+    return f"{redact(endpoint())}/{repository}"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from . import hf_cache
 from .config import GPT2Config
-from .credentials import endpoint, redact
+from .credentials import endpoint, file_url, page
 from .download import LIMIT, download_file, file_names, probe
 from .files import files_of, link_or_copy, read_json
 from .model_files import GENERATION_CONFIG, Parts, missing_files
@@ -33,16 +33,6 @@ class Target(NamedTuple):
     repository: str
     folder: Path
     revision: str
-
-
-def file_url(repository: str, file: str, revision: str = "main") -> str:
-    """The address of a file on the hub."""
-    return f"{endpoint()}/{repository}/resolve/{revision}/{file}"
-
-
-def page(repository: str) -> str:
-    """The address of a model on the hub, for messages."""
-    return f"{redact(endpoint())}/{repository}"
 
 
 def link_files(snapshot: Path, folder: Path, parts: Parts) -> None:

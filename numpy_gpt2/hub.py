@@ -9,7 +9,7 @@ from pathlib import Path
 from . import hf_cache
 from .config import RELEASED_SIZES
 from .console import print_stderr
-from .credentials import endpoint, redact
+from .credentials import file_url, page, redact
 from .files import files_of
 from .model_files import Parts, in_words, is_complete, missing_files
 from .unsupported import check_tokenizer_config
@@ -150,16 +150,15 @@ def why_unreachable(repository: str, seconds: float = 1.5) -> str | None:
     if is_offline():
         return "HF_HUB_OFFLINE is set"
     from . import download
-    from .fetch import file_url
 
     return download.why_unreachable(file_url(repository, "config.json"), seconds)
 
 
 def by_hand(name: str, parts: Parts = Parts.ALL) -> str:
     """What the user can do if the files of a model cannot be downloaded."""
-    folder, page = weights_folder() / name, f"{redact(endpoint())}/{name}/tree/main"
+    folder = weights_folder() / name
     missing = missing_here(name, parts) or missing_files(files_of(folder), parts)  # or: the cache has damaged files
-    return f"to download what is missing by hand, put {in_words(missing)} from {page} into {folder}"
+    return f"to download what is missing by hand, put {in_words(missing)} from {page(name)}/tree/main into {folder}"
 
 
 def download_model(name: str, parts: Parts = Parts.ALL) -> Path:
