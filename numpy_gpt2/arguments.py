@@ -71,10 +71,15 @@ def checked_prompt(tokens: ArrayLike, config: GPT2Config) -> np.ndarray:
         problem = f"the prompt is {prompt.dtype} {prompt.shape}"
         raise ValueError(f"{problem}; it must be token ids, (T,) or (B, T) with T ≥ 1")
     check_ids(prompt, config.vocab_size)
-    if (T := prompt.shape[-1]) > config.n_positions:
-        message = f"the prompt has {T:,} tokens; only the last {config.n_positions:,} fit the window and are read"
-        warnings.warn(message, stacklevel=3)
+    warn_of_cut(prompt.shape[-1], config.n_positions)
     return prompt[..., -config.n_positions :].astype(np.int64)  # np.append of unsigned and signed ids gives floats
+
+
+def warn_of_cut(n_tokens: int, window: int, place: str = "") -> None:
+    """Warn if a prompt is longer than the window. `place` says which of several prompts it is."""
+    if n_tokens > window:
+        message = f"{place}the prompt has {n_tokens:,} tokens; only the last {window:,} fit the window and are read"
+        warnings.warn(message, stacklevel=4)  # at the line that called `generate`
 
 
 def check_ids(tokens: np.ndarray, vocab_size: int) -> None:

@@ -126,6 +126,15 @@ def read_utf8(path: str | Path) -> str:
         raise ValueError(f"{path} is not UTF-8 ({error}); convert it first") from None
 
 
+def replace_surrogates(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair. Such a half cannot be written as UTF-8.
+
+    >>> replace_surrogates("a\\ud800b")
+    'a\ufffdb'
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file. Raises FileNotFoundError for a missing file, and ValueError if it is not JSON."""
     try:

@@ -27,6 +27,7 @@ from . import interrupts
 from .checkpoint import Model
 from .cli import load_model
 from .console import print_stderr, write
+from .files import replace_surrogates
 from .options import settings_of
 from .samples import (
     Settings,
@@ -196,7 +197,7 @@ def parse_line(line: bytes) -> str:
     except json.JSONDecodeError as error:
         problem = f"{error.msg.removesuffix(' at')} at character {error.colno}"
         raise ValueError(f"the prompt begins with a quotation mark and is not a JSON string ({problem})") from None
-    return prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half of a surrogate pair: U+FFFD
+    return replace_surrogates(prompt)
 
 
 # Continuing

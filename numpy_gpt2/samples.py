@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .arguments import warn_of_cut
 from .checkpoint import Model
 from .console import print_stderr
 from .decode import Observe
@@ -50,9 +50,7 @@ class Settings:
 def cut_prompt_ids(prompt: str, model: Model, place: str = "") -> list[int]:
     """The tokens of a prompt. If it is longer than the window, it is cut from the left, with a warning."""
     ids, window = prompt_ids(prompt, model.tokenizer), model.config.n_positions
-    if len(ids) > window:
-        message = f"{place}the prompt has {len(ids):,} tokens; only the last {window:,} fit the window and are read"
-        warnings.warn(message, stacklevel=2)
+    warn_of_cut(len(ids), window, place)
     return ids[-window:]
 
 

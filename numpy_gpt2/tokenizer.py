@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tiktoken
 
-from .files import files_of, read_json
+from .files import files_of, read_json, replace_surrogates
 from .unsupported import check_added_tokens, check_tokenizer_config, check_tokenizer_json, no_tokenizer
 
 # How GPT-2 cuts a text into pieces. \p{L} is any letter and \p{N} any number. Possessive quantifiers (++) never
@@ -169,8 +169,7 @@ def prompt_ids(prompt: str, tokenizer: tiktoken.Encoding) -> list[int]:
         raise ValueError(
             f"the prompt is empty and the tokenizer has no {ENDOFTEXT}; the prompt must have at least one character"
         )
-    prompt = prompt.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half of a surrogate pair: U+FFFD
-    ids = encode_special(prompt, tokenizer, tokenizer.special_tokens_set - {ENDOFTEXT})
+    ids = encode_special(replace_surrogates(prompt), tokenizer, tokenizer.special_tokens_set - {ENDOFTEXT})
     return ids.tolist() or [tokenizer.eot_token]
 
 
