@@ -16,7 +16,7 @@ import numpy as np
 
 from . import seen
 from .compare import TOLERANCES, Case, Outcome, array_distance, cases, distance, expected, is_right, observe
-from .errors import raised
+from .errors import in_one_line, raised
 from .exercise import Exercise
 from .hooks import first_difference
 from .mistakes import MISTAKES
@@ -69,7 +69,7 @@ def check_subject(exercise: Exercise, subject: Any, forward: Any = None) -> Repo
             if case.probe.error and outcome.accepted
         ]
         return Report(exercise.name, True, " ".join([f"{exercise.name}: right.", *accepted[:1]]))
-    found = known_mistakes(exercise, outcomes)
+    found = known_mistakes(exercise, results, wrong)
     names = "+".join(mistake.name for mistake in found.mistakes if found.everywhere) or beside_numbers(exercise, wrong)
     lines = [*describe(exercise, subject, results, wrong, found, forward)]
     text = "\n   ".join([f"{exercise.name}: not yet. {lines[0]}", *lines[1:]])
@@ -226,7 +226,7 @@ def which_probes(results: list[tuple[Case, Outcome]], wrong: list[tuple[Case, Ou
     raises = [(case, outcome.error) for case, outcome in wrong if outcome.error and case.dtype == "float64"]
     if raises and wrong[0][1].error is None:
         case, error = raises[0]
-        yield f"For {case.probe.what}, it raises {type(error).__name__}: {' '.join(str(error).split())}."
+        yield f"For {case.probe.what}, it raises {in_one_line(error)}."
 
 
 def entry(exercise: Exercise, case: Case, outcome: Outcome, forward: Any) -> Iterator[str]:
@@ -248,21 +248,21 @@ class Found(NamedTuple):
     everywhere: bool
 
 
-def known_mistakes(exercise: Exercise, outcomes: list[Outcome]) -> Found:
+def known_mistakes(
+    exercise: Exercise, results: list[tuple[Case, Outcome]], wrong_results: list[tuple[Case, Outcome]]
+) -> Found:
     """The mistakes that give these outcomes for every probe, or else those that give the first wrong numbers.
 
     In all cases that are right, they must be right, too. An error shows less than numbers do. If there are no wrong
     numbers, the text of the error must be the same, too, and two mistakes are not named. nan alone shows nothing.
     """
-    results = [*zip(cases(exercise), outcomes, strict=False)]
-    wrong_numbers = any(outcome.arrays and not is_right(exercise, outcome, case) for case, outcome in results)
-    some_numbers = any(np.isfinite(array).any() for outcome in outcomes for array in outcome.arrays.values())
-    if len(outcomes) < len(cases(exercise)) or not some_numbers or (outcomes[0].error and not wrong_numbers):
+    (first, first_outcome), table = results[0], MISTAKES.get(exercise.name, [])
+    wrong_numbers = any(outcome.arrays for _, outcome in wrong_results)
+    some_numbers = any(np.isfinite(array).any() for _, outcome in results for array in outcome.arrays.values())
+    if len(results) < len(cases(exercise)) or not some_numbers or (first_outcome.error and not wrong_numbers):
         return Found([], False)
-    first, table = cases(exercise)[0], MISTAKES.get(exercise.name, [])
-    wrong = wrong_parts(exercise, outcomes[0])
-    wrong_cases = [(case, outcome) for case, outcome in results if not is_right(exercise, outcome, case)]
-    may_differ = [case for case, _ in wrong_cases[1:]] if wrong_cases[0][1].arrays else []
+    wrong = wrong_parts(exercise, first_outcome)
+    may_differ = [case for case, _ in wrong_results[1:]] if wrong_results[0][1].arrays else []
     reach: dict[Mistake, set[str]] = {}
     partly: list[tuple[int, tuple[Mistake, ...]]] = []  # how many outcomes differ, and the mistakes
 

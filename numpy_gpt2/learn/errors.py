@@ -29,6 +29,16 @@ SPELLINGS = {  # a pattern for PyTorch's spelling, this spelling, and NumPy's
 STANDARD_LIBRARY = (os.path.dirname(os.__file__), "<frozen")  # the files of its modules
 
 
+def in_one_line(error: BaseException) -> str:
+    """The type of an error and its text.
+
+    >>> in_one_line(ValueError("two\\n lines"))
+    'ValueError: two lines'
+    """
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def raised(exercise: Exercise, error: BaseException) -> Iterator[str]:
     """An error, the learner's line that raised it, and the shapes of the arrays in this line."""
     places = learners_places(error)

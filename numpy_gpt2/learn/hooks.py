@@ -15,6 +15,7 @@ import numpy as np
 
 from . import seen
 from .compare import TOLERANCES, Case, array_distance, cases, leaves
+from .errors import in_one_line
 from .exercise import Exercise
 from .source import parts
 
@@ -105,14 +106,19 @@ def hook_problem(exercise: Exercise, subject: Any) -> str:
     try:
         got = run_with_hook(exercise, subject, case, altered)
     except Exception as error:
-        return f"With {exercise.hook}, it raises {type(error).__name__}: {' '.join(str(error).split())}."
-    pairs = zip(*(leaves(result, want, exercise.outputs) for result in (got, want)), strict=True)
-    if any(array_distance(x, y, TOLERANCES[case.dtype]) > 1 for (_, x), (_, y) in pairs):
+        return f"With {exercise.hook}, it raises {in_one_line(error)}."
+    if differ(exercise, case, got, want):
         for a, b in itertools.combinations(names, 2):
             if is_close(mine[a], names[b]) and is_close(mine[b], names[a]):
                 return f"The names {a} and {b} are exchanged in the calls of {exercise.hook}: {NEEDED[exercise.hook]}."
         return f"It calls {exercise.hook}, but {unused(exercise, subject, case, names)}: {NEEDED[exercise.hook]}."
     return ""
+
+
+def differ(exercise: Exercise, case: Case, got: Any, want: Any) -> bool:
+    """Whether two results of a case are different in any array."""
+    pairs = zip(*(leaves(result, want, exercise.outputs) for result in (got, want)), strict=True)
+    return any(array_distance(x, y, TOLERANCES[case.dtype]) > 1 for (_, x), (_, y) in pairs)
 
 
 def unused(exercise: Exercise, subject: Any, case: Case, names: Iterable[str]) -> str:
@@ -124,8 +130,7 @@ def unused(exercise: Exercise, subject: Any, case: Case, names: Iterable[str]) -
             return altered(name, value) if other == name else value
 
         want, got = (run_with_hook(exercise, function, case, alter_one) for function in (exercise.reference, subject))
-        pairs = zip(*(leaves(result, want, exercise.outputs) for result in (got, want)), strict=True)
-        if any(array_distance(x, y, TOLERANCES[case.dtype]) > 1 for (_, x), (_, y) in pairs):
+        if differ(exercise, case, got, want):
             found.append(name)
     of = f" for {listed(found)}" if found else ""
     return f"what {exercise.hook} returns{of} is not used where it must be"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,12 @@ def bundled() -> tuple[Model, list[int]]:
     return loaded, loaded.tokenizer.encode_ordinary(PROMPT)
 
 
-def with_hook(own: Own, *kinds: str) -> tuple[list[str], list[str]]:
-    """The functions to use, and those to leave out, because they do not use their hook (or `dropout`) as they must.
+def with_hook(own: Own, problems: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The functions to use, and those of `problems` to leave out: gradients need the results that `hook` records.
 
-    `kinds` says which of the two is needed. Gradients need the results that the hook records.
+    A function that only uses `dropout` in a wrong way may stay.
     """
-    left_out = [name for name in hook_problems(own, own.functions) if EXERCISES[name].hook in kinds]
+    left_out = [name for name in problems if EXERCISES[name].hook == "hook"]
     return [name for name in own.functions if name not in left_out], left_out
 
 
@@ -95,7 +95,7 @@ def own_gradients(own: Own) -> Iterator[str]:
     weights = {name: 5 * array.astype(np.float64) for name, array in init_weights(config, rng).items()}
     tokens, targets = rng.integers(11, size=(2, 3, 6))
     largest = 0.0
-    names, left_out = with_hook(own, "hook")
+    names, left_out = with_hook(own, hook_problems(own, own.functions))
     with own.installed(names):
         _, gradients = backward.loss_and_gradients(tokens, targets, weights, config)
         for name, array in weights.items():
@@ -116,8 +116,9 @@ def own_training(own: Own) -> Iterator[str]:
     """Part 5: some steps of training, beside the package's."""
     text = np.frombuffer(Path(model.__file__).read_bytes(), np.uint8)
     config = GPT2Config(vocab_size=256, n_positions=32, n_embd=32, n_layer=2, n_head=2)
-    names, left_out = with_hook(own, "hook")
-    _, without_dropout = with_hook(own, "dropout")
+    problems = hook_problems(own, own.functions)
+    names, left_out = with_hook(own, problems)
+    without_dropout = [name for name in problems if EXERCISES[name].hook == "dropout"]
     options = TrainConfig(batch_size=8, max_steps=N_STEPS, warmup=10, lr=0.01, dropout=0.0 if without_dropout else 0.1)
     runs = [training.new_run(options, config, init_weights(config, np.random.default_rng(0)))]
     runs.append(copy.deepcopy(runs[0]))

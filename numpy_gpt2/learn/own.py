@@ -14,6 +14,7 @@ from typing import Any
 
 from ..backward import ACTIVATIONS_BACKWARD, gelu_backward
 from ..files import read_utf8
+from .errors import in_one_line
 from .exercise import Exercise
 from .exercises import EXERCISES
 
@@ -240,14 +241,13 @@ def load_problem(error: BaseException, name: str, full_path: str) -> str:
         return f"{name} calls exit() in {line}; it must only define functions"
     if isinstance(error, EOFError):
         return f"{name} reads standard input in {line}; it must only define functions"
-    text = " ".join(str(error).split())
-    return f"{name} does not run: {line}: {type(error).__name__}{': ' * bool(text)}{text}"
+    return f"{name} does not run: {line}: {in_one_line(error)}"
 
 
 def error_text(error: BaseException, path: Path) -> str:
     """An error in one line, with the innermost line of the learner's file."""
-    line, text = line_of(error, str(path.resolve())), " ".join(str(error).split())
-    return f"{path.name}{f', line {line}' * bool(line)}: {type(error).__name__}{': ' * bool(text)}{text}"
+    line = line_of(error, str(path.resolve()))
+    return f"{path.name}{f', line {line}' * bool(line)}: {in_one_line(error)}"
 
 
 def line_of(error: BaseException, full_path: str) -> int:

@@ -6,7 +6,6 @@ from ..source import Mistake, mistake
 
 CENTERED = "n = x - x.mean(axis=-1, keepdims=True)"
 VARIANCE = "(n * n).mean(axis=-1, keepdims=True)"
-INVERSE = f"1 / np.sqrt({VARIANCE} + eps)"
 NORMALIZED = "n *= inverse_deviation"
 MEAN = "dn.mean(axis=-1, keepdims=True)"
 PROJECTION = "(dn * n).mean(axis=-1, keepdims=True)"
