@@ -31,7 +31,7 @@ from ..tokenizer import (
 from ..weights import FILE, WEIGHT_FILES, init_weights
 from ..windows import encode, read_text
 from .config import CHANGEABLE, FLAGS, TrainConfig
-from .run import CHECKPOINT, is_log_complete, load_checkpoint, save_best, save_log, train
+from .run import CHECKPOINT, is_log_complete, load_checkpoint, restore_best, save_log, train
 from .step import Run, new_run
 
 EXAMPLES = """\
@@ -225,7 +225,7 @@ def train_and_report(
 ) -> int:
     """Train, and say on standard error what is trained and what was saved. Returns the exit status."""
     if run.rows:  # undo what was written after the checkpoint
-        save_best(run, tokenizer, folder)
+        restore_best(run, tokenizer, folder)
         save_log(run, folder)
     print_stderr(
         f"{run.config.num_parameters():,} parameters; {len(tokens):,} training tokens, {len(held_out):,} held out"

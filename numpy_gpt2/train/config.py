@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ POSITIVE = Kind("X", float, lambda x: 0 < x < math.inf, "a number above 0")
 NON_NEGATIVE = Kind("X", float, lambda x: 0 <= x < math.inf, "a number, 0 or more")
 FRACTION = Kind("P", float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 MODEL = Kind("MODEL", str, lambda name: True, "the name of a model")
+SWITCH = Kind("on|off", lambda x: {"on": True, "off": False}.get(x, x), lambda x: type(x) is bool, "on or off")
+TRAINED = Kind(
+    "WHAT",
+    str,
+    lambda what: re.fullmatch(r"all|(last|lora):[1-9]\d{0,8}", what) is not None,
+    "all, last:N or lora:R, with N and R from 1 on",
+)
 TOKENIZER = Kind(
     "NAME",
     str,
@@ -65,6 +73,7 @@ class TrainConfig:
     # The model.
     tokenizer: str = setting("byte", TOKENIZER, "byte, bpe:N (N tokens, learned from the text), gpt2, or a folder")
     init_from: str | None = setting(None, MODEL, "start with the weights, tokenizer and sizes of this model")
+    train: str = setting("all", TRAINED, "what is trained: all; last:N, the last N blocks; lora:R, adapters of rank R")
     n_layer: int = setting(4, COUNT, "number of blocks")
     n_head: int = setting(4, COUNT, "attention heads per block")
     n_embd: int = setting(192, COUNT, "channels: the width of the residual stream")
@@ -82,6 +91,7 @@ class TrainConfig:
     beta1: float = setting(0.9, FRACTION, "decay rate of AdamW's mean of the gradient")
     beta2: float = setting(0.99, FRACTION, "decay rate of AdamW's mean of the squared gradient")
     grad_clip: float = setting(1.0, NON_NEGATIVE, "largest norm of the gradient; 0: no limit")
+    average: bool = setting(True, SWITCH, "evaluate and save the running mean of the weights")
     seed: int = setting(0, SEED, "seed of all random numbers")
 
     # Evaluation and output.
@@ -102,6 +112,8 @@ class TrainConfig:
             value, kind = getattr(self, field.name), field.metadata["kind"]
             if not kind.includes(value) and not (value is None and field.default is None):
                 raise ValueError(f"{field.name} is {value!r}; it must be {kind.wanted}")
+        if self.train != "all" and self.init_from is None:
+            raise ValueError(f"train is {self.train}; it must be all without init_from, because new weights are random")
         if self.min_lr is None:
             object.__setattr__(self, "min_lr", self.lr / 10)  # the class is frozen
 

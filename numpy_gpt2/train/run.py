@@ -17,7 +17,7 @@ import numpy as np
 import tiktoken
 from safetensors import SafetensorError, safe_open
 
-from ..checkpoint import Model, save_model
+from ..checkpoint import Model, load, staged_model
 from ..config import GPT2Config
 from ..console import print_stderr, progress_bar, write
 from ..files import staged_writes
@@ -26,13 +26,16 @@ from ..model import cross_entropy, forward
 from ..stream import excluded_tokens
 from ..threads import thread_pool
 from ..tokenizer import save_tokenizer
-from ..weights import save_tensors
+from ..weights import Weights, load_weights, save_tensors
 from ..windows import window_losses, window_starts
+from .adapter_files import ADAPTER, load_adapters, save_adapters
 from .config import TrainConfig
 from .curve import loss_curve
-from .step import Run, as_weights, check_finite, learning_rate, take_step
+from .step import Run, check_finite, current_weights, learning_rate, take_step
+from .trained import as_weights, fingerprint, rank
 
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best"  # in the checkpoint: what is trained, as it is in the best model
 LOG = "train.jsonl"
 CURVE = "loss.svg"
 
@@ -41,39 +44,61 @@ BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{post
 
 
 def save_checkpoint(run: Run, tokens: np.ndarray, tokenizer: tiktoken.Encoding, folder: Path) -> None:
-    """Write the whole run to one file. Raises ValueError and writes nothing if the loss is not finite."""
-    window, weights = tokens[: run.config.n_positions + 1], as_weights(run.weights, run.config)
+    """Write the whole run to one file, with the best model if it is not the present one.
+
+    Raises ValueError and writes nothing if the loss is not finite.
+    """
+    window, weights = tokens[: run.config.n_positions + 1], current_weights(run, run.weights)
     with np.errstate(all="ignore"):
         check_finite(run, cross_entropy(forward(window[:-1], weights, run.config), window[1:]))
-    state = {name: value for name, value in vars(run).items() if not isinstance(value, np.ndarray)}
+    fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
+    state = {name: value for name, value in fields.items() if name not in {*arrays, "frozen", "merged"}}
     state |= {"options": dataclasses.asdict(run.options), "config": dataclasses.asdict(run.config)}
+    if run.best_step not in (None, run.step):
+        arrays[BEST] = read_best(run, folder)
     with staged_writes(folder) as aside:
-        arrays = {name: array for name, array in vars(run).items() if isinstance(array, np.ndarray)}
         save_tensors(aside / CHECKPOINT, arrays, {"state": json.dumps(state)})
         save_tokenizer(aside, tokenizer)
 
 
 def load_checkpoint(folder: Path) -> Run:
-    """Read the run from a checkpoint. Raises FileNotFoundError, or ValueError if the file is damaged.
+    """Read the run from a checkpoint, and its frozen weights from the model that it started from.
 
-    A setting that the checkpoint does not have takes its default.
+    Raises FileNotFoundError, or ValueError if the file is damaged or that model has changed. A setting that the
+    checkpoint does not have takes its default.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         raise FileNotFoundError(f"{folder} has no {CHECKPOINT}; leave out --resume to start a run")
     try:
         with safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name != BEST}  # noqa: SIM118
             state = json.loads(file.metadata()["state"])
         options, config = TrainConfig(**state.pop("options")), GPT2Config(**state.pop("config"))
         run = Run(options, config, **arrays, **state)
-        if {array.shape for array in arrays.values()} != {(config.num_parameters(),)} or type(run.step) is not int:
+        n = sum(map(math.prod, run.shapes.values()))
+        if {array.shape for array in arrays.values()} != {(n,)} or type(run.step) is not int:
             raise ValueError("its arrays do not fit its config")
-        return run
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); to continue from the best model, use another --out and --init-from {folder}"
         ) from None
+    if run.options.train != "all":
+        run.frozen = frozen_weights(run, folder)
+    return run
+
+
+def frozen_weights(run: Run, folder: Path) -> Weights:
+    """Load the weights that the run does not train. Raises ValueError if they are not those that it began with."""
+    weights = load(str(run.options.init_from)).weights
+    frozen = {name: array for name, array in weights.items() if name not in run.shapes}
+    if fingerprint(frozen) != run.base:
+        raise ValueError(
+            f"the weights of {run.options.init_from} have changed since the run in {folder} began; --resume needs the"
+            " same weights, so restore them, or start a run in another --out"
+        )
+    return frozen
 
 
 def validation_loss(run: Run, held_out: np.ndarray, pool: Executor) -> float:
@@ -85,7 +110,7 @@ def validation_loss(run: Run, held_out: np.ndarray, pool: Executor) -> float:
     starts = window_starts(len(held_out), length, length)
     n = min(len(starts), run.options.eval_batches * run.options.batch_size)
     starts = starts[np.linspace(0, len(starts) - 1, n).astype(int)]
-    weights = as_weights(run.mean, run.config)
+    weights = current_weights(run, run.averaged)
     total, n_targets = np.sum([*window_losses(held_out, starts, length, weights, run.config, pool)], axis=0)
     check_finite(run, total)
     return total / n_targets
@@ -112,7 +137,7 @@ def delayed_interrupt() -> Generator[Callable[[], bool]]:
 
 def sample(run: Run, tokenizer: tiktoken.Encoding) -> str:
     """Return a text that the model generates after a newline."""
-    weights, rng = as_weights(run.mean, run.config), np.random.default_rng([run.options.seed, run.step])
+    weights, rng = current_weights(run, run.averaged), np.random.default_rng([run.options.seed, run.step])
     tokens = generate(
         tokenizer.encode_ordinary("\n"),
         weights,
@@ -127,9 +152,29 @@ def sample(run: Run, tokenizer: tiktoken.Encoding) -> str:
     return tokenizer.decode([*tokens])
 
 
-def save_best(run: Run, tokenizer: tiktoken.Encoding, folder: Path) -> None:
-    """Write the best model so far: the files of a model folder."""
-    save_model(folder, as_weights(run.best, run.config), run.config, tokenizer)
+def save_best(run: Run, tokenizer: tiktoken.Encoding, folder: Path, best: np.ndarray | None = None) -> None:
+    """Write the present model as the best so far: the files of a model folder, and the adapters if there are any.
+
+    `best` has other numbers in place of the present ones.
+    """
+    flat = run.averaged if best is None else best
+    with staged_model(folder, current_weights(run, flat), run.config, tokenizer) as aside:
+        if r := rank(run.options.train):
+            save_adapters(aside / ADAPTER, as_weights(flat, run.shapes), r, str(run.options.init_from))
+
+
+def read_best(run: Run, folder: Path) -> np.ndarray:
+    """Read what is trained from the best model in the folder, as a flat array."""
+    names = [*run.shapes]
+    best = load_adapters(folder / ADAPTER, names) if rank(run.options.train) else load_weights(folder)
+    return np.concatenate([best[name].reshape(-1) for name in names])
+
+
+def restore_best(run: Run, tokenizer: tiktoken.Encoding, folder: Path) -> None:
+    """Write the best model of the checkpoint again, because the model in the folder may be a later one."""
+    with safe_open(folder / CHECKPOINT, framework="np") as file:
+        best = file.get_tensor(BEST) if BEST in file.keys() else None  # noqa: SIM118
+    save_best(run, tokenizer, folder, best)
 
 
 def save_log(run: Run, folder: Path) -> None:
@@ -161,8 +206,7 @@ def evaluate(run: Run, held_out: np.ndarray, pool: Executor) -> bool:
     run.losses, run.timings = [], []
     if loss is not None and loss >= run.best_loss:
         return False
-    run.best[:] = run.mean
-    run.best_loss = math.inf if loss is None else loss
+    run.best_loss, run.best_step = math.inf if loss is None else loss, run.step
     return True
 
 

@@ -16,6 +16,7 @@ from numpy_gpt2 import load
 from numpy_gpt2.evaluate import evaluate
 from numpy_gpt2.train import __main__ as command
 from numpy_gpt2.train import run as run_module
+from numpy_gpt2.train.trained import as_weights, trained_shapes
 
 from .. import conftest
 from ..conftest import run_in_process, write_model
@@ -137,6 +138,11 @@ def checkpoint(folder):
     """The arrays of a checkpoint, and the rest of its state."""
     with safetensors.safe_open(folder / "checkpoint.safetensors", framework="np") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+
+
+def named(flat, config):
+    """A flat array of all weights as a dict."""
+    return as_weights(flat, trained_shapes("all", config))
 
 
 def log(folder):

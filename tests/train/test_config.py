@@ -25,7 +25,8 @@ def test_no_flags_give_the_defaults():
 
 @pytest.mark.parametrize("field", FLAGS, ids=lambda field: field.name)
 def test_each_setting_has_a_flag_that_gives_its_value(field):
-    value = {"tokenizer": "bpe:300", "init_from": "gpt2"}.get(field.name, 0.5 if field.type.startswith("float") else 3)
+    given = {"tokenizer": "bpe:300", "init_from": "gpt2", "train": "all"}
+    value = given.get(field.name, 0.5 if field.type.startswith("float") else 3)
     _, given = command.parse_arguments(["text.txt", "--out", "folder", command.flag(field.name), str(value)])
     assert given == {field.name: value}
     assert type(given[field.name]) is type(value)

@@ -20,7 +20,7 @@ from numpy_gpt2.train import TrainConfig
 from numpy_gpt2.train import run as run_module
 from numpy_gpt2.train.config import CHANGEABLE
 from numpy_gpt2.train.run import load_checkpoint
-from numpy_gpt2.train.step import as_weights, learning_rate
+from numpy_gpt2.train.step import learning_rate
 
 from .conftest import (
     END,
@@ -37,6 +37,7 @@ from .conftest import (
     held_out_loss,
     log,
     messages,
+    named,
     result_of,
     written,
 )
@@ -168,7 +169,7 @@ def test_resume_restores_log_and_model_of_the_checkpoint(cli, corpus, interrupte
             cli(corpus, "--out", interrupted, "--resume")
     arrays, state = checkpoint(interrupted)
     assert [row["step"] for row in log(interrupted)] == [row["step"] for row in state["rows"]] == [4]
-    best = as_weights(arrays["best"], GPT2Config.from_json(interrupted / "config.json"))
+    best = named(arrays["best"], GPT2Config.from_json(interrupted / "config.json"))
     np.testing.assert_array_equal(load(interrupted).weights["wte.weight"], best["wte.weight"])
     assert log(interrupted)[0]["val_loss"] == state["best_loss"]
 
@@ -214,6 +215,8 @@ OTHERS = {
     "--seed": 8,
     "--tokenizer": "bpe:300",
     "--init-from": "gpt2",
+    "--train": "last:1",
+    "--average": "off",
     "--val-fraction": 0.2,
     "--eval-batches": 3,
 }

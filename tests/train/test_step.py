@@ -16,7 +16,6 @@ from numpy_gpt2.train import step as step_module
 from numpy_gpt2.train.step import (
     Run,
     adamw,
-    as_weights,
     batch,
     dropout,
     equal_parts,
@@ -26,9 +25,10 @@ from numpy_gpt2.train.step import (
     shuffled_windows,
     take_step,
 )
+from numpy_gpt2.train.trained import as_weights
 
 from ..reference.seeded import FOLDER, TRAINING, seeded_batch, seeded_weights, selected, variation
-from .conftest import SIZES, TINY_RUN, checkpoint
+from .conftest import SIZES, TINY_RUN, checkpoint, named
 
 # Batches
 
@@ -192,7 +192,7 @@ def test_adamw_equals_the_algorithm_of_the_paper(n_steps, beta1, beta2, decay):
 def test_flat_array_holds_each_parameter_once():
     config = GPT2Config(vocab_size=50, n_positions=8, n_embd=12, n_layer=2, n_head=2, tie_word_embeddings=False)
     flat = np.arange(config.num_parameters())
-    weights = as_weights(flat, config)
+    weights = named(flat, config)
     assert {name: array.shape for name, array in weights.items()} == config.parameter_shapes()
     assert sorted(np.concatenate([array.reshape(-1) for array in weights.values()])) == [*flat]
     weights["ln_f.bias"][:] = -1
@@ -227,8 +227,8 @@ def test_a_step_clips_the_gradient_follows_the_learning_rate_and_decays_only_mat
     arrays, _ = checkpoint(out)
     np.testing.assert_array_equal(arrays["weights"], end)
     config = GPT2Config.from_json(out / "config.json")
-    flat = {name: as_weights(array, config) for name, array in [*arrays.items(), ("start", start)]}
-    steps = [as_weights(gradient, config) for gradient in clipped]
+    flat = {name: named(array, config) for name, array in [*arrays.items(), ("start", start)]}
+    steps = [named(gradient, config) for gradient in clipped]
     for name, first in flat["start"].items():
         decay = 5 if name.endswith(".weight") and "ln_" not in name else 0
         at = first.ndim * (first.shape[0] // 2,)  # one weight of each parameter
@@ -258,7 +258,7 @@ def test_saved_model_is_the_running_mean_of_the_weights(cli, monkeypatch, corpus
         mean += min(1, 20 / step) * (after - mean)
     config = GPT2Config.from_json(out / "config.json")
     for name, array in load(out).weights.items():
-        np.testing.assert_allclose(array, as_weights(mean, config)[name], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(array, named(mean, config)[name], atol=1e-5, err_msg=name)
     assert np.abs(mean - weights[-1]).max() > 1e-3
 
 
@@ -274,10 +274,10 @@ def test_gradient_does_not_depend_on_the_parts_of_the_batch(monkeypatch, pool, r
     run = tiny_run()
     inputs, targets = np.random.default_rng(rows).integers(257, size=(2, rows, 8))
     loss, gradient = mean_gradient(run, inputs, targets, pool)
-    weights = as_weights(run.weights, run.config)
+    weights = as_weights(run.weights, run.shapes)
     expected_loss, expected = loss_and_gradients(inputs, targets, weights, run.config)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
-    for name, array in as_weights(gradient, run.config).items():
+    for name, array in as_weights(gradient, run.shapes).items():
         np.testing.assert_allclose(array, expected[name], atol=1e-6 * np.abs(gradient).max() + 1e-8, err_msg=name)
 
 
@@ -324,12 +324,11 @@ def reference_run(dtype):
     """The run of tests/reference/make_references.py before its first step."""
     config = variation("plain")
     flat = np.zeros(config.num_parameters(), dtype)
-    weights = as_weights(flat, config)
+    weights = named(flat, config)
     for name, array in seeded_weights(config, seed=0, scale=0.02).items():
         weights[name][:] = array
     options = TrainConfig(**TRAINING, batch_size=2, grad_accumulation=3, dropout=0.0, seed=0)
-    m, v, mean, best = np.zeros_like(flat), np.zeros_like(flat), flat.copy(), flat.copy()
-    return Run(options, config, flat, m, v, mean, best)
+    return Run(options, config, flat, np.zeros_like(flat), np.zeros_like(flat), mean=flat.copy())
 
 
 @pytest.mark.parametrize("dtype", LOSS_TOLERANCE)
@@ -347,7 +346,7 @@ def test_ten_steps_equal_pytorch(dtype, monkeypatch):
             take_step(run, np.zeros(0, np.int64), pool)
     with np.load(FOLDER / "gradients.npz") as expected:
         np.testing.assert_allclose(run.losses, expected["steps/losses"], rtol=LOSS_TOLERANCE[dtype], atol=0)
-        weights = as_weights(run.weights, run.config)
+        weights = as_weights(run.weights, run.shapes)
         actual = np.concatenate([selected(weights[name]) for name in run.config.parameter_shapes()])
         assert actual.dtype == dtype
         np.testing.assert_allclose(actual, expected["steps/weights"], rtol=0, atol=WEIGHT_TOLERANCE[dtype])
