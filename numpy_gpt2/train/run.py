@@ -48,7 +48,8 @@ def save_checkpoint(run: Run, tokens: np.ndarray, tokenizer: tiktoken.Encoding, 
     state = {name: value for name, value in vars(run).items() if not isinstance(value, np.ndarray)}
     state |= {"options": dataclasses.asdict(run.options), "config": dataclasses.asdict(run.config)}
     with staged_writes(folder) as aside:
-        arrays = {name: array for name, array in vars(run).items() if isinstance(array, np.ndarray)}
+        fields = [field.name for field in dataclasses.fields(run)]
+        arrays = {name: vars(run)[name] for name in fields if isinstance(vars(run)[name], np.ndarray)}
         save_tensors(aside / CHECKPOINT, arrays, {"state": json.dumps(state)})
         save_tokenizer(aside, tokenizer)
 
