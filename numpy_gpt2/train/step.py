@@ -13,17 +13,15 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 
 import numpy as np
 
-from ..backward import loss_and_gradients
 from ..config import GPT2Config, Shape
 from ..model import identity
 from ..weights import Weights
-from ..windows import TOKENS_PER_FORWARD
 from .config import TrainConfig
+from .gradients import Hook, batch_gradients
 from .trained import (
     adapted,
     as_weights,
@@ -77,6 +75,11 @@ class Run:
     def averaged(self) -> np.ndarray:
         """The flat array that evaluations use and the model is made from: `mean`, or `weights` without a mean."""
         return self.weights if self.mean is None else self.mean
+
+    @functools.cached_property
+    def gradient(self) -> np.ndarray:
+        """The gradient of the latest step. Each step overwrites it, because new memory would cost time."""
+        return np.empty_like(self.weights)
 
     @property
     def windows_per_step(self) -> int:
@@ -153,20 +156,7 @@ def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tupl
     return tokens[positions], tokens[positions + 1]
 
 
-def equal_parts(rows: int, length: int) -> list[slice]:
-    """Divide a batch of rows × length tokens into at least two equal parts of at most TOKENS_PER_FORWARD tokens.
-
-    The parts are as large as possible. If all parts of several rows are too large, each row is a part. A batch of one
-    row is one part.
-
-    >>> equal_parts(rows=8, length=128)  # 2 parts of 512 tokens
-    [slice(0, 4, None), slice(4, 8, None)]
-    """
-    n = next((n for n in range(2, rows) if rows % n == 0 and rows * length <= n * TOKENS_PER_FORWARD), rows)
-    return [slice(start, start + rows // n) for start in range(0, rows, rows // n)]
-
-
-def dropout(p: float, rng: np.random.Generator) -> Callable[[str, np.ndarray], np.ndarray]:
+def dropout(p: float, rng: np.random.Generator) -> Hook:
     """y = x · mask / (1 − p), where each number of the mask is 0 with probability p, and otherwise 1.
 
     Returns a hook for `forward`. It changes the sum of the embeddings, the attention patterns, and the outputs of
@@ -210,24 +200,23 @@ def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Execu
     >>> round(loss, 4), gradient.shape == run.weights.shape
     (1.0986, True)
     """
-    parts, weights = equal_parts(*inputs.shape), current_weights(run, run.weights)
-    trained, needed = as_weights(run.weights, run.shapes), trained_weights(run.options.train, run.config)
+    gradient = run.gradient
+    trained, sums = (as_weights(flat, run.shapes) for flat in (run.weights, gradient))
 
-    def compute(number: int, rows: slice) -> tuple[float, Weights]:
-        rng = np.random.default_rng([run.options.seed, run.step, number])
-        return loss_and_gradients(inputs[rows], targets[rows], weights, run.config, dropout(run.options.dropout, rng))
+    def take(weight: str, rows: slice | np.ndarray, part: np.ndarray, is_first: bool) -> None:
+        for name, added in trained_gradients(weight, part, trained).items():
+            if is_first:
+                sums[name][rows] = added
+            else:
+                sums[name][rows] += added
 
-    total_loss, total = 0.0, np.zeros_like(run.weights)
-    sums = as_weights(total, run.shapes)
-    # Parts are numbered from 1. NumPy ignores a 0 at the end of a seed, so [seed, step, 0] would give the same numbers
-    # as [seed, epoch] in `shuffled_windows` if step = epoch.
-    for loss, gradients in pool.map(compute, range(1, len(parts) + 1), parts):
-        total_loss += float(loss)
-        for weight in needed:
-            for name, gradient in trained_gradients(weight, gradients[weight], trained).items():
-                sums[name] += gradient
-    total /= len(parts)
-    return total_loss / len(parts), total
+    def dropouts(i: int) -> Hook:
+        # Parts are numbered from 1. NumPy ignores a 0 at the end of a seed, so [seed, step, 0] would give the same
+        # numbers as [seed, epoch] in `shuffled_windows` if step = epoch.
+        return dropout(run.options.dropout, np.random.default_rng([run.options.seed, run.step, i + 1]))
+
+    weights, names = current_weights(run, run.weights), trained_weights(run.options.train, run.config)
+    return batch_gradients(inputs, targets, weights, run.config, names, take, pool, dropouts), gradient
 
 
 def check_finite(run: Run, loss: float) -> None:
