@@ -20,7 +20,7 @@ import numpy as np
 from ..config import GPT2Config, Shape
 from ..weights import Weights
 
-SCALE = 2.0  # α / R
+SCALE = 2  # α / R
 ADAPTED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # in each block
 A, B = ".lora_A", ".lora_B"  # an adapter's matrices have the adapted matrix's name with one of these endings
 
