@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import shlex
 import sys
 from pathlib import Path
@@ -29,10 +28,20 @@ from ..tokenizer import (
     train_tokenizer,
 )
 from ..weights import FILE, WEIGHT_FILES, init_weights
-from ..windows import encode, read_text
-from .config import CHANGEABLE, FLAGS, TrainConfig
-from .run import CHECKPOINT, is_log_complete, load_checkpoint, save_best, save_log, train
-from .step import Run, new_run
+from .config import CHANGEABLE, FLAGS, TrainConfig, stated_default
+from .cost import MANY_PASSES, check_space, checkpoint_bytes, memory, model_bytes, passes, size
+from .data import LARGE, Texts, Tokens, encode_documents, load_tokens, read_texts
+from .run import (
+    CHECKPOINT,
+    is_complete,
+    load_checkpoint,
+    sample,
+    save_best,
+    save_log,
+    train,
+    write_sample,
+)
+from .step import Run, new_run, windows_per_epoch
 
 EXAMPLES = """\
 examples:
