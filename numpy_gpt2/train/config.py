@@ -3,8 +3,8 @@
 `TrainConfig` states each setting once: its default, the values it may have, and its text for `--help`. The command line
 takes all three from here: the field `grad_clip` is the flag `--grad-clip`.
 
-With `init_from`, a run fine-tunes a model, and many settings have another default. The steps are few and short, and each
-changes the weights only a little, because most of what the model knows must stay.
+With `init_from`, a run fine-tunes a model, and many settings have another default. The steps are few and short. Each
+one changes the weights only a little, because most of what the model knows must stay.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ SAME = object()  # the default with `init_from` is the default of the other runs
 def setting(default: Any, kind: Kind, help: str, tuning: Any = SAME) -> Any:
     """A field of `TrainConfig` that is also a flag of the command. `tuning` is its default with `init_from`.
 
-    The default of a dataclass cannot depend on another field. So each field is None at first, and `TrainConfig` replaces
-    None by the default.
+    The default of a dataclass cannot depend on another field. So each field is None at first, and `TrainConfig`
+    replaces None by the default.
     """
     defaults = (default, default if tuning is SAME else tuning)
     return dataclasses.field(default=None, metadata={"kind": kind, "help": help, "defaults": defaults})
@@ -88,16 +88,22 @@ def stated_default(field: dataclasses.Field[Any]) -> str:
     'default: 32; with --init-from: 4'
     """
 
-    def words(default: Any) -> str:
-        if isinstance(default, Derived):
-            return default.words
-        return {True: "on", False: "off"}[default] if isinstance(default, bool) else str(default)
-
     usual, tuning = field.metadata["defaults"]
-    stated = [] if usual is None else [f"default: {words(usual)}"]
+    stated = [] if usual is None else [f"default: {in_words(usual)}"]
     if tuning is not usual and tuning is not None:
-        stated.append(f"with --init-from: {words(tuning)}")
+        stated.append(f"with --init-from: {in_words(tuning)}")
     return "; ".join(stated)
+
+
+def in_words(value: Any) -> str:
+    """A value or a default as the command line shows it.
+
+    >>> in_words(True), in_words(0.1)
+    ('on', '0.1')
+    """
+    if isinstance(value, Derived):
+        return value.words
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,8 @@ class TrainConfig:
                 default = field.metadata["defaults"][self.init_from is not None]
                 value = default.of(self) if isinstance(default, Derived) else default
                 object.__setattr__(self, field.name, value)  # the class is frozen
+        if self.train != "all" and self.init_from is None:
+            raise ValueError(f"train is {self.train}; it must be all without init_from, because new weights are random")
 
     def tenth_of_steps(self, largest: int) -> int | None:
         """A tenth of the steps, rounded up, or `largest` if that is less. None if the number of steps is not known."""

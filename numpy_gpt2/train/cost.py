@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from ..threads import thread_count
-from .step import Run, equal_parts, windows_per_epoch
+from .gradients import equal_parts, lowest_block
+from .step import Run, windows_per_epoch
+from .trained import trained_weights
 
+BASE = 80_000_000
+PER_CHANNEL = 20
+PATTERNS = 2
 MANY_PASSES = 20  # over the training text; a model then begins to repeat it
 
 
@@ -22,31 +26,43 @@ def passes(run: Run, n_tokens: int) -> float:
 def memory(run: Run) -> int:
     """An estimate of the peak memory of a step, in bytes.
 
-    There are the arrays of the run and the gradient. Each thread computes a part of the batch. It keeps about 30 C
-    numbers and the attention patterns, H T, for each token and block, and about 4 arrays of V logits for each token.
-    Python and its libraries take 80 MB.
+    The arrays of what is trained have as many numbers as there are parameters: the weights, the gradient, AdamW's two
+    means, and the running mean if there is one. The frozen weights are in memory once, adapted matrices twice.
+
+    Each thread computes a part of the batch. For each of its tokens it keeps PER_CHANNEL · C numbers and the attention
+    patterns, H T, in each block with a backward pass, and V scores. Python and its libraries take BASE bytes.
     """
     config, options = run.config, run.options
     parts = equal_parts(options.batch_size, options.n_positions)
     n_tokens = min(thread_count(), len(parts)) * (parts[0].stop - parts[0].start) * options.n_positions
-    per_block = 30 * config.n_embd + 3 * config.n_head * options.n_positions
-    activations = n_tokens * (config.n_layer * per_block + 4 * config.vocab_size)
-    return 80_000_000 + array_bytes(run) + 4 * (config.num_parameters() + activations)
+    names = trained_weights(options.train, config)
+    n_blocks = config.n_layer - lowest_block(names, config.n_layer)
+    per_token = n_blocks * (PER_CHANNEL * config.n_embd + PATTERNS * config.n_head * options.n_positions)
+    others = [*run.frozen.values(), *run.merged.values()]
+    return (
+        BASE
+        + run.weights.nbytes * (5 if options.average else 4)
+        + sum(array.nbytes for array in others)
+        + 4 * n_tokens * (per_token + config.vocab_size)
+    )
 
 
-def array_bytes(run: Run) -> int:
-    """The size of the arrays of a run, in bytes."""
-    return sum(array.nbytes for array in vars(run).values() if isinstance(array, np.ndarray))
+class Disk(NamedTuple):
+    """The disk space that a run takes, in bytes."""
+
+    kept: int  # the model and the largest checkpoint
+    while_saving: int  # a new checkpoint is written beside the old one
 
 
-def model_bytes(run: Run) -> int:
-    """The size of the saved model, in bytes."""
-    return 4 * run.config.num_parameters()
+def disk(run: Run) -> Disk:
+    """The size of the files of a run. The tokenizer, the tokens and the log are small beside them.
 
-
-def checkpoint_bytes(run: Run) -> int:
-    """The size of a checkpoint, in bytes."""
-    return array_bytes(run)
+    A checkpoint has the weights that are trained, AdamW's two means, the best model, and the running mean if there is
+    one.
+    """
+    model = 4 * run.config.num_parameters()
+    checkpoint = run.weights.nbytes * (5 if run.options.average else 4) if run.options.checkpoint_interval else 0
+    return Disk(model + checkpoint, max(model, checkpoint))
 
 
 def check_space(folder: Path, n_bytes: int, what: str) -> None:

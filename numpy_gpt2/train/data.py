@@ -39,7 +39,10 @@ class Tokens(NamedTuple):
 
 
 def read_texts(paths: Iterable[str], options: TrainConfig) -> Texts:
-    """Read all documents. The held-out text is `val_file`, or the end of the documents. Raises OSError, or ValueError."""
+    """Read all documents. The held-out text is `val_file`, or the end of the documents.
+
+    Raises OSError, or ValueError for a text that cannot be used.
+    """
     text = joined(paths)
     if options.val_file is None:
         sha256 = hashlib.sha256(text.encode()).hexdigest()

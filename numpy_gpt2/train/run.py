@@ -5,14 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +16,7 @@ import numpy as np
 import tiktoken
 from safetensors import SafetensorError, safe_open
 
-from ..checkpoint import Model, save_model
+from ..checkpoint import Model, load, staged_model
 from ..config import GPT2Config
 from ..console import print_stderr, progress_bar, write
 from ..files import staged_writes
@@ -29,18 +25,22 @@ from ..model import cross_entropy, forward
 from ..stream import excluded_tokens
 from ..threads import thread_pool
 from ..tokenizer import save_tokenizer
-from ..weights import Weights, save_tensors
+from ..weights import FILE, Weights, load_weights, save_tensors
 from ..windows import window_losses, window_starts
+from .adapter_files import ADAPTER, load_adapters, save_adapters
 from .config import TrainConfig
-from .cost import check_space, checkpoint_bytes, duration, model_bytes
+from .cost import check_space, duration
 from .curve import loss_curve
 from .data import TOKENS, Tokens, load_tokens, save_tokens
-from .step import Run, as_weights, check_finite, learning_rate, take_step
+from .progress import Interrupt, delayed_interrupt, redrawn
+from .step import Run, check_finite, current_weights, learning_rate, take_step
+from .trained import as_weights, fingerprint, rank
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best"  # in the checkpoint: what is trained, as it is in the best model
 LOG = "train.jsonl"
 CURVE = "loss.svg"
 
@@ -50,18 +50,21 @@ BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{post
 
 
 def save_checkpoint(run: Run, tokens: Tokens, tokenizer: tiktoken.Encoding, folder: Path) -> None:
-    """Write the whole run to one file, and its tokens to another one if they are not there yet.
+    """Write the whole run to one file, with the best model if it is not the present one, and the tokens to another.
 
     Raises ValueError and writes nothing if the loss is not finite, and OSError if the disk has no room.
     """
-    window, weights = tokens.training[: run.options.n_positions + 1], as_weights(run.weights, run.config)
+    window, weights = tokens.training[: run.options.n_positions + 1], current_weights(run, run.weights)
     with np.errstate(all="ignore"):
         check_finite(run, cross_entropy(forward(window[:-1], weights, run.config), window[1:]))
-    state = {name: value for name, value in vars(run).items() if not isinstance(value, np.ndarray)}
+    fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
+    state = {name: value for name, value in fields.items() if name not in {*arrays, "frozen", "merged"}}
     state |= {"options": dataclasses.asdict(run.options), "config": dataclasses.asdict(run.config)}
-    check_space(folder, checkpoint_bytes(run), f"the checkpoint of step {run.step:,}")
+    if run.best_step not in (None, run.step):
+        arrays[BEST] = read_best(run, folder)
+    check_space(folder, sum(array.nbytes for array in arrays.values()), f"the checkpoint of step {run.step:,}")
     with staged_writes(folder) as aside:
-        arrays = {name: array for name, array in vars(run).items() if isinstance(array, np.ndarray)}
         save_tensors(aside / CHECKPOINT, arrays, {"state": json.dumps(state)})
         save_tokenizer(aside, tokenizer)
         if load_tokens(folder, run.options.corpus) is None:
@@ -69,31 +72,42 @@ def save_checkpoint(run: Run, tokens: Tokens, tokenizer: tiktoken.Encoding, fold
 
 
 def load_checkpoint(folder: Path) -> Run:
-    """Read the run from a checkpoint. Raises FileNotFoundError, or ValueError if the file is damaged.
+    """Read the run from a checkpoint, and its frozen weights from the model that it started from.
 
-    A setting that the checkpoint does not have takes its default.
+    Raises FileNotFoundError, or ValueError if the file is damaged or that model has changed. A setting that the
+    checkpoint does not have takes its default.
     """
     path = folder / CHECKPOINT
     if not path.exists():
         raise FileNotFoundError(f"{folder} has no {CHECKPOINT}; leave out --resume to start a run")
     try:
         with safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys() if name != BEST}  # noqa: SIM118
             state = json.loads(file.metadata()["state"])
         options, config = TrainConfig(**state.pop("options")), GPT2Config(**state.pop("config"))
         run = Run(options, config, **arrays, **state)
-        if {array.shape for array in arrays.values()} != {(config.num_parameters(),)} or type(run.step) is not int:
+        n = sum(map(math.prod, run.shapes.values()))
+        if {array.shape for array in arrays.values()} != {(n,)} or type(run.step) is not int:
             raise ValueError("its arrays do not fit its config")
-        return run
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); to continue from the best model, use another --out and --init-from {folder}"
         ) from None
+    if run.options.train != "all":
+        run.frozen = frozen_weights(run, folder)
+    return run
 
 
-def evaluated_weights(run: Run) -> Weights:
-    """The weights that are evaluated and saved: the running mean, or those of the last step."""
-    return as_weights(run.mean if run.options.average else run.weights, run.config)
+def frozen_weights(run: Run, folder: Path) -> Weights:
+    """Load the weights that the run does not train. Raises ValueError if they are not those that it began with."""
+    weights = load(str(run.options.init_from)).weights
+    frozen = {name: array for name, array in weights.items() if name not in run.shapes}
+    if fingerprint(frozen) != run.base:
+        raise ValueError(
+            f"the weights of {run.options.init_from} have changed since the run in {folder} began; --resume needs the"
+            " same weights, so restore them, or start a run in another --out"
+        )
+    return frozen
 
 
 def validation_loss(run: Run, held_out: np.ndarray, pool: Executor, give_up: Callable[[], bool]) -> float | None:
@@ -106,8 +120,9 @@ def validation_loss(run: Run, held_out: np.ndarray, pool: Executor, give_up: Cal
     starts = window_starts(len(held_out), length, length)
     n = min(len(starts), run.options.eval_batches * run.options.batch_size)
     starts = starts[np.linspace(0, len(starts) - 1, n).astype(int)]
+    weights = current_weights(run, run.averaged)
     total, n_targets = 0.0, 0
-    for loss, n in window_losses(held_out, starts, length, evaluated_weights(run), run.config, pool):
+    for loss, n in window_losses(held_out, starts, length, weights, run.config, pool):
         total, n_targets = total + loss, n_targets + n
         if give_up():
             return None
@@ -115,60 +130,8 @@ def validation_loss(run: Run, held_out: np.ndarray, pool: Executor, give_up: Cal
     return total / n_targets
 
 
-@dataclass
-class Interrupt:
-    """When Ctrl-C was pressed. It is true from then on."""
-
-    time: float | None = None  # of time.monotonic
-
-    def __bool__(self) -> bool:
-        return self.time is not None
-
-
-@contextmanager
-def delayed_interrupt() -> Generator[Interrupt]:
-    """Let Ctrl-C wait until the step is done. Yields an object that tells whether and when Ctrl-C was pressed.
-
-    A second Ctrl-C interrupts at once.
-    """
-    interrupt = Interrupt()
-
-    def note(*_: object) -> None:
-        interrupt.time = time.monotonic()
-        signal.signal(signal.SIGINT, usual)
-
-    usual = signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, usual)
-
-
-@contextmanager
-def redrawn(bar: tqdm[Any], interrupt: Interrupt) -> Generator[None]:
-    """Redraw the bar twice a second in a terminal, because a step may take long. Say there that Ctrl-C was noticed."""
-    ended = threading.Event()
-
-    def redraw() -> None:
-        noticed = False
-        while not ended.wait(0.5):
-            if interrupt and not noticed:
-                noticed = True
-                with bar.external_write_mode(file=sys.stderr):
-                    print_stderr("stopping after this step; Ctrl-C again stops at once")
-            bar.refresh()
-
-    thread = threading.Thread(target=redraw, daemon=True)
-    if sys.stderr and sys.stderr.isatty():
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-
-
-def sample(model: Model, seed: int, give_up: Callable[[], bool]) -> str | None:
-    """Return a text that the model generates after a newline. None if `give_up` ended it."""
+def sample(model: Model, seed: int | list[int], give_up: Callable[[], bool] = lambda: False) -> str:
+    """Return a text that the model generates after a newline. `give_up` ends it earlier."""
     weights, config, tokenizer = model
     tokens = []
     for token in generate(
@@ -184,7 +147,7 @@ def sample(model: Model, seed: int, give_up: Callable[[], bool]) -> str | None:
     ):
         tokens.append(token)
         if give_up():
-            return None
+            break
     return tokenizer.decode(tokens)
 
 
@@ -194,11 +157,35 @@ def write_sample(step: int, text: str) -> None:
         write(f"--- after {step:,} steps\n{text}\n")
 
 
-def save_best(run: Run, tokenizer: tiktoken.Encoding, folder: Path) -> None:
-    """Write the best model so far: the files of a model folder."""
-    if folder.exists():
-        check_space(folder, model_bytes(run), "the model")
-    save_model(folder, as_weights(run.best, run.config), run.config, tokenizer)
+def save_best(run: Run, tokenizer: tiktoken.Encoding, folder: Path, best: np.ndarray | None = None) -> None:
+    """Write the present model as the best so far: the files of a model folder, and the adapters if there are any.
+
+    `best` has other numbers in place of the present ones.
+    """
+    flat = run.averaged if best is None else best
+    check_space(folder, 4 * run.config.num_parameters(), f"the model of step {run.step:,}")
+    with staged_model(folder, current_weights(run, flat), run.config, tokenizer) as aside:
+        if r := rank(run.options.train):
+            save_adapters(aside / ADAPTER, as_weights(flat, run.shapes), r, str(run.options.init_from))
+
+
+def read_best(run: Run, folder: Path) -> np.ndarray:
+    """Read what is trained from the best model in the folder, as a flat array."""
+    names = [*run.shapes]
+    best = load_adapters(folder / ADAPTER, names) if rank(run.options.train) else load_weights(folder)
+    return np.concatenate([best[name].reshape(-1) for name in names])
+
+
+def restore_best(run: Run, tokenizer: tiktoken.Encoding, folder: Path) -> None:
+    """Write the best model of the checkpoint again, because the model in the folder may be a later one."""
+    with safe_open(folder / CHECKPOINT, framework="np") as file:
+        best = file.get_tensor(BEST) if BEST in file.keys() else None  # noqa: SIM118
+    save_best(run, tokenizer, folder, best)
+
+
+def saved_bytes(folder: Path) -> int:
+    """The size of the checkpoint and the model in a folder, in bytes."""
+    return sum(path.stat().st_size for path in (folder / CHECKPOINT, folder / FILE) if path.exists())
 
 
 def save_log(run: Run, folder: Path) -> None:
@@ -241,8 +228,7 @@ def keep_best(run: Run) -> bool:
     loss = run.rows[-1]["val_loss"]
     if loss is not None and loss >= run.best_loss:
         return False
-    run.best[:] = run.mean if run.options.average else run.weights
-    run.best_loss = math.inf if loss is None else loss
+    run.best_loss, run.best_step = math.inf if loss is None else loss, run.step
     return True
 
 
@@ -256,7 +242,7 @@ class Loop:
     def __init__(self, run: Run, tokens: Tokens, tokenizer: tiktoken.Encoding, folder: Path, bar: tqdm[Any]) -> None:
         self.run, self.tokens, self.tokenizer, self.folder, self.bar = run, tokens, tokenizer, folder, bar
         self.saved = run.step if (folder / CHECKPOINT).exists() else None  # the step of the last checkpoint
-        self.speed = ""  # loss and tokens per second of the last step, for the bar
+        self.loss = self.speed = ""  # of the last step, for the bar
         self.evaluating = self.saving = 0.0  # seconds that the last evaluation and the last checkpoint took
 
     def train(self, pool: Executor, interrupt: Interrupt) -> None:
@@ -269,7 +255,7 @@ class Loop:
             self.finish_step(pool, interrupt)  # Ctrl-C has ended the evaluation of this step
         while run.step < options.max_steps and not interrupt and time.monotonic() < deadline:
             take_step(run, self.tokens.training, pool)
-            self.speed = f"loss {run.losses[-1]:.4f}, {run.tokens_per_second:,.0f} tokens/s"
+            self.loss, self.speed = f"loss {run.losses[-1]:.4f}", f"{run.tokens_per_second:,.0f} tokens/s"
             self.show()
             self.bar.update()
             if run.step == first + 2:
@@ -291,14 +277,14 @@ class Loop:
         """Show the losses in the bar, or what is being done."""
         is_known = self.run.rows and len(self.tokens.held_out)
         held_out = f"held out {self.run.rows[-1]['val_loss']:.4f}" if is_known else ""
-        self.bar.set_postfix_str(doing or ", ".join(filter(None, (held_out, self.speed))), refresh=False)
+        self.bar.set_postfix_str(doing or ", ".join(filter(None, (self.loss, held_out, self.speed))), refresh=False)
 
     def print_time_left(self) -> None:
         """Say how long the remaining steps and evaluations take, from the faster one of the two steps so far."""
         seconds, left = min(self.run.timings[-2:]), self.run.options.max_steps - self.run.step
         n_evaluations = left / self.run.options.eval_interval if self.run.options.eval_interval else 1
         if left:
-            with self.bar.external_write_mode(file=sys.stderr):
+            with self.bar.external_write_mode():
                 print_stderr(
                     f"a step takes {seconds:.2g} s; the {left:,} steps that are left take about"
                     f" {duration(seconds * left + self.evaluating * n_evaluations)}"
@@ -339,10 +325,10 @@ class Loop:
         if is_row_due:
             save_log(run, self.folder)
         if self.due(options.sample_interval) and not (options.init_from and is_last):  # the command prints the last two
-            text = sample(Model(evaluated_weights(run), run.config, self.tokenizer), options.seed, interrupt.__bool__)
-            if text is not None:
-                with self.bar.external_write_mode():
-                    write_sample(run.step, text)
+            model = Model(current_weights(run, run.averaged), run.config, self.tokenizer)
+            text = sample(model, [options.seed, run.step], interrupt.__bool__)
+            with self.bar.external_write_mode():
+                write_sample(run.step, text)
 
     def stop(self, pool: Executor, interrupt: Interrupt) -> None:
         """Save a checkpoint, and evaluate the run after that.
@@ -356,7 +342,8 @@ class Loop:
             allowed = max(STOP_SECONDS, 2 * run.timings[-1]) - self.saving
             return interrupt.time is not None and time.monotonic() > interrupt.time + allowed
 
-        print_stderr("stopping: saving and evaluating the run")
+        with self.bar.external_write_mode():
+            print_stderr("stopping: saving and evaluating the run")
         if run.options.checkpoint_interval and self.saved != run.step:
             self.save()
         if run.losses and self.evaluate(pool, is_too_late):

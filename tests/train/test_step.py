@@ -11,24 +11,25 @@ from hypothesis import strategies as st
 from numpy_gpt2 import GPT2Config, forward, init_weights, load, windows
 from numpy_gpt2.backward import loss_and_gradients
 from numpy_gpt2.train import TrainConfig
+from numpy_gpt2.train import gradients as gradients_module
 from numpy_gpt2.train import run as run_module
 from numpy_gpt2.train import step as step_module
+from numpy_gpt2.train.gradients import equal_parts
 from numpy_gpt2.train.step import (
     Run,
     adamw,
-    as_weights,
     batch,
     dropout,
-    equal_parts,
     learning_rate,
     mean_gradient,
     new_run,
     shuffled_windows,
     take_step,
 )
+from numpy_gpt2.train.trained import as_weights
 
 from ..reference.seeded import FOLDER, TRAINING, seeded_batch, seeded_weights, selected, variation
-from .conftest import SIZES, TINY_RUN, checkpoint
+from .conftest import SIZES, TINY_RUN, checkpoint, named
 
 # Batches
 
@@ -192,7 +193,7 @@ def test_adamw_equals_the_algorithm_of_the_paper(n_steps, beta1, beta2, decay):
 def test_flat_array_holds_each_parameter_once():
     config = GPT2Config(vocab_size=50, n_positions=8, n_embd=12, n_layer=2, n_head=2, tie_word_embeddings=False)
     flat = np.arange(config.num_parameters())
-    weights = as_weights(flat, config)
+    weights = named(flat, config)
     assert {name: array.shape for name, array in weights.items()} == config.parameter_shapes()
     assert sorted(np.concatenate([array.reshape(-1) for array in weights.values()])) == [*flat]
     weights["ln_f.bias"][:] = -1
@@ -227,8 +228,8 @@ def test_a_step_clips_the_gradient_follows_the_learning_rate_and_decays_only_mat
     arrays, _ = checkpoint(out)
     np.testing.assert_array_equal(arrays["weights"], end)
     config = GPT2Config.from_json(out / "config.json")
-    flat = {name: as_weights(array, config) for name, array in [*arrays.items(), ("start", start)]}
-    steps = [as_weights(gradient, config) for gradient in clipped]
+    flat = {name: named(array, config) for name, array in [*arrays.items(), ("start", start)]}
+    steps = [named(gradient, config) for gradient in clipped]
     for name, first in flat["start"].items():
         decay = 5 if name.endswith(".weight") and "ln_" not in name else 0
         at = first.ndim * (first.shape[0] // 2,)  # one weight of each parameter
@@ -258,7 +259,7 @@ def test_saved_model_is_the_running_mean_of_the_weights(cli, monkeypatch, corpus
         mean += min(1, 20 / step) * (after - mean)
     config = GPT2Config.from_json(out / "config.json")
     for name, array in load(out).weights.items():
-        np.testing.assert_allclose(array, as_weights(mean, config)[name], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(array, named(mean, config)[name], atol=1e-5, err_msg=name)
     assert np.abs(mean - weights[-1]).max() > 1e-3
 
 
@@ -270,14 +271,14 @@ def tiny_run(**given):
 
 @pytest.mark.parametrize(("rows", "part"), [(1, 512), (2, 512), (8, 512), (7, 16), (8, 16), (8, 1), (12, 24)])
 def test_gradient_does_not_depend_on_the_parts_of_the_batch(monkeypatch, pool, rows, part):
-    monkeypatch.setattr(step_module, "TOKENS_PER_FORWARD", part)
+    monkeypatch.setattr(gradients_module, "TOKENS_PER_FORWARD", part)
     run = tiny_run()
     inputs, targets = np.random.default_rng(rows).integers(257, size=(2, rows, 8))
     loss, gradient = mean_gradient(run, inputs, targets, pool)
-    weights = as_weights(run.weights, run.config)
+    weights = as_weights(run.weights, run.shapes)
     expected_loss, expected = loss_and_gradients(inputs, targets, weights, run.config)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
-    for name, array in as_weights(gradient, run.config).items():
+    for name, array in as_weights(gradient, run.shapes).items():
         np.testing.assert_allclose(array, expected[name], atol=1e-6 * np.abs(gradient).max() + 1e-8, err_msg=name)
 
 
@@ -285,10 +286,12 @@ def test_dropout_masks_depend_on_seed_step_and_part(monkeypatch, pool):
     losses = []
 
     def spy(*arguments):
-        losses.append(loss_and_gradients(*arguments))
-        return losses[-1]
+        result = head_backward(*arguments)
+        losses.append(result[0])
+        return result
 
-    monkeypatch.setattr(step_module, "loss_and_gradients", spy)
+    head_backward = gradients_module.Part.head_backward
+    monkeypatch.setattr(gradients_module.Part, "head_backward", spy)
     inputs = targets = np.full((2, 8), 65)  # both parts are the same text
 
     def gradient(seed, n_steps):
@@ -297,7 +300,7 @@ def test_dropout_masks_depend_on_seed_step_and_part(monkeypatch, pool):
         return mean_gradient(run, inputs, targets, pool)[1]
 
     first = gradient(1, 4)
-    assert losses[0][0] != losses[1][0]
+    assert losses[0] != losses[1]
     np.testing.assert_array_equal(gradient(1, 4), first)
     assert all(np.abs(gradient(*other) - first).max() > 1e-4 for other in [(2, 4), (1, 5)])
 
@@ -324,12 +327,11 @@ def reference_run(dtype):
     """The run of tests/reference/make_references.py before its first step."""
     config = variation("plain")
     flat = np.zeros(config.num_parameters(), dtype)
-    weights = as_weights(flat, config)
+    weights = named(flat, config)
     for name, array in seeded_weights(config, seed=0, scale=0.02).items():
         weights[name][:] = array
-    options = TrainConfig(**TRAINING, batch_size=2, grad_accumulation=3, dropout=0.0, seed=0)
-    m, v, mean, best = np.zeros_like(flat), np.zeros_like(flat), flat.copy(), flat.copy()
-    return Run(options, config, flat, m, v, mean, best)
+    options = TrainConfig(**TRAINING, n_positions=32, batch_size=2, grad_accumulation=3, dropout=0.0, seed=0)
+    return Run(options, config, flat, np.zeros_like(flat), np.zeros_like(flat), mean=flat.copy())
 
 
 @pytest.mark.parametrize("dtype", LOSS_TOLERANCE)
@@ -347,7 +349,7 @@ def test_ten_steps_equal_pytorch(dtype, monkeypatch):
             take_step(run, np.zeros(0, np.int64), pool)
     with np.load(FOLDER / "gradients.npz") as expected:
         np.testing.assert_allclose(run.losses, expected["steps/losses"], rtol=LOSS_TOLERANCE[dtype], atol=0)
-        weights = as_weights(run.weights, run.config)
+        weights = as_weights(run.weights, run.shapes)
         actual = np.concatenate([selected(weights[name]) for name in run.config.parameter_shapes()])
         assert actual.dtype == dtype
         np.testing.assert_allclose(actual, expected["steps/weights"], rtol=0, atol=WEIGHT_TOLERANCE[dtype])
