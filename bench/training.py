@@ -37,7 +37,7 @@ def ours(layers: int, heads: int, channels: int, window: int, batch: int) -> flo
     from numpy_gpt2.train.step import new_run, take_step
 
     keep_freed_memory()
-    options = TrainConfig(batch_size=batch, dropout=0.0)
+    options = TrainConfig(n_positions=window, batch_size=batch, dropout=0.0)
     config = GPT2Config(VOCABULARY, window, channels, layers, heads, bos_token_id=256, eos_token_id=256)
     run = new_run(options, config, init_weights(config, np.random.default_rng(0)))
     tokens = np.random.default_rng(0).integers(VOCABULARY, size=100_000)

@@ -126,7 +126,8 @@ def read_utf8(path: str | Path) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); convert it first") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path} is not UTF-8 (line {line}: {error}); convert it first") from None
 
 
 def replace_surrogates(text: str) -> str:

@@ -87,7 +87,7 @@ class Run:
 
     @property
     def tokens_per_second(self) -> float:
-        return len(self.timings) * self.windows_per_step * self.config.n_positions / sum(self.timings)
+        return len(self.timings) * self.windows_per_step * self.options.n_positions / sum(self.timings)
 
 
 def new_run(options: TrainConfig, config: GPT2Config, weights: Weights) -> Run:
@@ -121,6 +121,15 @@ def current_weights(run: Run, flat: np.ndarray) -> Weights:
     return adapted(run.frozen, trained, run.merged) if run.merged else run.frozen | trained
 
 
+def windows_per_epoch(n_tokens: int, length: int) -> int:
+    """Return the number of windows in an epoch. The text has room for one more, because an epoch starts anywhere.
+
+    >>> windows_per_epoch(n_tokens=9, length=2)
+    3
+    """
+    return max(1, (n_tokens - 1) // length - 1)
+
+
 @functools.lru_cache(maxsize=2)
 def shuffled_windows(n_tokens: int, n_windows: int, length: int, seed: int, epoch: int) -> np.ndarray:
     """Return the starts of an epoch's windows in random order. In the text, the first one starts at a random position.
@@ -147,7 +156,7 @@ def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tupl
     >>> inputs.tolist(), targets.tolist()
     ([[0, 1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, 6, 7, 8]])
     """
-    n_windows = max(1, (len(tokens) - 1) // length - 1)
+    n_windows = windows_per_epoch(len(tokens), length)
     starts = [
         shuffled_windows(len(tokens), n_windows, length, seed, i // n_windows)[i % n_windows]
         for i in range(step * n, (step + 1) * n)
@@ -251,19 +260,28 @@ def clipping_factor(norm: float, grad_clip: float) -> float:
 
 
 def learning_rate(step: int, options: TrainConfig) -> float:
-    """Return the learning rate: a line up to `lr` in `warmup` steps, then half a cosine down to `min_lr`.
+    """Return the learning rate: a line up to `lr` in `warmup` steps, then half a cosine or a line down to `min_lr`.
 
-    `step` counts from 0. The last step always has the rate `min_lr`, even if the warm-up is longer than the run.
+    `step` counts from 0. The cosine reaches `min_lr` in the last step, even if the warm-up is longer than the run. The
+    line would reach it in the step after the last one: no step is lost if `min_lr` is 0.
 
     >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=4, max_steps=8)
     >>> [round(learning_rate(step, options), 2) for step in range(8)]
     [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.25, 0.0]
+    >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=4, max_steps=8, schedule="linear")
+    >>> [round(learning_rate(step, options), 2) for step in range(8)]
+    [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
     warmup, last = options.warmup, options.max_steps - 1
-    if step < min(warmup, last):
+    is_linear = options.schedule == "linear"
+    if step < warmup and (step < last or is_linear):
         return options.lr * (step + 1) / warmup
-    progress = (step - warmup) / (last - warmup) if warmup < last else 1.0
-    return options.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (options.lr - options.min_lr)
+    if is_linear:
+        remaining = (options.max_steps - step) / (options.max_steps - warmup)
+    else:
+        progress = (step - warmup) / (last - warmup) if warmup < last else 1.0
+        remaining = 0.5 * (1 + math.cos(math.pi * progress))
+    return options.min_lr + remaining * (options.lr - options.min_lr)
 
 
 def adamw_blocks(shapes: dict[str, Shape], weight_decay: float) -> list[tuple[slice, float]]:
@@ -346,7 +364,7 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     >>> from concurrent.futures import ThreadPoolExecutor
     >>> from numpy_gpt2 import init_weights
     >>> config = GPT2Config(vocab_size=3, n_positions=4, n_embd=2, n_layer=1, n_head=1)
-    >>> options = TrainConfig(batch_size=2, lr=0.01, warmup=0, weight_decay=0.0)
+    >>> options = TrainConfig(n_positions=4, batch_size=2, lr=0.01, warmup=0, weight_decay=0.0)
     >>> run = new_run(options, config, init_weights(config, np.random.default_rng(0)))
     >>> before = run.weights.copy()
     >>> with ThreadPoolExecutor() as pool:
@@ -356,7 +374,7 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     """
     start = time.perf_counter()
     options = run.options
-    inputs, targets = batch(tokens, run.windows_per_step, run.config.n_positions, options.seed, run.step)
+    inputs, targets = batch(tokens, run.windows_per_step, options.n_positions, options.seed, run.step)
     loss, gradient = mean_gradient(run, inputs, targets, pool)
     norm = math.sqrt(np.vdot(gradient, gradient))
     check_finite(run, loss + norm)

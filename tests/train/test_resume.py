@@ -55,7 +55,8 @@ def test_stopped_and_resumed_run_equals_an_uninterrupted_one(cli, corpus, uninte
     assert checkpoint(out)[1]["step"] == step
     best = min(row["val_loss"] for row in log(out))
     assert held_out_loss(out, np.array([*TEXT[END:].encode()])) == pytest.approx(best, abs=1e-5)
-    _, stopped, saved = messages(result.err)
+    _, stopping, stopped, saved = messages(result.err)
+    assert "stopping: saving" in stopping
     assert f"{step:,} of 14 steps" in stopped
     assert "; --resume continues" in stopped
     assert f"-m {out}" in saved
@@ -147,7 +148,7 @@ def test_run_that_was_killed_while_saving_can_be_resumed_or_started_again(cli, c
         assert resumed.status == 0, (n, again.err, resumed.err)
         assert result_of(out) == expected, n
         ways.append("again" if resumed is again else "resumed")
-    assert ways == ["again"] + 30 * ["resumed"]  # steps 3 and 6 save 13 files, step 4 saves 5
+    assert ways == ["again"] + 31 * ["resumed"]  # step 3 saves 14 files, step 4 saves 5, step 6 saves 13
 
 
 def test_resumed_run_with_bpe_equals_an_uninterrupted_one(cli, corpus, tmp_path):
@@ -218,7 +219,9 @@ OTHERS = {
     "--train": "last:1",
     "--average": "off",
     "--val-fraction": 0.2,
+    "--val-file": "held_out.txt",
     "--eval-batches": 3,
+    "--schedule": "linear",
 }
 
 

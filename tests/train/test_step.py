@@ -330,7 +330,7 @@ def reference_run(dtype):
     weights = named(flat, config)
     for name, array in seeded_weights(config, seed=0, scale=0.02).items():
         weights[name][:] = array
-    options = TrainConfig(**TRAINING, batch_size=2, grad_accumulation=3, dropout=0.0, seed=0)
+    options = TrainConfig(**TRAINING, n_positions=32, batch_size=2, grad_accumulation=3, dropout=0.0, seed=0)
     return Run(options, config, flat, np.zeros_like(flat), np.zeros_like(flat), mean=flat.copy())
 
 
