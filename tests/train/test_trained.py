@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 
 from numpy_gpt2 import forward, load
 from numpy_gpt2.train import TrainConfig
+from numpy_gpt2.train import __main__ as command_module
 from numpy_gpt2.train import step as step_module
 from numpy_gpt2.train.step import Run, current_weights, mean_gradient, take_step
 from numpy_gpt2.train.trained import as_weights, rank, trained_weights
@@ -35,6 +36,12 @@ from .test_resume import KILLED, Killed, kill_after_files
 TUNING = ["--batch-size", 2, "--n-positions", 16, "--warmup", 2, "--lr", 0.01, "--sample-interval", 0, "--seed", 3]
 TUNING += ["--max-steps", 6, "--eval-interval", 2, "--checkpoint-interval", 3, "--dropout", 0.1]
 ADAPTED = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+
+
+@pytest.fixture(autouse=True)
+def without_samples(monkeypatch):
+    """The samples at the end of a run take most of its time."""
+    monkeypatch.setattr(command_module, "write_both_samples", lambda *_: None)
 
 
 @pytest.fixture
@@ -143,7 +150,7 @@ def test_run_with_adapters_that_was_killed_while_saving_can_be_resumed(cli, corp
     flags = [corpus, "--init-from", model, "--train", "lora:2", *TUNING, "--max-steps", 3]
     assert cli(*flags, "--out", tmp_path / "whole" / "out").status == 0
     expected = contents(tmp_path / "whole" / "out")
-    for n in itertools.count():
+    for n in itertools.count(step=2):
         out = tmp_path / str(n) / "out"
         with pytest.MonkeyPatch.context() as patched:
             kill_after_files(patched, n)
