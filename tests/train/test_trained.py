@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from numpy_gpt2 import forward, load
 from numpy_gpt2.train import TrainConfig
 from numpy_gpt2.train import __main__ as command_module
+from numpy_gpt2.train import run as run_module
 from numpy_gpt2.train import step as step_module
 from numpy_gpt2.train.step import Run, current_weights, mean_gradient, take_step
 from numpy_gpt2.train.trained import as_weights, rank, trained_weights
@@ -55,6 +56,11 @@ def tuned(cli, corpus, model, tmp_path):
         return out
 
     return run
+
+
+def model_in(out):
+    """The contents of all files with weights."""
+    return {name: data for name, data in everything_in(out).items() if name.endswith("model.safetensors")}
 
 
 def contents(out):
@@ -144,6 +150,27 @@ def test_stopped_and_killed_runs_equal_an_uninterrupted_one(cli, corpus, model, 
     for name in "stopped", "killed":
         assert cli(corpus, "--out", tmp_path / name, "--resume").status == 0
         assert contents(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize("train", ["all", "last:1", "lora:2"])
+def test_resume_restores_the_best_model_of_the_checkpoint(cli, corpus, model, out, monkeypatch, train):
+    """The checkpoint of step 5 has the model of step 4, the best so far. After Ctrl-C, that of step 5 is the best."""
+    saved, save_best = {}, run_module.save_best
+
+    def save_and_note(run, *arguments):
+        save_best(run, *arguments)
+        saved.setdefault(run.step, model_in(out))
+
+    monkeypatch.setattr(run_module, "save_best", save_and_note)
+    with pytest.MonkeyPatch.context() as patched:
+        break_by_ctrl_c(patched, 5)
+        cli(corpus, "--out", out, "--init-from", model, "--train", train, *TUNING)
+    assert model_in(out) == saved[5] != saved[4]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run_module, "take_step", lambda *_: pytest.fail("the test ends before the first step"))
+        with pytest.raises(pytest.fail.Exception):
+            cli(corpus, "--out", out, "--resume")
+    assert model_in(out) == saved[4]
 
 
 def test_run_with_adapters_that_was_killed_while_saving_can_be_resumed(cli, corpus, model, tmp_path):
