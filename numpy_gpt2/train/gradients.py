@@ -6,41 +6,54 @@ the last layer to the first, and then freed. So there is never more than a layer
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Executor
+from queue import SimpleQueue
 
 import numpy as np
 
 from ..backward import NOT_NEEDED, block_backward, cross_entropy_backward, layer_norm_backward
+from ..cache import KVCache
 from ..config import GPT2Config
 from ..model import cross_entropy, hidden_states, logits, output_head, within
+from ..prefill import ChunkCache
 from ..weights import Weights
 from ..windows import TOKENS_PER_FORWARD
 
 LOSS_ROWS = 16  # positions whose loss is computed together: 3 MB of GPT-2's scores, which stay in the processor's cache
-ALL = slice(None)
-
 HEAD_ROWS = 4096  # rows of the head's gradient that are computed together
 
+ALL = slice(None)
+
 Hook = Callable[[str, np.ndarray], np.ndarray]
+Place = tuple[slice, slice]  # rows and positions of a batch
 
 # take(name, rows, gradient, is_first): see `batch_gradients`
 Take = Callable[[str, slice | np.ndarray, np.ndarray, bool], None]
 
 
-def equal_parts(rows: int, length: int) -> list[slice]:
-    """Divide a batch of rows × length tokens into at least two equal parts of at most TOKENS_PER_FORWARD tokens.
+def equal_parts(rows: int, length: int) -> list[list[Place]]:
+    """Divide a batch of rows × length tokens into parts of at most TOKENS_PER_FORWARD tokens, at least two.
 
-    The parts are as large as possible. If all parts of several rows are too large, each row is a part. A batch of one
-    row is one part.
+    A part is some rows, or a chunk of the positions of one row. The chunks of a row are in one list. A batch of several
+    rows that are short enough is divided into equal parts, as large as possible:
 
     >>> equal_parts(rows=8, length=128)  # 2 parts of 512 tokens
-    [slice(0, 4, None), slice(4, 8, None)]
+    [[(slice(0, 4, None), slice(0, 128, None))], [(slice(4, 8, None), slice(0, 128, None))]]
+    >>> equal_parts(rows=1, length=1024)
+    [[(slice(0, 1, None), slice(0, 512, None)), (slice(0, 1, None), slice(512, 1024, None))]]
     """
-    n = next((n for n in range(2, rows) if rows % n == 0 and rows * length <= n * TOKENS_PER_FORWARD), rows)
-    return [slice(start, start + rows // n) for start in range(0, rows, rows // n)]
+    if rows > 1 and length <= TOKENS_PER_FORWARD:
+        n = next(n for n in range(2, rows + 1) if rows % n == 0 and rows * length <= n * TOKENS_PER_FORWARD)
+        return [[(slice(i, i + rows // n), slice(0, length))] for i in range(0, rows, rows // n)]
+    size = min(TOKENS_PER_FORWARD, math.ceil(length / 2))
+    chunks = [slice(i, min(i + size, length)) for i in range(0, length, size)]
+    return [[(slice(row, row + 1), chunk) for chunk in chunks] for row in range(rows)]
 
 
 def layer_of(name: str) -> int | None:
@@ -116,97 +129,178 @@ def batch_gradients(
     `dropouts(i)` is the dropout of part i, which counts from 0. The result does not depend on the number of threads.
     Targets of −1 are not possible. Raises what `forward` raises. After an error, all parts end at their next gradient.
     """
-    parts, turns = equal_parts(*inputs.shape), Turns(take)
-
-    def compute(i: int) -> tuple[float, np.ndarray | None]:
-        part = Part(i, inputs[parts[i]], weights, config, {*names}, turns, dropouts(i))
-        x = part.forward()
-        loss, dx = part.head_backward(x, targets[parts[i]], inputs.size)
-        return loss, part.backward(dx)
-
+    batch = Batch(inputs, targets, weights, config, {*names}, Turns(take))
+    parts: list[Part] = []
+    tasks: list[Callable[[], None]] = []
+    for places in equal_parts(*inputs.shape):
+        chunks = batch.chunks(places, len(parts), dropouts)
+        parts += chunks
+        *earlier, last = chunks
+        tasks += [chunk.forward for chunk in earlier]
+        tasks += [last.forward_and_backward, *(chunk.backward for chunk in reversed(earlier))]
     try:
-        losses, dx = zip(*pool.map(compute, range(len(parts))), strict=True)
+        for _ in pool.map(lambda task: task(), tasks):  # each one waits only for tasks that began before it
+            pass
     finally:
-        turns.close()
-    embeddings_backward(np.concatenate(dx), inputs, weights, names, take)
-    return sum(losses) / inputs.size
+        batch.turns.close()
+        for part in parts:
+            part.close()
+    embeddings_backward(batch.dx, inputs, weights, batch.names, take)
+    return sum(part.loss for part in parts) / inputs.size
+
+
+class ChunkGradients(ChunkCache):
+    """The keys and values of a chunk of positions, and their gradients: a `ChunkCache` with a backward pass.
+
+    Later chunks read the keys and values of a chunk. So in each layer, it waits until the chunk after it has computed
+    its part of their gradients.
+    """
+
+    def __init__(self, cache: KVCache, before: ChunkGradients | None, T: int) -> None:
+        super().__init__(cache, before, T)
+        self.start = self.length
+        self.earlier, self.has_later = before, False
+        self.from_later: SimpleQueue[tuple[np.ndarray, np.ndarray] | None] = SimpleQueue()  # from the last layer on
+        if before:
+            before.has_later = True
+
+    def update_backward(self, dk: np.ndarray, dv: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The gradients of all k and v so far, (B, H, S, D) -> those of the new positions, (B, H, T, D).
+
+        Those of earlier positions go to the chunk before this one. Raises CancelledError if this chunk was closed.
+        """
+        if self.has_later:
+            later = self.from_later.get()
+            if later is None:
+                raise CancelledError
+            dk, dv = dk + later[0], dv + later[1]
+        if self.earlier:
+            self.earlier.from_later.put((dk[:, :, : self.start], dv[:, :, : self.start]))
+        return dk[:, :, self.start :], dv[:, :, self.start :]
+
+    def seen(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """All keys and values that the chunk used, (B, H, S, D) each."""
+        return self.keys[layer, :, :, : self.end], self.values[layer, :, :, : self.end]
+
+    def close(self) -> None:
+        """Stop this chunk at its next layer, and release the threads that wait for it and that it waits for."""
+        super().close()
+        self.from_later.put(None)
+
+
+@dataclasses.dataclass
+class Batch:
+    """What the parts of a batch have in common."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    weights: Weights
+    config: GPT2Config
+    names: set[str]  # the weights whose gradients are wanted
+    turns: Turns
+
+    def __post_init__(self) -> None:
+        self.lowest = lowest_block(self.names, self.config.n_layer)
+        self.last = f"h.{self.config.n_layer - 1}.resid_post"  # what goes into the last layer norm
+        self.dx = np.empty((*self.inputs.shape, self.config.n_embd), self.weights["wte.weight"].dtype)
+
+    def chunks(self, places: list[Place], first: int, dropouts: Callable[[int], Hook]) -> list[Part]:
+        """The parts at these places, which are chunks of the same rows. The last one is number `first`."""
+        parts: list[Part] = []
+        cache = KVCache(self.config, dtype=self.dx.dtype)
+        if len(places) > 1:
+            cache.reserve(self.inputs.shape[1])
+        for number, place in zip(itertools.count(first + len(places) - 1, -1), places):
+            before = parts[-1].cache if parts else None
+            chunk = ChunkGradients(cache, before, place[1].stop - place[1].start) if len(places) > 1 else None
+            parts.append(Part(self, number, place, chunk, dropouts(number)))
+        return parts
 
 
 class Part:
-    """A part of a batch: its forward pass and its backward pass."""
+    """Some rows of a batch, or a chunk of positions of one row: its forward pass and its backward pass.
 
-    def __init__(
-        self,
-        number: int,
-        tokens: np.ndarray,
-        weights: Weights,
-        config: GPT2Config,
-        names: Collection[str],
-        turns: Turns,
-        dropout: Hook,
-    ) -> None:
-        self.number, self.tokens, self.weights, self.config = number, tokens, weights, config
-        self.names, self.turns, self.dropout = names, turns, dropout
-        self.lowest = lowest_block(names, config.n_layer)
+    `number` is the part's turn to pass its gradients on. `cache` has the keys and values of earlier chunks.
+    """
+
+    def __init__(self, batch: Batch, number: int, place: Place, cache: ChunkGradients | None, dropout: Hook) -> None:
+        self.batch, self.number, self.place, self.cache, self.dropout = batch, number, place, cache, dropout
         self.trace: Weights = {}
+        self.hidden: SimpleQueue[np.ndarray | None] = SimpleQueue()  # the result of the forward pass
+        self.loss = 0.0  # the sum over all positions
 
-    def forward(self) -> np.ndarray:
-        """`hidden_states` of the part, (B, T, C). The results that the backward pass needs are kept."""
-        return hidden_states(self.tokens, self.weights, self.config, hook=self.hook)
+    def forward(self) -> None:
+        """`hidden_states`. The results that the backward pass needs are kept."""
+        tokens, weights, config = self.batch.inputs[self.place], self.batch.weights, self.batch.config
+        self.hidden.put(hidden_states(tokens, weights, config, self.cache, self.hook))
 
     def hook(self, name: str, value: np.ndarray) -> np.ndarray:
         """Keep a result, without dropout, if its block has a backward pass; then apply dropout."""
         layer = layer_of(name)
-        if name == self.last or (layer is not None and layer >= self.lowest and not name.endswith(NOT_NEEDED)):
+        in_block = layer is not None and layer >= self.batch.lowest and not name.endswith(NOT_NEEDED)
+        if in_block or name == self.batch.last:
             self.trace[name] = value
         return self.dropout(name, value)
 
-    @property
-    def last(self) -> str:
-        """The name of the last block's result, which goes into the last layer norm."""
-        return f"h.{self.config.n_layer - 1}.resid_post"
-
     def pass_on(self, name: str, gradient: np.ndarray, rows: slice = ALL) -> None:
         """Pass a gradient on, if it is wanted."""
-        if name in self.names:
-            self.turns.pass_on(self.number, name, gradient, rows)
+        if name in self.batch.names:
+            self.batch.turns.pass_on(self.number, name, gradient, rows)
 
-    def head_backward(self, x: np.ndarray, targets: np.ndarray, n: int) -> tuple[float, np.ndarray]:
-        """Return the sum of the losses, and the gradient of x for this sum divided by n.
+    def forward_and_backward(self) -> None:
+        """Both passes."""
+        self.forward()
+        self.backward()
 
-        The scores are the largest array of a step. Their gradient takes their place, a few positions at a time.
-        """
-        head = output_head(self.weights)
-        name = "lm_head.weight" if "lm_head.weight" in self.weights else "wte.weight"
-        x, targets, shape = x.reshape(-1, x.shape[-1]), targets.reshape(-1), x.shape
-        scores, loss = logits(x, self.weights), 0.0
-        for start in range(0, len(x), LOSS_ROWS):
-            some = slice(start, start + LOSS_ROWS)
-            size = len(targets[some])
-            loss += size * float(cross_entropy(scores[some], targets[some]))
-            scores[some] = cross_entropy_backward(size / n, scores[some], targets[some])
-        for start in range(0, len(head), HEAD_ROWS) if name in self.names else ():
-            rows = slice(start, start + HEAD_ROWS)
-            self.pass_on(name, scores[:, rows].T @ x, rows)
-        return loss, (scores @ head).reshape(shape)
-
-    def backward(self, dx: np.ndarray) -> np.ndarray:
-        """`hidden_states_backward`, down to the lowest block: the gradient of its input, (B, T, C)."""
-        weights, config = self.weights, self.config
-        eps, last = config.layer_norm_epsilon, self.trace[self.last]
-        dx, dweight, dbias = layer_norm_backward(dx, last, weights["ln_f.weight"], weights["ln_f.bias"], eps)
+    def backward(self) -> None:
+        """`forward_backward`, down to the lowest block. The gradient that arrives there is stored in `batch.dx`."""
+        weights, config = self.batch.weights, self.batch.config
+        x = self.hidden.get()
+        if x is None:
+            raise CancelledError
+        dx, last = self.head_backward(x), self.trace[self.batch.last]
+        dx, dweight, dbias = layer_norm_backward(
+            dx, last, weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon
+        )
         self.pass_on("ln_f.weight", dweight)
         self.pass_on("ln_f.bias", dbias)
-        for layer in reversed(range(self.lowest, config.n_layer)):
+        for layer in reversed(range(self.batch.lowest, config.n_layer)):
             prefix = f"h.{layer}."
             w = {name: weights[prefix + name] for name in config.block_shapes()}
             trace = {
-                name.removeprefix(prefix): self.trace.pop(name) for name in [*self.trace] if name.startswith(prefix)
+                name.removeprefix(prefix): self.trace.pop(name) for name in [*self.trace] if layer_of(name) == layer
             }
-            dx, dw = block_backward(dx, w, config, layer, trace, within(prefix, self.dropout))
+            if self.cache:
+                trace["attn.k"], trace["attn.v"] = self.cache.seen(layer)
+            dx, dw = block_backward(dx, w, config, layer, trace, within(prefix, self.dropout), self.cache)
             for name, gradient in dw.items():
                 self.pass_on(prefix + name, gradient)
-        return dx
+        self.batch.dx[self.place] = dx
+
+    def head_backward(self, x: np.ndarray) -> np.ndarray:
+        """The mean loss of the batch  ->  dx. Adds up the losses of the part.
+
+        The scores are the largest array of a step. Their gradient takes their place, a few positions at a time.
+        """
+        head, targets, shape = output_head(self.batch.weights), self.batch.targets[self.place].reshape(-1), x.shape
+        x = x.reshape(-1, x.shape[-1])
+        scores = logits(x, self.batch.weights)
+        for start in range(0, len(x), LOSS_ROWS):
+            some = slice(start, start + LOSS_ROWS)
+            n = len(targets[some])
+            self.loss += n * float(cross_entropy(scores[some], targets[some]))
+            scores[some] = cross_entropy_backward(n / self.batch.targets.size, scores[some], targets[some])
+        name = "lm_head.weight" if "lm_head.weight" in self.batch.weights else "wte.weight"
+        for start in range(0, len(head), HEAD_ROWS) if name in self.batch.names else ():
+            rows = slice(start, start + HEAD_ROWS)
+            self.pass_on(name, scores[:, rows].T @ x, rows)
+        return (scores @ head).reshape(shape)
+
+    def close(self) -> None:
+        """Stop this part, and release the threads that wait for it."""
+        self.hidden.put(None)
+        if self.cache:
+            self.cache.close()
 
 
 def embeddings_backward(

@@ -1,5 +1,6 @@
 """One optimizer step: batches, dropout, learning rate, AdamW, gradients and the mean of the weights."""
 
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, forward, init_weights, load, windows
+from numpy_gpt2 import GPT2Config, cross_entropy, forward, init_weights, load, windows
 from numpy_gpt2.backward import loss_and_gradients
 from numpy_gpt2.train import TrainConfig
 from numpy_gpt2.train import gradients as gradients_module
@@ -85,14 +86,21 @@ def test_batch_depends_only_on_seed_and_step():
 
 
 @given(rows=st.integers(1, 300), length=st.integers(1, 2000))
-def test_parts_are_equal_and_as_large_as_allowed(rows, length):
-    parts = equal_parts(rows, length)
-    assert np.concatenate([np.arange(rows)[part] for part in parts]).tolist() == [*range(rows)]
-    [size] = {part.stop - part.start for part in parts}
-    possible = [n for n in range(min(2, rows), rows + 1) if rows % n == 0]
-    fitting = [n for n in possible if rows // n * length <= windows.TOKENS_PER_FORWARD]
-    assert len(parts) == (fitting[0] if fitting else rows)
-    assert size * len(parts) == rows
+def test_parts_cover_the_batch_and_are_as_large_as_allowed(rows, length):
+    largest = windows.TOKENS_PER_FORWARD
+    seen = np.zeros((rows, length), int)
+    groups = equal_parts(rows, length)
+    for part in itertools.chain(*groups):
+        seen[part] += 1
+        assert seen[part].size <= largest
+    assert (seen == 1).all()
+    if rows > 1 and length <= largest:
+        [size] = {seen[part].size for [part] in groups}
+        possible = [n for n in range(2, rows + 1) if rows % n == 0 and rows // n * length <= largest]
+        assert size == rows // possible[0] * length
+    else:
+        assert len(groups) == rows
+        assert {len(chunks) for chunks in groups} == {max(min(2, length), math.ceil(length / largest))}
 
 
 # Dropout
@@ -286,12 +294,10 @@ def test_dropout_masks_depend_on_seed_step_and_part(monkeypatch, pool):
     losses = []
 
     def spy(*arguments):
-        result = head_backward(*arguments)
-        losses.append(result[0])
-        return result
+        losses.append(cross_entropy(*arguments))
+        return losses[-1]
 
-    head_backward = gradients_module.Part.head_backward
-    monkeypatch.setattr(gradients_module.Part, "head_backward", spy)
+    monkeypatch.setattr(gradients_module, "cross_entropy", spy)
     inputs = targets = np.full((2, 8), 65)  # both parts are the same text
 
     def gradient(seed, n_steps):
