@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -33,8 +34,8 @@ def memory(run: Run) -> int:
     patterns, H T, in each block with a backward pass, and V scores. Python and its libraries take BASE bytes.
     """
     config, options = run.config, run.options
-    parts = equal_parts(options.batch_size, options.n_positions)
-    n_tokens = min(thread_count(), len(parts)) * (parts[0].stop - parts[0].start) * options.n_positions
+    parts = [part for chunks in equal_parts(options.batch_size, options.n_positions) for part in chunks]
+    n_tokens = min(thread_count(), len(parts)) * math.prod(some.stop - some.start for some in parts[0])
     names = trained_weights(options.train, config)
     n_blocks = config.n_layer - lowest_block(names, config.n_layer)
     per_token = n_blocks * (PER_CHANNEL * config.n_embd + PATTERNS * config.n_head * options.n_positions)
