@@ -271,7 +271,8 @@ def train_and_report(run: Run, tokens: Tokens, tokenizer: tiktoken.Encoding, fol
             print_gain(run)
         loss = f" (validation loss {run.best_loss:.4f} nats per token)" if len(tokens.held_out) else ""
         print_stderr(f"the best model{loss} is in {folder}: python -m numpy_gpt2 -m {shlex.quote(str(folder))}")
-        if run.options.init_from and run.step == run.options.max_steps and not interrupted:
+        is_whole = run.step == run.options.max_steps and not interrupted
+        if run.options.init_from and run.options.sample_interval and is_whole:
             write_both_samples(run, folder)
     return 130 if interrupted else 0
 

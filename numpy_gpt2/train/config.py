@@ -149,7 +149,7 @@ class TrainConfig:
         "number of steps, in place of --epochs",
         tuning=None,
     )
-    lr: float = setting(1e-3, POSITIVE, "highest learning rate", tuning=5e-5)
+    lr: float = setting(1e-3, POSITIVE, "highest learning rate", tuning=Derived("0.00005", lambda _: 5e-5))
     schedule: str = setting("cosine", SCHEDULE, "how the learning rate falls: cosine or linear", tuning="linear")
     min_lr: float = setting(
         Derived("lr / 10", lambda options: options.lr / 10),

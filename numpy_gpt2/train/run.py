@@ -24,7 +24,7 @@ from ..generate import generate
 from ..model import cross_entropy, forward
 from ..stream import excluded_tokens
 from ..threads import thread_pool
-from ..tokenizer import save_tokenizer
+from ..tokenizer import has_tokenizer, save_tokenizer
 from ..weights import FILE, Weights, load_weights, save_tensors
 from ..windows import window_losses, window_starts
 from .adapter_files import ADAPTER, load_adapters, save_adapters
@@ -45,6 +45,7 @@ LOG = "train.jsonl"
 CURVE = "loss.svg"
 
 SAMPLE_TOKENS = 200
+CHECKED = 64  # positions whose loss must be finite before a checkpoint is written
 STOP_SECONDS = 10  # after Ctrl-C, a run is saved in this time or in that of two steps, whichever is longer
 BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
@@ -54,7 +55,7 @@ def save_checkpoint(run: Run, tokens: Tokens, tokenizer: tiktoken.Encoding, fold
 
     Raises ValueError and writes nothing if the loss is not finite, and OSError if the disk has no room.
     """
-    window, weights = tokens.training[: run.options.n_positions + 1], current_weights(run, run.weights)
+    window, weights = tokens.training[: min(CHECKED, run.options.n_positions) + 1], current_weights(run, run.weights)
     with np.errstate(all="ignore"):
         check_finite(run, cross_entropy(forward(window[:-1], weights, run.config), window[1:]))
     fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
@@ -66,7 +67,8 @@ def save_checkpoint(run: Run, tokens: Tokens, tokenizer: tiktoken.Encoding, fold
     check_space(folder, sum(array.nbytes for array in arrays.values()), f"the checkpoint of step {run.step:,}")
     with staged_writes(folder) as aside:
         save_tensors(aside / CHECKPOINT, arrays, {"state": json.dumps(state)})
-        save_tokenizer(aside, tokenizer)
+        if not has_tokenizer(folder):
+            save_tokenizer(aside, tokenizer)
         if load_tokens(folder, run.options.corpus) is None:
             save_tokens(aside / TOKENS, tokens, run.options.corpus)
 
@@ -346,7 +348,7 @@ class Loop:
             print_stderr("stopping: saving and evaluating the run")
         if run.options.checkpoint_interval and self.saved != run.step:
             self.save()
-        if run.losses and self.evaluate(pool, is_too_late):
+        if run.losses and not is_too_late() and self.evaluate(pool, is_too_late):
             if keep_best(run):
                 save_best(run, self.tokenizer, self.folder)
             save_log(run, self.folder)
