@@ -3,6 +3,8 @@
 Reading order:
 
     step.py       one optimizer step: batch, loss and gradients with dropout, gradient clipping, AdamW
+    gradients.py  the gradients of a batch, one after another, from parts that threads compute
+    trained.py    what is trained: all weights, the last blocks, or low-rank adapters (LoRA)
     config.py     the settings of a run, with their defaults
     run.py        the training loop, evaluation, log and checkpoints
     curve.py      the picture of the loss

@@ -125,7 +125,12 @@ class TrainConfig:
     # The model.
     tokenizer: str = setting("byte", TOKENIZER, "byte, bpe:N (N tokens, learned from the text), gpt2, or a folder")
     init_from: str | None = setting(None, MODEL, "fine-tune this model: start with its weights, tokenizer and sizes")
-    train: str = setting("all", TRAINED, "what is trained: all; last:N, the last N blocks; lora:R, adapters of rank R")
+    train: str = setting(
+        "all",
+        TRAINED,
+        "what is trained, with --init-from: all; last:N, the last N blocks; lora:R, adapters of rank R. With GPT-2, a step"
+        " needs 3.0 GB with all, 1.2 GB and half of the time with last:2, 1.9 GB and 0.9 of the time with lora:8",
+    )
     n_layer: int = setting(4, COUNT, "number of blocks")
     n_head: int = setting(4, COUNT, "attention heads per block")
     n_embd: int = setting(192, COUNT, "channels: the width of the residual stream")
