@@ -66,8 +66,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[st
     parser = Parser(
         prog="python -m numpy_gpt2.train",
         usage="%(prog)s TEXT [MORE …] --out FOLDER [options]",
-        description="Train a GPT-2 on texts, which takes about ten minutes on two cores with the default settings, or"
-        " fine-tune one with --init-from. Time, memory and disk space are stated when a run begins.",
+        description="Train a GPT-2 on texts, or fine-tune one with --init-from. With the default settings, both take\n"
+        "minutes on two cores. A run first states the memory, the disk space and the time that it takes.",
         epilog=EXAMPLES,
     )
     help = (

@@ -251,16 +251,16 @@ class Loop:
         """Make steps until `max_steps`, the time limit, or Ctrl-C. A run that stops early is saved."""
         run, options, first = self.run, self.run.options, self.run.step
         deadline = time.monotonic() + 60 * options.time_limit if options.time_limit else math.inf
-        if run.step == 0 and options.init_from and len(self.tokens.held_out):
+        if run.step == 0 and options.init_from and len(self.tokens.held_out) and not run.rows:
             self.evaluate(pool, interrupt.__bool__)
-        elif run.step and self.due(options.eval_interval) and not self.is_evaluated():
+        elif run.step and self.is_row_due() and not self.is_evaluated():
             self.finish_step(pool, interrupt)  # Ctrl-C has ended the evaluation of this step
         while run.step < options.max_steps and not interrupt and time.monotonic() < deadline:
             take_step(run, self.tokens.training, pool)
             self.loss, self.speed = f"loss {run.losses[-1]:.4f}", f"{run.tokens_per_second:,.0f} tokens/s"
             self.show()
             self.bar.update()
-            if run.step == first + 2:
+            if run.step == first + 2 and not interrupt:
                 self.print_time_left()
             if not interrupt:
                 self.finish_step(pool, interrupt)
@@ -270,6 +270,10 @@ class Loop:
     def due(self, interval: int) -> bool:
         """Whether something with this interval is due after this step."""
         return interval > 0 and (self.run.step % interval == 0 or self.run.step == self.run.options.max_steps)
+
+    def is_row_due(self) -> bool:
+        """Whether this step is evaluated. The last step always is."""
+        return self.run.step == self.run.options.max_steps or self.due(self.run.options.eval_interval)
 
     def is_evaluated(self) -> bool:
         """Whether the log has a row for this step."""
@@ -314,8 +318,7 @@ class Loop:
     def finish_step(self, pool: Executor, interrupt: Interrupt) -> None:
         """Do what is due after a step. Ctrl-C ends an evaluation and a sample."""
         run, options = self.run, self.run.options
-        is_last = run.step == options.max_steps
-        is_row_due = is_last or self.due(options.eval_interval)
+        is_row_due, is_last = self.is_row_due(), run.step == options.max_steps
         if is_row_due and not self.evaluate(pool, interrupt.__bool__):
             return
         is_best = is_row_due and keep_best(run)
