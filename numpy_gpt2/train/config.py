@@ -128,8 +128,8 @@ class TrainConfig:
     train: str = setting(
         "all",
         TRAINED,
-        "what is trained, with --init-from: all; last:N, the last N blocks; lora:R, adapters of rank R. With GPT-2, a"
-        " step needs 3.0 GB with all, 1.2 GB and half of the time with last:2, 1.9 GB and 0.9 of the time with lora:8",
+        "what is trained, with --init-from: all; last:N, the last N blocks; lora:R, adapters of rank R. For GPT-2, all"
+        " takes 3.0 GB, last:2 takes 1.2 GB and half of the time, lora:8 takes 1.9 GB and 0.9 of the time",
     )
     n_layer: int = setting(4, COUNT, "number of blocks")
     n_head: int = setting(4, COUNT, "attention heads per block")
