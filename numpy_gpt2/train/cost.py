@@ -31,8 +31,8 @@ def memory(run: Run) -> int:
     The arrays of what is trained have as many numbers as there are parameters: the weights, the gradient, AdamW's two
     means, and the running mean if there is one. The frozen weights are in memory once, adapted matrices twice.
 
-    Each thread computes a part of the batch. For each of its tokens it keeps V scores and, in each block with a backward
-    pass, PER_CHANNEL · C + PATTERNS · H T numbers. Python and its libraries take BASE bytes.
+    Each thread computes a part of the batch. For each of its tokens it keeps V scores. In each block with a backward
+    pass, it keeps PER_CHANNEL · C + PATTERNS · H T numbers. Python and its libraries take BASE bytes.
     """
     config, options = run.config, run.options
     parts = [part for chunks in equal_parts(options.batch_size, options.n_positions) for part in chunks]
