@@ -55,7 +55,7 @@ def test_each_training_command_is_accepted():
         command.parse_arguments(line)
     flags = {field.name for field in train.config.FLAGS}
     for name in re.findall(r"`--([a-z][a-z-]+)", README):
-        assert name.replace("-", "_") in flags | {"out", "resume", "stride", "hellaswag", "tokens"}, name
+        assert name.replace("-", "_") in flags | {"help", "out", "resume", "stride", "hellaswag", "tokens"}, name
 
 
 def test_first_run_and_resume_give_what_the_readme_shows(cli, shakespeare, capsys):
