@@ -24,7 +24,7 @@ from .config import TrainConfig
 from .gradients import Hook, batch_gradients
 
 # Number of parameters that one call of `adamw` updates. The arrays of such a block fit into the processor's cache.
-ADAMW_BLOCK = 1 << 16
+ADAMW_BLOCK = 1 << 15
 
 
 @dataclasses.dataclass
@@ -152,8 +152,8 @@ def dropout(p: float, rng: np.random.Generator) -> Hook:
         if name != "h.0.resid_pre" and not name.endswith(("attn.pattern", "attn_out", "mlp_out")):
             return value
         if name not in masks:
-            masks[name] = rng.integers(1 << 16, size=value.shape, dtype=np.uint16) >= p * (1 << 16)
-        return value * masks[name] * (1 / (1 - p))
+            masks[name] = rng.integers(1 << 16, size=value.shape, dtype=np.uint16) >= math.ceil(p * (1 << 16))
+        return value * np.multiply(masks[name], 1 / (1 - p), dtype=value.dtype)
 
     return hook if p else identity
 
@@ -330,7 +330,8 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     options = run.options
     inputs, targets = batch(tokens, run.windows_per_step, run.config.n_positions, options.seed, run.step)
     loss, gradient = mean_gradient(run, inputs, targets, pool)
-    norm = math.sqrt(np.vdot(gradient, gradient))
+    blocks = adamw_blocks(run.config, options.weight_decay)
+    norm = math.sqrt(sum(float(np.vdot(gradient[block], gradient[block])) for block, _ in blocks))
     check_finite(run, loss + norm)
     factor = clipping_factor(norm, options.grad_clip)
     lr = learning_rate(run.step, options)
@@ -342,7 +343,7 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
         adamw(weights, factor * gradient[block], m, v, step=run.step, **settings)
         update_mean(mean, weights, run.step)
 
-    list(pool.map(update, *zip(*adamw_blocks(run.config, options.weight_decay), strict=True)))
+    list(pool.map(update, *zip(*blocks, strict=True)))
     run.losses.append(loss)
     run.timings.append(time.perf_counter() - start)
     run.seconds += run.timings[-1]
