@@ -176,7 +176,8 @@ def block_backward(dy, w, config, layer, trace, dropout=identity, cache=None):
     """x ← x + attention(layer_norm(x)), then x ← x + mlp(layer_norm(x))  ->  dx, {name: gradient}.
 
     This is `block`, from its last line to its first. At both sums, dy reaches x unchanged, and the gradient through the
-    attention or the MLP is added to it. This direct path from the loss to every layer makes deep models trainable.
+    attention or the MLP is added to it. This direct path from the loss to every layer makes deep models trainable. With
+    a `cache`, k and v of earlier positions get gradients too, which `cache.update_backward` hands on.
 
     >>> from numpy_gpt2 import GPT2Config
     >>> from numpy_gpt2.model import block, record

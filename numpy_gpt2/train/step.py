@@ -34,7 +34,7 @@ from .trained import (
 )
 
 # Number of parameters that one call of `adamw` updates. The arrays of such a block fit into the processor's cache.
-ADAMW_BLOCK = 1 << 16
+ADAMW_BLOCK = 1 << 15
 
 
 @dataclasses.dataclass
@@ -188,8 +188,8 @@ def dropout(p: float, rng: np.random.Generator) -> Hook:
         if name != "h.0.resid_pre" and not name.endswith(("attn.pattern", "attn_out", "mlp_out")):
             return value
         if name not in masks:
-            masks[name] = rng.integers(1 << 16, size=value.shape, dtype=np.uint16) >= p * (1 << 16)
-        return value * masks[name] * (1 / (1 - p))
+            masks[name] = rng.integers(1 << 16, size=value.shape, dtype=np.uint16) >= math.ceil(p * (1 << 16))
+        return value * np.multiply(masks[name], 1 / (1 - p), dtype=value.dtype)
 
     return hook if p else identity
 
@@ -376,7 +376,8 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     options = run.options
     inputs, targets = batch(tokens, run.windows_per_step, options.n_positions, options.seed, run.step)
     loss, gradient = mean_gradient(run, inputs, targets, pool)
-    norm = math.sqrt(np.vdot(gradient, gradient))
+    blocks = adamw_blocks(run.shapes, options.weight_decay)
+    norm = math.sqrt(sum(float(np.vdot(gradient[block], gradient[block])) for block, _ in blocks))
     check_finite(run, loss + norm)
     factor = clipping_factor(norm, options.grad_clip)
     lr = learning_rate(run.step, options)
@@ -389,7 +390,7 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
         if run.mean is not None:
             update_mean(run.mean[block], weights, run.step)
 
-    list(pool.map(update, *zip(*adamw_blocks(run.shapes, options.weight_decay), strict=True)))
+    list(pool.map(update, *zip(*blocks, strict=True)))
     run.losses.append(loss)
     run.timings.append(time.perf_counter() - start)
     run.seconds += run.timings[-1]

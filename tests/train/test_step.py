@@ -247,6 +247,16 @@ def test_a_step_clips_the_gradient_follows_the_learning_rate_and_decays_only_mat
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=1e-6, err_msg=name)
 
 
+def test_the_norm_of_many_parameters_is_exact(monkeypatch, pool):
+    """A float32 sum of 2 million squares would be too small."""
+    config = GPT2Config(6000, n_positions=8, n_embd=256, n_layer=1, n_head=2)
+    run = new_run(TrainConfig(weight_decay=0, grad_clip=1), config, init_weights(config, np.random.default_rng(0)))
+    gradient = np.full(run.weights.size, 1e-3, np.float32)
+    monkeypatch.setattr(step_module, "mean_gradient", lambda *_: (1.0, gradient))
+    take_step(run, np.arange(100), pool)
+    np.testing.assert_allclose(run.m, 0.1 / math.sqrt(run.m.size), rtol=1e-5)
+
+
 @pytest.mark.parametrize(("clip", "length"), [(0.25, 0.25), (0, 2), (50, 2), (1e-6, 1e-6)])
 def test_gradients_are_clipped_to_grad_clip(cli, monkeypatch, corpus, out, clip, length):
     """After the first step, m is a tenth of the clipped gradient."""
