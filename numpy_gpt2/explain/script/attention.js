@@ -28,11 +28,12 @@ function mapImage(layer, head) {
   const canvas = element("canvas", { width: T, height: T });
   const context = canvas.getContext("2d");
   const image = context.createImageData(T, T);
+  const pixels = new Uint32Array(image.data.buffer);
   for (const query of positions) {
     const row = chosen.view === "pattern" ? weightsOf(layer, head, query) : scoresOf(layer, head, query);
     row.forEach((x, key) => {
-      const color = chosen.view === "pattern" ? weightColor(x) : signColor(x / most);
-      image.data.set([...color, 255], 4 * (query * T + key));
+      const [red, green, blue] = chosen.view === "pattern" ? weightColor(x) : signColor(x / most);
+      pixels[query * T + key] = red | (green << 8) | (blue << 16) | (255 << 24);
     });
   }
   context.putImageData(image, 0, 0);

@@ -39,7 +39,9 @@ export function at(name, ...index) {
 
 // A vector that is stored as 16-bit codes: coded() in page.py.
 function uncoded(codes, [low, step]) {
-  return Float64Array.from(codes, (code) => low + step * code);
+  const values = new Float64Array(codes.length);
+  for (let i = 0; i < codes.length; i++) values[i] = low + step * codes[i];
+  return values;
 }
 
 // "attn.q", "attn.k" or "attn.v" of one head at one position.

@@ -29,7 +29,11 @@ export const barRow = (label, share, value) => tr(td(label, "piece"), td(bar(`${
 // ==== Colors: one hue from light to dark (or back, on a dark page). Orange and blue are the two signs.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-dark.addEventListener("change", () => redraw(["theme"]));
+let theme = dark.matches ? "dark" : "light";
+dark.addEventListener("change", () => {
+  theme = dark.matches ? "dark" : "light";
+  redraw(["theme"]);
+});
 const RAMPS = {
   blue: {
     light: shades("251 250 248", "178 208 232", "60 132 188", "8 48 107"),
@@ -52,7 +56,7 @@ function shades(...stops) {
 }
 
 export function ramp(hue, share) {
-  return RAMPS[hue][dark.matches ? "dark" : "light"][Math.round(255 * Math.min(Math.max(share, 0), 1))];
+  return RAMPS[hue][theme][Math.round(255 * Math.min(Math.max(share, 0), 1))];
 }
 
 export const weightColor = (x) => ramp("blue", Math.sqrt(x)); // the square root makes small weights visible

@@ -1,8 +1,12 @@
 // Numbers as text.
 
+const FORMATS = []; // by their number of digits; making one takes longer than using it a hundred times
+
 // A fixed number of digits. A number that rounds to 0 has no minus sign.
 export function fixed(x, digits = 3) {
-  const text = x.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
+  const fraction = { maximumFractionDigits: digits, minimumFractionDigits: digits };
+  FORMATS[digits] ??= new Intl.NumberFormat("en", fraction);
+  const text = FORMATS[digits].format(x);
   return /[1-9∞N]/.test(text) ? text.replace("-", "−") : text.replace("-", "");
 }
 
