@@ -102,18 +102,23 @@ def canvases_of(page, selector):
 def test_map_shows_the_chosen_head(view, page, example):
     page.evaluate(f"document.querySelector('input[name=view][value={view}]').click()")
     cell, T = page.evaluate("MAP.cell"), len(example.tokens)
-    pixels, allowed = canvases_of(page, "#map")[0], np.tri(T, dtype=bool)
-    centers = (np.arange(T) * cell + cell // 2).astype(int)
-    drawn = pixels[np.ix_(centers, centers)]
+    drawn, allowed = canvases_of(page, "#map")[0], np.tri(T, dtype=bool)
     x = example[f"h.{LAYER}.attn.{view}"][0, HEAD]
     expected = ramp("blue", np.sqrt(x)) if view == "pattern" else sign_color(x / np.abs(x[allowed]).max())
     np.testing.assert_allclose(drawn[allowed][:, :3], expected[allowed], atol=2)
-    masked = pixels[: T * cell, : T * cell].reshape(T, cell, T, cell, 4).swapaxes(1, 2)[~allowed]
-    assert ((masked[..., 3] == 0).mean(axis=(1, 2)) > 0.5).all()  # stripes
-    assert (masked[..., 3].max(axis=(1, 2)) > 0).all()
+    assert (drawn[..., 3] == 255 * allowed).all()
+    style = "(s => [s.width, s.height, s.imageRendering, s.backgroundImage])(getComputedStyle(x))"
+    *shape, rendering, stripes = select(page, "#map", style)[0]
+    assert shape == [f"{T * cell}px"] * 2
+    assert rendering == "pixelated"
+    assert "repeating-linear-gradient" in stripes  # behind masked cells
 
-    bars = (pixels[centers, T * cell + 5 :, 3] > 200).sum(axis=1)
-    assert_proportional(bars, example["heads.norm"][LAYER, HEAD], 0.04)
+    bars = canvases_of(page, "#map-bars")[0][np.arange(T) * cell + cell // 2, :, 3] > 200
+    assert_proportional(bars.sum(axis=1), example["heads.norm"][LAYER, HEAD], 0.04)
+    place = "(b => [b.left, b.top])(x.getBoundingClientRect())"
+    (left, top), (bars_left, bars_top) = (select(page, selector, place)[0] for selector in ("#map", "#map-bars"))
+    assert bars_top == top
+    assert bars_left == pytest.approx(left + T * cell + 10, abs=1)
     legend = text_of(page, "#map-legend")
     most = written(np.abs(x[allowed]).max(), 2)
     assert legend == ("weight 01masked" if view == "pattern" else f"score −{most}+{most}masked")
@@ -190,6 +195,16 @@ def test_frames_are_visible_on_every_color(scheme, page):
     page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
     for lines in pairs:
         assert min(max(contrast(line, color) for line in lines) for color in colors[::5]) >= 3
+
+
+@pytest.mark.parametrize(
+    "selector", ["#token-strip label", "#lens-table td button", "#head-grid small", "td[data-tip]"]
+)
+def test_text_on_colors_is_readable(selector, page):
+    """WCAG 2.2, 1.4.3: 4.5 to 1."""
+    rgb = "(color => color.match(/\\d+/g).map(Number))"
+    pairs = select(page, selector, f"(s => [{rgb}(s.color), {rgb}(s.backgroundColor)])(getComputedStyle(x))")
+    assert min(contrast(*pair) for pair in pairs if len(pair[1]) == 3) > 4.5
 
 
 # ---- heads

@@ -22,26 +22,9 @@ function largestScore(layer, head) {
   return largest(positions.map((query) => largest(scoresOf(layer, head, query).map(Math.abs))));
 }
 
-// One pixel for each cell; masked cells stay transparent.
-function mapImage(layer, head) {
-  const most = Math.max(largestScore(layer, head), 1e-9);
-  const canvas = element("canvas", { width: T, height: T });
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(T, T);
-  const pixels = new Uint32Array(image.data.buffer);
-  for (const query of positions) {
-    const row = chosen.view === "pattern" ? weightsOf(layer, head, query) : scoresOf(layer, head, query);
-    row.forEach((x, key) => {
-      const [red, green, blue] = chosen.view === "pattern" ? weightColor(x) : signColor(x / most);
-      pixels[query * T + key] = red | (green << 8) | (blue << 16) | (255 << 24);
-    });
-  }
-  context.putImageData(image, 0, 0);
-  return canvas;
-}
-
-// The attention map has two canvases. The left one holds the labels of rows, and stays in place when the map scrolls.
-// The other one holds the labels of columns, the cells, and bars for the vectors that the head adds. Sizes in pixels.
+// The attention map has four canvases: labels of rows, which stay in place when the map scrolls, labels of columns, the
+// cells, and bars for the vectors that the head adds. The cells are one pixel each, and the browser enlarges them. Sizes
+// on the page in pixels.
 export const MAP = { left: 0, top: 92, bars: 0, cell: 0 };
 
 // An empty canvas of this size, at the resolution of the screen.
@@ -77,50 +60,44 @@ function drawColumnLabels() {
   for (const t of positions) context.fillText(shortened(token(t), top - 12, context), 6 - top, (t + 0.5) * cell);
 }
 
+// One pixel for each cell. The stripes behind the map show through where cells are masked.
 function drawMap() {
-  const { layer, head } = chosen;
-  const { bars, cell } = MAP;
-  const side = cell * T;
-  const context = cleared($("map"), side + bars, side + 4);
-  hatch(context, side);
-  context.imageSmoothingEnabled = false;
-  context.drawImage(mapImage(layer, head), 0, 0, side, side);
-  drawHeadBars(context, at("heads.norm", layer, head));
-  if (chosen.view === "pattern") legend("map-legend", "weight 0", "1", weightColor);
-  else {
-    const most = show(largestScore(layer, head), 2);
-    legend("map-legend", `score −${most}`, `+${most}`, (share) => signColor(2 * share - 1));
+  const { layer, head, view } = chosen;
+  const side = `${MAP.cell * T}px`;
+  Object.assign($("map"), { width: T, height: T });
+  Object.assign($("map").style, { width: side, height: side });
+  const context = $("map").getContext("2d");
+  const image = context.createImageData(T, T);
+  const pixels = new Uint32Array(image.data.buffer);
+  const most = Math.max(largestScore(layer, head), 1e-9);
+  const color = view === "pattern" ? weightColor : (score) => signColor(score / most);
+  for (const query of positions) {
+    const row = view === "pattern" ? weightsOf(layer, head, query) : scoresOf(layer, head, query);
+    row.forEach((x, key) => {
+      const [red, green, blue] = color(x);
+      pixels[query * T + key] = red | (green << 8) | (blue << 16) | (255 << 24);
+    });
   }
+  context.putImageData(image, 0, 0);
+  if (view === "pattern") legend("map-legend", "weight 0", "1", weightColor);
+  else legend("map-legend", `score −${show(most, 2)}`, `+${show(most, 2)}`, (share) => signColor(2 * share - 1));
   $("map-legend").append(span("ramp masked", ""), "masked");
-  document.querySelector(`input[name=view][value=${chosen.view}]`).checked = true;
+  document.querySelector(`input[name=view][value=${view}]`).checked = true;
 }
 
 // Beside each row, the length of the vector that the head adds to the residual stream.
-function drawHeadBars(context, lengths) {
-  const { bars, cell } = MAP;
+function drawBars() {
+  const { bars, cell, top } = MAP;
+  const lengths = at("heads.norm", chosen.layer, chosen.head);
   const most = largest(lengths, 1e-9);
+  const context = cleared($("map-bars"), bars - 10, cell * T);
   context.fillStyle = themed("--blue");
   lengths.forEach((length, t) => {
-    context.fillRect(cell * T + 10, t * cell + 1, ((bars - 14) * length) / most, Math.max(1, cell - 3));
+    context.fillRect(0, t * cell + 1, ((bars - 14) * length) / most, Math.max(1, cell - 3));
   });
-  $("map-bars").textContent = `length added, up to ${show(most, 2)}`;
-  $("map-bars").style.left = `${cell * T + 10}px`;
-}
-
-// Stripes that stay visible where cells are masked.
-function hatch(context, side) {
-  context.save();
-  context.beginPath();
-  context.rect(0, 0, side, side);
-  context.clip();
-  context.beginPath();
-  for (let x = 0; x < 2 * side; x += 6) {
-    context.moveTo(x, 0);
-    context.lineTo(x - side, side);
-  }
-  context.strokeStyle = themed("--hatch");
-  context.stroke();
-  context.restore();
+  Object.assign($("map-bars").style, { left: `${cell * T + 10}px`, top: `${top}px` });
+  $("map-most").textContent = `length added, up to ${show(most, 2)}`;
+  $("map-most").style.left = `${cell * T + 10}px`;
 }
 
 function shortened(text, room, context) {
@@ -223,5 +200,6 @@ follow(["width"], layOut);
 follow(["theme", "width"], drawRowLabels);
 follow(["theme", "width"], drawColumnLabels);
 follow(["layer", "head", "view", "theme", "width"], drawMap);
+follow(["layer", "head", "theme", "width"], drawBars);
 follow(["query", "key", "width"], drawFrames);
 follow(["layer", "head", "query", "key"], describeMap);

@@ -1,6 +1,6 @@
 // Step 3, one cell of the attention map, computed from its vectors: every number of the sums is shown.
-import { at, D, DATA, largest, range, scoresOf, softmax, sum, token, vector } from "./data.js";
-import { $, element, fillTable, span, td, tr } from "./elements.js";
+import { D, DATA, largest, range, scoresOf, softmax, sum, token, vector } from "./data.js";
+import { $, element, span, writeTable } from "./elements.js";
 import { fixed, show } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
 
@@ -16,11 +16,11 @@ function drawProducts() {
   const [q, k] = [vector("attn.q", layer, head, query), vector("attn.k", layer, head, key)];
   const z = weightedValues(layer, head, query);
   const rows = range(D).map((i) => {
-    const numbers = [q[i], k[i], q[i] * k[i], z[i]].map((x) => td(fixed(x)));
-    const pick = element("button", { "aria-pressed": "false", onclick: () => choose({ channel: i }) }, String(i));
-    return tr(td(pick, ""), ...numbers);
+    return [i, ...[q[i], k[i], q[i] * k[i], z[i]].map((x) => fixed(x))];
   });
-  fillTable("product-table", rows);
+  writeTable("product-table", Array(5).fill("number"), rows, (row, channel) => {
+    row.onclick = () => choose({ channel });
+  });
   const total = sum(range(D).map((i) => q[i] * k[i]));
   const scale = DATA.scales[layer];
   $("product-sum").textContent = fixed(total);
@@ -43,12 +43,11 @@ function drawSoftmax() {
   const values = range(query + 1).map((key) => vector("attn.v", layer, head, key)[channel]);
   const rows = range(query + 1).map((key) => {
     const numbers = [scores[key], Math.exp(scores[key] - most), weights[key], values[key], weights[key] * values[key]];
-    const [first, ...rest] = numbers.map((x, i) => td(fixed(x, i === 2 ? 4 : 3)));
-    const row = tr(td(key), td(token(key), "piece"), first, ...rest);
-    row.onclick = () => choose({ key });
-    return row;
+    return [key, token(key), ...numbers.map((x, i) => fixed(x, i === 2 ? 4 : 3))];
   });
-  fillTable("softmax-table", rows);
+  writeTable("softmax-table", ["number", "piece", ...Array(5).fill("number")], rows, (row, key) => {
+    row.onclick = () => choose({ key });
+  });
   $("exponential-sum").textContent = fixed(sum(scores.map((score) => Math.exp(score - most))));
   $("weight-sum").textContent = fixed(sum(weights), 4);
   $("value-sum").textContent = fixed(sum(values.map((v, key) => weights[key] * v)));
@@ -68,11 +67,11 @@ function markRows() {
   };
   mark("product-table", chosen.channel);
   mark("softmax-table", chosen.key);
-  for (const [i, button] of $("product-table").querySelectorAll("button").entries()) {
-    button.setAttribute("aria-pressed", i === chosen.channel);
-  }
+  $("channel").value = chosen.channel;
 }
 
+$("channel").replaceChildren(...range(D).map((i) => element("option", { value: i }, i)));
+$("channel").addEventListener("change", () => choose({ channel: Number($("channel").value) }));
 follow(["layer", "head", "query", "key"], drawProducts);
 follow(["layer", "head", "query", "channel"], drawSoftmax);
 follow(["layer", "head", "query", "key", "channel"], markRows);

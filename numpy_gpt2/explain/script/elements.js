@@ -24,6 +24,22 @@ export const th = (text, kind = "") => element("th", { class: kind }, text);
 export const td = (content, kind = "number", properties = {}) => element("td", { class: kind, ...properties }, content);
 export const bar = (width, kind = "bar") => element("span", { class: kind, style: `width: ${width}` });
 export const fillTable = (id, rows) => $(id).tBodies[0].replaceChildren(...rows);
+
+// Write texts into a table: `kinds` are the classes of its columns. The elements stay where there are enough, because
+// making them takes longer than all the rest. `prepare` gets each new row and its number.
+export function writeTable(id, kinds, texts, prepare = () => {}) {
+  const body = $(id).tBodies[0];
+  while (body.rows.length > texts.length) body.lastChild.remove();
+  while (body.rows.length < texts.length) {
+    const row = tr(...kinds.map((kind) => td("", kind)));
+    prepare(row, body.rows.length);
+    body.append(row);
+  }
+  for (const [i, row] of [...body.rows].entries()) {
+    for (const [j, cell] of [...row.cells].entries()) cell.textContent = texts[i][j];
+  }
+}
+
 export const barRow = (label, share, value) => tr(td(label, "piece"), td(bar(`${100 * share}%`), "wide"), td(value));
 
 // ==== Colors: one hue from light to dark (or back, on a dark page). Orange and blue are the two signs.

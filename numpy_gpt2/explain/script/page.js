@@ -16,10 +16,11 @@ function drawPickers() {
 
 const tipAtPointer = (event) => placeTip(event.target.closest("[data-tip]"), event.clientX, event.clientY);
 
+// A click also moves the focus. Then the tip at the pointer stays.
 function tipOfFocus(event) {
-  const target = event.target.closest("[data-tip]");
+  if (!event.target.matches(":focus-visible")) return;
   const { left, bottom } = event.target.getBoundingClientRect();
-  placeTip(event.target.matches(":focus-visible") ? target : null, left, bottom);
+  placeTip(event.target.closest("[data-tip]"), left, bottom);
 }
 
 for (const [property, labels] of Object.entries(OPTIONS)) {

@@ -1,6 +1,6 @@
 // Step 3, the residual stream: its lengths, the named results, and layer norm.
 import { array, at, DATA, L, largest, positions, range, token } from "./data.js";
-import { $, chart, fillTable, td, th, themed, tr } from "./elements.js";
+import { $, chart, fillTable, td, th, themed, tr, writeTable } from "./elements.js";
 import { fixed, show } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
 
@@ -116,12 +116,9 @@ function drawNormValues() {
   const rows = Array.from(at(`h.${layer}.${before}`, position), (x, channel) => {
     const normalised = (x - mean) / root;
     const after = normalised * weight[channel] + bias[channel];
-    return tr(
-      td(channel),
-      ...[x, normalised, weight[channel], bias[channel], after].map((number) => td(fixed(number))),
-    );
+    return [channel, ...[x, normalised, weight[channel], bias[channel], after].map((number) => fixed(number))];
   });
-  fillTable("norm-values", rows);
+  writeTable("norm-values", Array(6).fill("number"), rows);
   $("norm-output").textContent =
     `h.${layer}.${norm} at position ${position}: the mean is ${fixed(mean)}, the deviation √(variance + ε) is ` +
     `${fixed(root)}. Normalised is (before − mean) / deviation.`;
