@@ -19,7 +19,9 @@ export const has = (name) => elementOf(name) !== null;
 function decode(name) {
   const source = elementOf(name);
   if (source === null) throw new Error(`the array ${name} is missing`);
-  const bytes = Uint8Array.from(atob(source.textContent), (character) => character.charCodeAt(0));
+  const characters = atob(source.textContent);
+  const bytes = new Uint8Array(characters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
   const shape = source.dataset.axes.split(" ").filter(Boolean).map(Number);
   return { shape, values: new KINDS[source.dataset.kind](bytes.buffer) };
 }
