@@ -28,7 +28,7 @@ os.execvp(sys.argv[3], sys.argv[3:])
 """
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
 
-CODES = {"Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+CODES = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
 def find() -> str | None:
@@ -36,12 +36,17 @@ def find() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+KINDS = {"u1": np.uint8, "u2": "<u2", "u4": "<u4", "f4": "<f4"}
+
+
 def data_of(page: str) -> dict[str, Any]:
     """The data inside an explain page, with its arrays decoded."""
     data = json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
-    for name, array in data["arrays"].items():
-        values = np.frombuffer(base64.b64decode(array["data"]), array["dtype"]).reshape(array["shape"])
-        data["arrays"][name] = values
+    arrays = re.findall(r'data-array="(.*?)" data-kind="(.*?)" data-axes="(.*?)">(.*?)</script>', page)
+    data["arrays"] = {
+        name: np.frombuffer(base64.b64decode(numbers), KINDS[kind]).reshape([*map(int, axes.split())])
+        for name, kind, axes, numbers in arrays
+    }
     return data
 
 
@@ -165,6 +170,11 @@ class Page:
         """Move the mouse to this point of the window."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
+    def click(self, x: float, y: float) -> None:
+        """Click at this point of the window."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def screenshot(self, path: Path, x: int, y: int, width: int, height: int) -> None:
         """Save a part of the page as PNG."""
         clip = {"x": x, "y": y, "width": width, "height": height, "scale": 1}
@@ -175,3 +185,32 @@ class Page:
         """Close the page."""
         self.browser.call("Target.closeTarget", targetId=self.target)
         del self.browser.pages[self.session]
+
+
+# ---- what a page shows
+
+
+def text_of(page, selector):
+    return page.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
+
+
+def cells_of(page, selector):
+    """The text of a table's cells, row by row."""
+    rows = f"document.querySelector({json.dumps(selector)}).rows"
+    return page.evaluate(f"[...{rows}].map(x => [...x.cells].map(y => y.textContent))")
+
+
+def change(page, selector, value, event="change"):
+    """Set a control as a user would."""
+    field = f"document.querySelector({json.dumps(selector)})"
+    page.evaluate(f"{field}.value = {json.dumps(value)}; {field}.dispatchEvent(new Event({json.dumps(event)}))")
+
+
+def minus(text):
+    return text.replace("-", "−")
+
+
+def written(x, digits=3):
+    """A number as the page writes it."""
+    text = f"{x:.2e}".replace("e-0", "e-") if 0 < abs(x) < 10**-digits else f"{x:,.{digits}f}"
+    return minus(text)

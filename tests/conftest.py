@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +18,7 @@ from numpy_gpt2.explain import Explanation, explain
 from numpy_gpt2.hub import bundled_folder, weights_folder
 from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT
 
+from .browser import Browser, Page, find
 from .fake_hub import MODEL, Hub, serve
 
 os.environ["HF_HUB_CACHE"] = os.devnull  # no test depends on the models of this computer
@@ -135,3 +136,38 @@ def server(tiny, tmp_path, monkeypatch) -> Iterator[Hub]:
 def folder(tmp_path) -> Path:
     """Where the model of the fake hub is downloaded to."""
     return tmp_path / "weights" / MODEL
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium. Without one, the tests that need it are skipped."""
+    executable = find()
+    if executable is None:
+        pytest.skip("needs a Chromium")
+    browser = Browser(executable)
+    try:
+        browser.open("about:blank").close()
+    except (EOFError, TimeoutError) as error:
+        browser.close()
+        pytest.skip(f"{executable} does not start: {error}")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def shown(browser, tmp_path) -> Iterator[Callable[..., Page]]:
+    """Open an explanation's page. At the end, check that it had no problems and requested nothing but itself."""
+    opened = []
+
+    def show(explanation, **options):
+        file = tmp_path / f"{len(opened)}.html"
+        file.write_text(explanation.page(), encoding="utf-8")
+        opened.append((file, browser.open(file.as_uri(), **options)))
+        return opened[-1][1]
+
+    yield show
+    for file, page in opened:
+        assert not re.search("NaN|undefined", page.evaluate("document.querySelector('main').innerText"))
+        assert page.problems == []
+        assert page.requests == [file.as_uri()]
+        page.close()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 import math
 import os
 import re
@@ -16,7 +17,10 @@ from hypothesis import strategies as st
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import GPT2Config, init_weights, load, model
 from numpy_gpt2.explain import explain
-from numpy_gpt2.explain.analysis import largest, without
+from numpy_gpt2.explain import page as page_module
+from numpy_gpt2.explain.analysis import without
+from numpy_gpt2.explain.contributions import largest
+from numpy_gpt2.explain.size import FIXED_BYTES, MAX_BYTES, check_size, page_bytes
 from numpy_gpt2.hub import bundled_folder
 from numpy_gpt2.tokenizer import merge_steps, pieces, token_ranks
 
@@ -272,8 +276,22 @@ def test_page_data_equals_the_arrays(example):
         assert arrays[name].shape == expected.shape
         np.testing.assert_allclose(arrays[name], expected, rtol=tolerance, atol=tolerance / 10, err_msg=name)
 
-    check("pattern", example.layers("attn.pattern")[..., *lower], 0)
-    check("scores", example.layers("attn.scores")[..., *lower], 0)
+    assert "pattern" not in "".join(name for name in arrays if name.startswith("h."))
+    for layer, name in itertools.product(range(6), ("attn.q", "attn.k", "attn.v", "attn.scores")):
+        codes, (low, step) = arrays[f"h.{layer}.{name}"], np.moveaxis(arrays[f"h.{layer}.{name}.range"], -1, 0)
+        exact = example[f"h.{layer}.{name}"][0]
+        if name == "attn.scores":
+            exact, low, step = exact[..., *lower], low[:, lower[0]], step[:, lower[0]]
+        else:
+            low, step = low[..., None], step[..., None]
+        assert codes.dtype == np.uint16
+        assert (np.abs(low + step * codes.astype(float) - exact) <= 0.51 * step + 1e-6).all()  # step: range / 65535
+    for name in ("h.3.resid_pre", "h.0.resid_mid"):
+        check(name, example[name][0], 0)
+    for name in ("h.2.ln_1.weight", "h.5.ln_2.bias"):
+        check(name, example.model.weights[name], 0)
+    for name in ("heads.kinds", "heads.tokens", "neurons.tokens", "direct.heads", "direct.neurons", "direct.biases"):
+        check(name, example[name])
     for name in ("embed", "pos_embed", "ln_f"):
         check(f"norm.{name}", np.linalg.norm(example[name], axis=-1).reshape(T))
     for name in ("resid_pre", "ln_1", "attn.q", "attn.k", "attn.v", "attn.pattern", "attn.z", "attn_out", "resid_mid"):
@@ -345,6 +363,31 @@ def test_page_links_to_nothing(example):
     assert not re.findall(r"https?://(?!www\.w3\.org/(?:2000/svg|1999/xhtml)\")", rest)
     assert not re.findall(r"@import|url\(|<link (?!rel=\"icon\" href=\"data:,\")|\bsrc=", rest)
     assert "default-src 'none'" in rest
+
+
+@pytest.mark.parametrize(("name", "T"), [("one_channel_heads", 40), ("plain", 60), ("narrow_mlp", 1)])
+def test_size_of_a_page_is_known_before(name, T, bundled):
+    config = dataclasses.replace(variation(name), vocab_size=1024, n_positions=64)
+    weights = init_weights(config, np.random.default_rng(0))
+    e = explain("a b" * 60, gpt2.Model(weights, config, bundled.tokenizer), max_tokens=T)
+    size, expected = len(e.page().encode()), page_bytes(config, T)
+    assert len(e.tokens) == T
+    assert size <= expected <= size + FIXED_BYTES + 0.1 * size
+
+
+def test_page_above_the_limit_is_refused_with_the_number_of_tokens_that_fit(example, monkeypatch):
+    config = GPT2Config.preset("gpt2")
+    with pytest.raises(ValueError, match=r"for 840 tokens is 300 MB; it must be 100 MB at most; .*--max-tokens 370$"):
+        check_size(config, 840)
+    fits = next(T for T in range(840, 0, -1) if page_bytes(config, T) <= MAX_BYTES)
+    check_size(config, fits)
+    with pytest.raises(ValueError, match=f"--max-tokens {fits}$"):
+        check_size(config, fits + 1)
+    with pytest.raises(ValueError, match="choose a smaller model"):
+        check_size(dataclasses.replace(config, n_layer=4096), 2)
+    monkeypatch.setattr(page_module, "MAX_BYTES", 10_000)  # of the page itself, if the estimate was too low
+    with pytest.raises(ValueError, match="the page is 1 MB; it must be"):
+        example.page()
 
 
 def test_large_page_stays_below_5_mb(bundled):

@@ -11,7 +11,7 @@ import pytest
 
 from numpy_gpt2 import __version__, load
 from numpy_gpt2.explain import __main__ as command
-from numpy_gpt2.explain import analysis, explain
+from numpy_gpt2.explain import analysis, explain, size
 
 from .browser import data_of
 from .conftest import ROOT, run_in_process, write_model
@@ -95,6 +95,17 @@ def test_page_that_cannot_be_written_is_an_error(cli, tiny, tmp_path):
         assert result.out == ""
     assert (tmp_path / "file").read_text() == "kept"
     assert sorted(tmp_path.iterdir()) == [tmp_path / "file", tmp_path / "folder"]
+
+
+def test_page_that_would_be_too_large_is_refused_before_anything_is_computed(cli, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(size, "MAX_BYTES", 500_000)
+    monkeypatch.setattr(command, "explain", None)
+    result = cli("-m", tiny, "-o", "new/page.html", "the " * 100)
+    assert re.fullmatch(
+        r"error: the page for 64 tokens is 1 MB; it must be 0 MB at most; show fewer tokens with --max-tokens \d+\n",
+        result.err,
+    )
+    assert (result.status, result.out, list(tmp_path.iterdir())) == (1, "", [])
 
 
 def test_output_may_be_a_symbolic_link(cli, tiny, tmp_path):

@@ -1,8 +1,10 @@
 """One prompt, followed through the code step by step: on a page, in the terminal, or as arrays.
 
 analysis.py                        what is computed, from the arrays that a hook records
+contributions.py                   what each part adds to a logit, the tokens it promotes, and where heads look
 visible.py                         tokens as text in which every character can be seen
-page.py, page.html, .css, .js      the page: one HTML file that loads nothing else
+page.py, page.html, .css, script/  the page: one HTML file that loads nothing else
+size.py                            the size of the page, known before anything is computed
 text.py                            the report in the terminal
 __main__.py                        the command, `python -m numpy_gpt2.explain "PROMPT"`
 """

@@ -12,7 +12,8 @@ from ..cli import Parser, exit_status, load_model, nonempty_text, positive_int, 
 from ..console import print_stderr, write
 from ..files import staged_writes
 from . import explain
-from .analysis import MAX_TOKENS
+from .analysis import MAX_TOKENS, read_tokens
+from .size import check_size
 
 PAGE = "explain.html"  # the default output
 
@@ -65,9 +66,13 @@ def command(argv: list[str] | None) -> int:
         parser.error("--text prints a report and makes no page; leave out --text, or leave out -o and --open")
 
     path = None if arguments.text else page_path(PAGE if arguments.output is None else arguments.output)
+    prompt, model = read_prompt(arguments.prompt), load_model(arguments)
+    if path is not None:
+        tokens, _, _ = read_tokens(prompt, model, arguments.target, arguments.max_tokens)
+        check_size(model.config, len(tokens))
     explanation = explain(
-        read_prompt(arguments.prompt),
-        load_model(arguments),
+        prompt,
+        model,
         target=arguments.target,
         ablate=arguments.ablate,
         max_tokens=arguments.max_tokens,

@@ -8,6 +8,11 @@ A hook records every intermediate result of one `forward`. `Analysis.arrays` hol
     nearest.tokens, .cosines (T, 5)         the tokens whose embeddings are most similar to the first block's input
     heads.norm (L, H, T)                    length of the vector that each head adds to the residual stream
     neurons (L, T, 8)                       the neurons of the MLP with the largest activations, by magnitude
+    heads.kinds (L, H, 4)                   how much each head looks at four kinds of keys; see `head_kinds`
+    heads.tokens (L, H, 5)                  the tokens that each head's output at the last position promotes
+    neurons.tokens (L, T, 8, 5)             the tokens that the output weights of these neurons promote
+    direct.heads (L, H, T), .mlps (L, T), .neurons (L, T, 8), .embed, .pos_embed, .biases (T,)
+                                            what each part adds to the logit of the `following` token
     lens.tokens, .probabilities (L+1, T, 10)
                                             next tokens if the model ended before block 0, 1, …; last row: real output
     lens.target (L+1,)                      probability of the target's first token, in the lens at the last position
@@ -33,6 +38,7 @@ from ..model import cross_entropy, forward, hidden_states, identity, layer_norm,
 from ..threads import thread_pool
 from ..tokenizer import merge_steps, pieces, prompt_ids, token_ranks
 from ..weights import Weights
+from .contributions import contributions, head_kinds, largest, promoted_tokens
 
 Hook = Callable[[str, np.ndarray], np.ndarray]
 
@@ -109,6 +115,11 @@ class Analysis:
         T = len(self.tokens)
         return f"the prompt has {self.n_prompt:,} tokens; this shows the last {T:,}" if self.n_prompt > T else ""
 
+    @property
+    def following(self) -> np.ndarray:
+        """(T,): the token whose logit each position explains. It is the next one, and the target's first at the end."""
+        return np.append(self.tokens[1:], self.target[0])
+
     def layers(self, name: str) -> np.ndarray:
         """A named result of all blocks, without the batch axis: (L, ...)."""
         return np.stack([self.arrays[f"h.{layer}.{name}"][0] for layer in range(self.model.config.n_layer)])
@@ -120,11 +131,9 @@ class Analysis:
             yield name, letters, self[name]
 
 
-def analyze(
-    prompt: str, model: Model, target: str | None, ablate: bool, max_tokens: int, progress: bool = False
-) -> Analysis:
-    """Run a prompt through a model, and compute what an explanation shows. `explain` describes the arguments."""
-    weights, config, tokenizer = model
+def read_tokens(prompt: str, model: Model, target: str | None, max_tokens: int) -> tuple[np.ndarray, int, list[int]]:
+    """The tokens that are shown, the number of tokens of the whole prompt, and the target's tokens, if there is one."""
+    config, tokenizer = model.config, model.tokenizer
     ids, target_ids = prompt_ids(prompt, tokenizer), [] if target is None else tokenizer.encode_ordinary(target)
     if target == "":
         raise ValueError("the target is empty; leave it out to explain the most probable next token")
@@ -133,8 +142,15 @@ def analyze(
     if len(target_ids) > config.n_positions:
         raise ValueError(f"the target has {len(target_ids)} tokens; the model's window has only {config.n_positions}")
     room = config.n_positions + 1 - max(1, len(target_ids))  # the model also reads the target, except its last token
-    tokens = np.array(ids[-min(max_tokens, room) :])
+    return np.array(ids[-min(max_tokens, room) :]), len(ids), target_ids
 
+
+def analyze(
+    prompt: str, model: Model, target: str | None, ablate: bool, max_tokens: int, progress: bool = False
+) -> Analysis:
+    """Run a prompt through a model, and compute what an explanation shows. `explain` describes the arguments."""
+    weights, config, _ = model
+    tokens, n_prompt, target_ids = read_tokens(prompt, model, target, max_tokens)
     arrays: dict[str, np.ndarray] = {}
     arrays["logits"] = forward(tokens, weights, config, hook=record(arrays))
     if not np.isfinite(arrays["logits"]).all():
@@ -144,9 +160,11 @@ def analyze(
     cosines = cosine_similarity(arrays["h.0.resid_pre"][0], np.asarray(weights["wte.weight"]))
     arrays["nearest.tokens"], arrays["nearest.cosines"] = largest(cosines, N_NEAREST)
 
-    analysis = Analysis(model, tokens, len(ids), target_ids, merged_pieces(prompt, model, tokens), arrays)
+    analysis = Analysis(model, tokens, n_prompt, target_ids, merged_pieces(prompt, model, tokens), arrays)
     arrays["heads.norm"] = head_norms(analysis.layers("attn.z"), weights)
+    arrays["heads.kinds"] = head_kinds(analysis.layers("attn.pattern"), tokens)
     arrays["neurons"], _ = largest(np.abs(analysis.layers("mlp.post")), N_NEURONS)
+    arrays |= contributions(arrays, analysis.following, weights, config) | promoted_tokens(arrays, weights, config)
     rows = [read_out(scores, target_ids[0]) for scores in lens_logits(analysis)]
     for name, values in zip(("tokens", "probabilities", "target"), zip(*rows, strict=True), strict=True):
         arrays[f"lens.{name}"] = np.array(values)
@@ -173,15 +191,6 @@ def merged_pieces(prompt: str, model: Model, tokens: np.ndarray) -> list[Piece]:
         ids = ([ranks[part] for part in steps[-1]] if steps else tokenizer.encode_ordinary(text)) + ids
         found.append(Piece(piece, len(tokens) - len(ids), steps))
     return found[::-1] if ids[-len(tokens) :] == tokens.tolist() else []
-
-
-def largest(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and values of the n largest along the last axis, in descending order. Equal values keep their order."""
-    n = min(n, x.shape[-1])
-    places = np.sort(np.argpartition(x, -n, axis=-1)[..., -n:])
-    order = np.argsort(-np.take_along_axis(x, places, axis=-1), axis=-1, kind="stable")
-    places = np.take_along_axis(places, order, axis=-1)
-    return places, np.take_along_axis(x, places, axis=-1)
 
 
 def norm(x: np.ndarray) -> np.ndarray:

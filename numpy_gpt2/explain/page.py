@@ -1,8 +1,9 @@
-"""The explanation as a page: page.html, page.css and page.js in one file, filled with data and source code."""
+"""The explanation as a page: page.html, page.css and script/ in one file, filled with data and source code."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import inspect
 import json
 import re
@@ -15,21 +16,33 @@ import numpy as np
 
 from ..config import GPT2Config
 from ..model import ACTIVATIONS, causal_mask
-from .analysis import BLOCK, EMBEDDINGS, MOST_BITS, OUTPUT, Analysis, Piece, largest, norm
+from .analysis import BLOCK, EMBEDDINGS, MOST_BITS, OUTPUT, Analysis, Piece, norm
+from .contributions import largest
+from .size import MAX_BYTES, N_BINS, THUMBNAIL, check_size
 from .visible import token_hex, token_text, visible
 
 FOLDER = Path(__file__).parent
-N_CANDIDATES, N_BINS = 200, 48
+SCRIPTS = (  # in this order: each uses only those before it
+    "data", "numbers", "state", "elements", "source", "tokens", "stream", "heads", "attention", "cell", "mlp", "lens",
+    "sampling", "mattered", "overview", "page",
+)  # fmt: skip
+N_CANDIDATES = 200
 AROUND_LAYER_NORMS = ("resid_pre", "ln_1", "resid_mid", "ln_2")
 
 
 def page_html(a: Analysis) -> str:
-    """The page, as one HTML file that loads nothing else."""
-    template = asset("page.html")
+    """The page, as one HTML file that loads nothing else. Raises ValueError if it would be larger than MAX_BYTES."""
+    check_size(a.model.config, len(a.tokens))
+    template, style, script = asset("page.html"), asset("page.css"), page_script()
+    arrays = page_arrays(a)
     # A text that contains "</script>" must not end the element that holds the data.
-    data = json.dumps(page_data(a, template), ensure_ascii=False).replace("<", "\\u003c")
-    contents = {"STYLE": asset("page.css"), "DATA": data, "SCRIPT": asset("page.js")}
-    return re.sub("__(STYLE|DATA|SCRIPT)__", lambda match: contents[match[1]], template)
+    data = json.dumps(page_data(a, arrays, template), ensure_ascii=False).replace("<", "\\u003c")
+    contents = {"STYLE": style, "DATA": data, "ARRAYS": array_elements(arrays), "SCRIPT": script}
+    contents |= {"STYLE_HASH": content_hash(style), "SCRIPT_HASH": content_hash(script)}
+    page = re.sub("__([A-Z_]+)__", lambda match: contents[match[1]], template)
+    if len(page.encode()) > MAX_BYTES:
+        raise ValueError(f"the page is {len(page.encode()) / 1e6:.0f} MB; it must be {MAX_BYTES // 10**6} MB at most")
+    return page
 
 
 def asset(name: str) -> str:
@@ -37,9 +50,20 @@ def asset(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def page_data(a: Analysis, template: str) -> dict[str, Any]:
-    """Everything that page.js draws. The template names the functions whose source it shows."""
-    config, arrays = a.model.config, page_arrays(a)
+def page_script() -> str:
+    """The modules of script/ as one script. Their names are global in it, so `import` and `export` are left out."""
+    modules = "\n".join(asset(f"script/{name}.js") for name in SCRIPTS)
+    return '"use strict";\n' + re.sub(r"^import [^;]*;\n|^export ", "", modules, flags=re.MULTILINE)
+
+
+def content_hash(text: str) -> str:
+    """The hash that allows this script or style in the page's Content-Security-Policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def page_data(a: Analysis, arrays: dict[str, np.ndarray], template: str) -> dict[str, Any]:
+    """What the scripts draw, besides the arrays. The template names the functions whose source it shows."""
+    config = a.model.config
     merges = [merges_of(piece, a) for piece in a.pieces]
     parts = [token for piece in merges for step in piece["steps"] for token, _ in step]
     shown = {*a.tokens.tolist(), *a.target, *parts}
@@ -47,11 +71,13 @@ def page_data(a: Analysis, template: str) -> dict[str, Any]:
     return {
         "facts": a.facts,
         "scales": [config.attention_scale(layer) for layer in range(config.n_layer)],
+        "epsilon": config.layer_norm_epsilon,
         "notice": a.notice,
         "text": a.model.tokenizer.decode(a.tokens.tolist()),
         "tokens": a.tokens.tolist(),
         "target": a.target,
         "most_bits": MOST_BITS,
+        "most_candidates": min(N_CANDIDATES, config.vocab_size),
         "pieces": {token: token_text(token, a.model) for token in sorted(shown)},
         "bytes": [token_hex(token, a.model) for token in a.tokens],
         "merges": merges,
@@ -59,7 +85,6 @@ def page_data(a: Analysis, template: str) -> dict[str, Any]:
         "inner": config.inner_size,
         "steps": [[name, letters, array.shape] for name, letters, array in a.forward_steps(layers=1)],
         "sources": {name: source(name, config) for name in re.findall(r'data-source="([\w.]+)"', template)},
-        "arrays": {name: packed(array) for name, array in arrays.items()},
     }
 
 
@@ -71,37 +96,81 @@ def merges_of(piece: Piece, a: Analysis) -> dict[str, Any]:
 
 
 def page_arrays(a: Analysis) -> dict[str, np.ndarray]:
-    """The arrays that page.js draws. Attention maps are stored as their lower triangles, row after row."""
+    """The arrays that the scripts draw. Arrays that grow fastest with the prompt have 16 bits a number, see `coded`.
+
+    Of the scores, only those that are not masked are stored, row after row. The weights are their softmax.
+    """
     T, config = len(a.tokens), a.model.config
     pre, post = a.layers("mlp.pre"), a.layers("mlp.post")
     bins = np.linspace(pre.min(), pre.max(), N_BINS + 1)
     candidates, sorted_logits = largest(a["logits"][-1], config.vocab_size)
-    allowed = causal_mask(T, T)
-    unchanged = ("surprisal", "nearest.", "heads.norm", "neurons", "lens.", "target.", "ablation.")
+    kept = ("surprisal", "nearest.", "heads.", "neurons", "lens.", "target.", "ablation.", "direct.")
     return {
-        **{name: array for name, array in a.arrays.items() if name.startswith(unchanged)},
+        **{name: array for name, array in a.arrays.items() if name.startswith(kept)},
         **{f"norm.{name}": norm(a[name]).reshape(T) for name in (*EMBEDDINGS, *OUTPUT)},
         **{f"norm.{name}": norm(a.layers(name)) for name in BLOCK},
         **{f"mean.{name}": a.layers(name).mean(axis=-1) for name in AROUND_LAYER_NORMS},
         **{f"std.{name}": a.layers(name).std(axis=-1) for name in AROUND_LAYER_NORMS},
-        "scores": a.layers("attn.scores")[..., allowed],
-        "pattern": a.layers("attn.pattern")[..., allowed],
+        **{name: array for layer in range(config.n_layer) for name, array in layer_arrays(a, layer).items()},
+        "heads.pictures": pictures(a.layers("attn.pattern"), THUMBNAIL),
         "neurons.pre": np.take_along_axis(pre, a["neurons"], axis=-1),
         "neurons.post": np.take_along_axis(post, a["neurons"], axis=-1),
-        "pre.counts": np.apply_along_axis(lambda x: np.histogram(x, bins)[0], -1, pre),
+        "pre.counts": np.apply_along_axis(lambda x: np.histogram(x, bins)[0], -1, pre).astype(np.uint16),
         "activation.x": bins,
         "activation.y": activation(config)(bins),
         "next.tokens": candidates[:N_CANDIDATES],
         "next.logits": sorted_logits,  # of the whole vocabulary, because top-p needs the sum
         "next.rank": np.argmax(candidates == a.target[0]),  # the target's place in this order
+        "next.chosen": a["logits"][np.arange(T), a.following],  # the logits that the direct contributions add up to
     }
 
 
-def packed(array: np.ndarray) -> dict[str, Any]:
-    """An array as JSON: its numbers as 32 bits each, in base64."""
-    dtype = "<u4" if array.dtype.kind in "iu" else "<f4"
-    data = base64.b64encode(array.astype(dtype).tobytes()).decode()
-    return {"dtype": dtype, "shape": array.shape, "data": data}
+def layer_arrays(a: Analysis, layer: int) -> dict[str, np.ndarray]:
+    """One block's vectors and scores, named as the hook names them, and the weights of its layer norms."""
+    allowed = causal_mask(len(a.tokens), len(a.tokens))
+    arrays = {}
+    for name in ("attn.q", "attn.k", "attn.v", "attn.scores"):
+        x = a[f"h.{layer}.{name}"][0]
+        codes, ranges = coded(np.where(allowed, x, x[..., :1]) if name == "attn.scores" else x)
+        arrays[f"h.{layer}.{name}"] = codes[..., allowed] if name == "attn.scores" else codes
+        arrays[f"h.{layer}.{name}.range"] = ranges
+    arrays |= {f"h.{layer}.{name}": a[f"h.{layer}.{name}"][0] for name in ("resid_pre", "resid_mid")}
+    parts = [f"h.{layer}.{norm}.{part}" for norm in ("ln_1", "ln_2") for part in ("weight", "bias")]
+    return arrays | {name: np.asarray(a.model.weights[name]) for name in parts}
+
+
+def coded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers as 16-bit codes: x ≈ low + step · code. (..., N) -> codes (..., N) and their low and step (..., 2).
+
+    Each vector along the last axis has its own range, from its smallest to its largest number. The error is below 1e-5
+    of this range. The softmax of scores needs this: 16-bit floating-point numbers above 8 differ by 0.0078.
+    """
+    low, high = x.min(axis=-1, keepdims=True), x.max(axis=-1, keepdims=True)
+    step = (high - low) / 65535
+    codes = np.round((x - low) / np.where(step > 0, step, 1)).astype(np.uint16)
+    return codes, np.concatenate([low, step], axis=-1)
+
+
+def pictures(pattern: np.ndarray, size: int) -> np.ndarray:
+    """Small pictures of attention maps, as bytes: the square root of the largest weight in each part of the map."""
+    T = pattern.shape[-1]
+    starts = np.arange(0, T, -(-T // size))
+    largest_weights = np.maximum.reduceat(np.maximum.reduceat(pattern, starts, axis=-1), starts, axis=-2)
+    return np.round(255 * np.sqrt(largest_weights)).astype(np.uint8)
+
+
+def array_elements(arrays: dict[str, np.ndarray]) -> str:
+    """Each array in an element of its own. The browser decodes an array when it is drawn for the first time."""
+    return "\n".join(array_element(name, array) for name, array in arrays.items())
+
+
+def array_element(name: str, array: np.ndarray) -> str:
+    """An array's type and shape, and its numbers in base64. Numbers of more than 16 bits get 32."""
+    kind = array.dtype.str[1:]
+    kind = kind if kind in ("u1", "u2") else "u4" if array.dtype.kind in "iu" else "f4"
+    shape = " ".join(map(str, array.shape))
+    data = base64.b64encode(array.astype(f"<{kind}").tobytes()).decode()
+    return f'<script type="text/plain" data-array="{name}" data-kind="{kind}" data-axes="{shape}">{data}</script>'
 
 
 def dimensions(a: Analysis) -> dict[str, int]:

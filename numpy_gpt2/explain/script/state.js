@@ -1,0 +1,112 @@
+// What the reader has chosen. A change redraws only what depends on it, and the address keeps it for links.
+import { at, clamp, D, DATA, H, has, L, largest, range, T, weightsOf } from "./data.js";
+
+// The head with the largest effect on the target: by its removal, or else by what it adds to the target's logit.
+function mostInteresting() {
+  const effects = has("ablation.heads")
+    ? at("ablation.heads")
+    : range(L * H).map((i) => at("direct.heads")[i * T + T - 1]);
+  const sizes = Array.from(effects, Math.abs);
+  const best = sizes.indexOf(largest(sizes));
+  const [layer, head] = [Math.floor(best / H), best % H];
+  const weights = weightsOf(layer, head, T - 1);
+  return { layer, head, key: weights.indexOf(largest(weights)) };
+}
+
+// (query, key) is the pinned cell of the attention map, (row, position) that of the lens, where row L is the output.
+const OPENING = {
+  ...mostInteresting(),
+  position: T - 1,
+  query: T - 1,
+  channel: 0,
+  row: L,
+  view: "pattern",
+  kind: "logit",
+  norm: "ln_1",
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  more: false,
+  code: true,
+  step: "",
+};
+export const chosen = { ...OPENING };
+
+const COUNTS = {
+  layer: L,
+  head: H,
+  position: T,
+  query: T,
+  key: T,
+  channel: D,
+  row: L + 1,
+  topK: DATA.most_candidates + 1,
+};
+const WORDS = {
+  view: ["pattern", "scores"],
+  kind: ["logit", "length", "previous", "first", "duplicate", "induction"],
+  norm: ["ln_1", "ln_2"],
+};
+
+// The choice that an address holds, such as #layer=3&head=2. Parts that make no sense are left out.
+function choiceOf(hash) {
+  const choice = {};
+  for (const [name, text] of new URLSearchParams(hash.slice(1))) {
+    const x = Number(text);
+    if (name in COUNTS && Number.isInteger(x) && clamp(x, COUNTS[name]) === x) choice[name] = x;
+    else if (WORDS[name]?.includes(text)) choice[name] = text;
+    else if (name === "temperature" && x >= 0 && x <= 2) choice[name] = x;
+    else if (name === "topP" && x > 0 && x <= 1) choice[name] = x;
+    else if (typeof OPENING[name] === "boolean") choice[name] = text === "true";
+    else if (name === "step" && document.getElementById(text)?.matches("section, h3")) choice[name] = text;
+  }
+  return choice;
+}
+
+const followers = [];
+
+// Call `draw` whenever one of these properties has changed. "theme" and "width" are those of the window.
+export function follow(properties, draw) {
+  followers.push({ properties, draw });
+}
+
+export function redraw(changed) {
+  for (const { properties, draw } of followers) if (properties.some((name) => changed.includes(name))) draw();
+}
+
+// A new position is also the query of the attention map.
+export function choose(choice) {
+  const complete = "position" in choice ? { query: choice.position, key: Math.min(chosen.key, choice.position) } : {};
+  Object.assign(complete, choice);
+  const changed = Object.keys(complete).filter((name) => chosen[name] !== complete[name]);
+  Object.assign(chosen, complete);
+  redraw(changed);
+  if (changed.length > 0) writeAddress();
+}
+
+export function goTo(step) {
+  document.getElementById(step).scrollIntoView();
+  choose({ step });
+}
+
+// In a notebook's frame, the address is the notebook's.
+const framed = location.protocol === "about:";
+
+function writeAddress() {
+  if (framed) return;
+  const different = Object.entries(chosen).filter(([name, value]) => value !== OPENING[name]);
+  history.replaceState(null, "", `#${new URLSearchParams(different)}`);
+}
+
+function readAddress() {
+  choose({ ...OPENING, ...choiceOf(location.hash) });
+  if (chosen.step) document.getElementById(chosen.step).scrollIntoView();
+}
+
+// Draw everything for the first time, and follow the address from then on.
+export function start() {
+  if (!framed) Object.assign(chosen, choiceOf(location.hash));
+  redraw([...Object.keys(chosen), "theme", "width"]);
+  if (chosen.step) document.getElementById(chosen.step).scrollIntoView();
+  if (!framed) addEventListener("hashchange", readAddress);
+}
