@@ -284,9 +284,9 @@ class Part:
             dwpe[self.place[1]] = dx.sum(axis=0)
             self.pass_on({"wpe.weight": dwpe})
         if "wte.weight" in names:
-            self.used, places = np.unique(self.tokens, return_inverse=True)
-            self.dwte = np.zeros((len(self.used), dx.shape[-1]), dx.dtype)
-            np.add.at(self.dwte, places, dx)
+            order = self.tokens.argsort(axis=None, kind="stable")
+            self.used, starts = np.unique(self.tokens.reshape(-1)[order], return_index=True)
+            self.dwte = np.add.reduceat(dx.reshape(-1, dx.shape[-1])[order], starts)
 
     def close(self) -> None:
         """Stop this part at its next gradient, and release the threads that wait for it."""
