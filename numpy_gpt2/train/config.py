@@ -159,8 +159,7 @@ class TrainConfig:
     min_lr: float = setting(
         Derived("lr / 10", lambda options: options.lr / 10),
         NON_NEGATIVE,
-        "learning rate at the end",
-        tuning=Derived("0", lambda _: 0.0),
+        "learning rate of the last step",
     )
     warmup: int = setting(
         100,
