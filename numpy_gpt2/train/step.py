@@ -374,7 +374,7 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     loss, gradient = mean_gradient(run, inputs, targets, pool)
     blocks = adamw_blocks(run.shapes, options.weight_decay)
     shares = [blocks[i::ADAMW_TASKS] for i in range(ADAMW_TASKS)]
-    squares = pool.map(lambda share: sum(float(np.vdot(gradient[block], gradient[block])) for block, _ in share), shares)
+    squares = pool.map(lambda share: sum(float(np.vdot(gradient[some], gradient[some])) for some, _ in share), shares)
     norm = math.sqrt(sum(squares))
     check_finite(run, loss + norm)
     factor = clipping_factor(norm, options.grad_clip)
