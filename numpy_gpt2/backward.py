@@ -33,7 +33,7 @@ from .model import (
     softmax,
     within,
 )
-from .special import erf
+from .special import erf, in_blocks
 
 NOT_NEEDED = ("embed", "attn.scores", "attn_out", "mlp_out")  # backward needs all other named results
 
@@ -51,10 +51,10 @@ def layer_norm_backward(dy, x, weight, bias, eps):
     (array([ 1., -1.,  0.,  0.]), array([ 2.,  0., -1., -1.]))
     """
     n = x - x.mean(axis=-1, keepdims=True)
-    inverse_deviation = 1 / np.sqrt((n * n).mean(axis=-1, keepdims=True) + eps)
+    inverse_deviation = 1 / np.sqrt(np.vecdot(n, n)[..., None] / x.shape[-1] + eps)
     n *= inverse_deviation
     dn = dy * weight
-    dx = (dn - dn.mean(axis=-1, keepdims=True) - n * (dn * n).mean(axis=-1, keepdims=True)) * inverse_deviation
+    dx = (dn - dn.mean(axis=-1, keepdims=True) - n * (np.vecdot(dn, n)[..., None] / x.shape[-1])) * inverse_deviation
     positions = tuple(range(x.ndim - 1))
     return dx, (dy * n).sum(axis=positions), dy.sum(axis=positions)
 
@@ -167,7 +167,7 @@ def mlp_backward(dy, x, w, activation, trace):
     dpost, dw["mlp.c_proj.weight"], dw["mlp.c_proj.bias"] = linear_backward(
         dy, trace["mlp.post"], w["mlp.c_proj.weight"], w["mlp.c_proj.bias"]
     )
-    dpre = ACTIVATIONS_BACKWARD[activation](dpost, trace["mlp.pre"])
+    dpre = in_blocks(ACTIVATIONS_BACKWARD[activation], dpost, trace["mlp.pre"])
     dx, dw["mlp.c_fc.weight"], dw["mlp.c_fc.bias"] = linear_backward(dpre, x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"])
     return dx, dw
 

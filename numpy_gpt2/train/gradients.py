@@ -7,10 +7,7 @@ the last layer to the first, and then freed. So there is never more than a layer
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-import threading
-from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Executor
 from queue import SimpleQueue
@@ -20,12 +17,12 @@ import numpy as np
 from ..backward import NOT_NEEDED, block_backward, cross_entropy_backward, layer_norm_backward
 from ..cache import KVCache
 from ..config import GPT2Config
-from ..model import cross_entropy, hidden_states, logits, output_head, within
+from ..model import cross_entropy, hidden_states, logits, within
 from ..prefill import ChunkCache
 from ..weights import Weights
 from ..windows import TOKENS_PER_FORWARD
 
-LOSS_ROWS = 16  # positions whose loss is computed together: 3 MB of GPT-2's scores, which stay in the processor's cache
+LOSS_SCORES = 1 << 19  # scores whose loss is computed together, at least a position: 2 MB stay in the processor's cache
 HEAD_ROWS = 4096  # rows of the head's gradient that are computed together
 
 ALL = slice(None)
@@ -78,35 +75,43 @@ def lowest_block(names: Collection[str], n_layer: int) -> int:
     return min((layer for name in names if (layer := layer_of(name)) is not None), default=n_layer)
 
 
-class Turns:
-    """Passes the gradients of all parts to `take`: those of the same weight in the order of the parts.
+@dataclasses.dataclass
+class Batch:
+    """What the parts of a batch have in common."""
 
-    So their sum does not depend on which part is faster.
-    """
+    inputs: np.ndarray
+    targets: np.ndarray
+    weights: Weights
+    config: GPT2Config
+    names: set[str]  # the weights whose gradients are wanted
+    take: Take
+    parts: list[Part] = dataclasses.field(default_factory=list)  # in the order in which their gradients are added
 
-    def __init__(self, take: Take) -> None:
-        self.take = take
-        self.taken: Counter[tuple[str, int | None]] = Counter()  # how many parts had their turn
-        self.changed = threading.Condition()
-        self.closed = False
+    def __post_init__(self) -> None:
+        self.lowest = lowest_block(self.names, self.config.n_layer)
+        self.last = f"h.{self.config.n_layer - 1}.resid_post"  # what goes into the last layer norm
+        self.head = "lm_head.weight" if "lm_head.weight" in self.weights else "wte.weight"
 
-    def pass_on(self, part: int, name: str, gradient: np.ndarray, rows: slice = ALL) -> None:
-        """Wait for the parts before this one, then pass the gradient on. Raises CancelledError after `close`."""
-        key = name, rows.start
-        with self.changed:
-            self.changed.wait_for(lambda: self.closed or self.taken[key] == part)
-            if self.closed:
-                raise CancelledError
-        self.take(name, rows, gradient, part == 0)
-        with self.changed:
-            self.taken[key] += 1
-            self.changed.notify_all()
+    def add_parts(self, places: list[Place], dropouts: Callable[[int], Hook]) -> list[Callable[[], None]]:
+        """Add parts at these places, chunks of the same rows from the first to the last. Returns their tasks.
 
-    def close(self) -> None:
-        """Stop all parts at their next gradient, and release those that wait."""
-        with self.changed:
-            self.closed = True
-            self.changed.notify_all()
+        The last chunk gets the lowest number, because its backward pass is the first one.
+        """
+        chunks: list[Part] = []
+        cache = KVCache(self.config, dtype=self.weights["wte.weight"].dtype)
+        if len(places) > 1:
+            cache.reserve(self.inputs.shape[1])
+        for i, place in enumerate(places, 1):
+            number, before = len(self.parts) + len(places) - i, chunks[-1].cache if chunks else None
+            chunk = ChunkGradients(cache, before, place[1].stop - place[1].start) if len(places) > 1 else None
+            chunks.append(Part(self, number, place, chunk, dropouts(number)))
+        *earlier, last = chunks
+        self.parts += reversed(chunks)
+        return [
+            *(chunk.forward for chunk in earlier),
+            last.forward_and_backward,
+            *(chunk.backward for chunk in reversed(earlier)),
+        ]
 
 
 def batch_gradients(
@@ -129,24 +134,20 @@ def batch_gradients(
     `dropouts(i)` is the dropout of part i, which counts from 0. The result does not depend on the number of threads.
     Targets of −1 are not possible. Raises what `forward` raises. After an error, all parts end at their next gradient.
     """
-    batch = Batch(inputs, targets, weights, config, {*names}, Turns(take))
-    parts: list[Part] = []
-    tasks: list[Callable[[], None]] = []
-    for places in equal_parts(*inputs.shape):
-        chunks = batch.chunks(places, len(parts), dropouts)
-        parts += chunks
-        *earlier, last = chunks
-        tasks += [chunk.forward for chunk in earlier]
-        tasks += [last.forward_and_backward, *(chunk.backward for chunk in reversed(earlier))]
+    batch = Batch(inputs, targets, weights, config, {*names}, take)
+    tasks = [task for places in equal_parts(*inputs.shape) for task in batch.add_parts(places, dropouts)]
     try:
         for _ in pool.map(lambda task: task(), tasks):  # each one waits only for tasks that began before it
             pass
     finally:
-        batch.turns.close()
-        for part in parts:
+        for part in batch.parts:
             part.close()
-    embeddings_backward(batch.dx, inputs, weights, batch.names, take)
-    return sum(part.loss for part in parts) / inputs.size
+    if "wte.weight" in names:
+        if batch.head != "wte.weight":
+            take("wte.weight", ALL, np.zeros_like(weights["wte.weight"]), True)
+        for part in batch.parts:
+            take("wte.weight", part.used, part.dwte, False)
+    return sum(part.loss for part in batch.parts) / inputs.size
 
 
 class ChunkGradients(ChunkCache):
@@ -188,51 +189,25 @@ class ChunkGradients(ChunkCache):
         self.from_later.put(None)
 
 
-@dataclasses.dataclass
-class Batch:
-    """What the parts of a batch have in common."""
-
-    inputs: np.ndarray
-    targets: np.ndarray
-    weights: Weights
-    config: GPT2Config
-    names: set[str]  # the weights whose gradients are wanted
-    turns: Turns
-
-    def __post_init__(self) -> None:
-        self.lowest = lowest_block(self.names, self.config.n_layer)
-        self.last = f"h.{self.config.n_layer - 1}.resid_post"  # what goes into the last layer norm
-        self.dx = np.empty((*self.inputs.shape, self.config.n_embd), self.weights["wte.weight"].dtype)
-
-    def chunks(self, places: list[Place], first: int, dropouts: Callable[[int], Hook]) -> list[Part]:
-        """The parts at these places, which are chunks of the same rows. The last one is number `first`."""
-        parts: list[Part] = []
-        cache = KVCache(self.config, dtype=self.dx.dtype)
-        if len(places) > 1:
-            cache.reserve(self.inputs.shape[1])
-        for number, place in zip(itertools.count(first + len(places) - 1, -1), places):
-            before = parts[-1].cache if parts else None
-            chunk = ChunkGradients(cache, before, place[1].stop - place[1].start) if len(places) > 1 else None
-            parts.append(Part(self, number, place, chunk, dropouts(number)))
-        return parts
-
-
 class Part:
     """Some rows of a batch, or a chunk of positions of one row: its forward pass and its backward pass.
 
-    `number` is the part's turn to pass its gradients on. `cache` has the keys and values of earlier chunks.
+    All parts pass on the same groups of gradients: of slices of the head, ln_f, each block, the embeddings. A part
+    waits until the part before it has passed on the same group. So the sums do not depend on which part is faster.
+    `cache` has the keys and values of earlier chunks.
     """
 
     def __init__(self, batch: Batch, number: int, place: Place, cache: ChunkGradients | None, dropout: Hook) -> None:
         self.batch, self.number, self.place, self.cache, self.dropout = batch, number, place, cache, dropout
+        self.tokens, self.closed = batch.inputs[place], False
         self.trace: Weights = {}
         self.hidden: SimpleQueue[np.ndarray | None] = SimpleQueue()  # the result of the forward pass
+        self.turns: SimpleQueue[None] = SimpleQueue()  # an entry for each group of the part before this one
         self.loss = 0.0  # the sum over all positions
 
     def forward(self) -> None:
         """`hidden_states`. The results that the backward pass needs are kept."""
-        tokens, weights, config = self.batch.inputs[self.place], self.batch.weights, self.batch.config
-        self.hidden.put(hidden_states(tokens, weights, config, self.cache, self.hook))
+        self.hidden.put(hidden_states(self.tokens, self.batch.weights, self.batch.config, self.cache, self.hook))
 
     def hook(self, name: str, value: np.ndarray) -> np.ndarray:
         """Keep a result, without dropout, if its block has a backward pass; then apply dropout."""
@@ -242,10 +217,16 @@ class Part:
             self.trace[name] = value
         return self.dropout(name, value)
 
-    def pass_on(self, name: str, gradient: np.ndarray, rows: slice = ALL) -> None:
-        """Pass a gradient on, if it is wanted."""
-        if name in self.batch.names:
-            self.batch.turns.pass_on(self.number, name, gradient, rows)
+    def pass_on(self, gradients: Weights, rows: slice = ALL) -> None:
+        """Pass a group of gradients on, those that are wanted. Raises CancelledError after `close`."""
+        if self.number:
+            self.turns.get()
+        if self.closed:
+            raise CancelledError
+        for name in self.batch.names.intersection(gradients):
+            self.batch.take(name, rows, gradients[name], self.number == 0)
+        if self.number + 1 < len(self.batch.parts):
+            self.batch.parts[self.number + 1].turns.put(None)
 
     def forward_and_backward(self) -> None:
         """Both passes."""
@@ -253,17 +234,17 @@ class Part:
         self.backward()
 
     def backward(self) -> None:
-        """`forward_backward`, down to the lowest block. The gradient that arrives there is stored in `batch.dx`."""
+        """`forward_backward`, down to the lowest block, and to the embeddings if they are wanted."""
         weights, config = self.batch.weights, self.batch.config
         x = self.hidden.get()
         if x is None:
             raise CancelledError
+        dw: Weights = {}
         dx, last = self.head_backward(x), self.trace[self.batch.last]
-        dx, dweight, dbias = layer_norm_backward(
+        dx, dw["ln_f.weight"], dw["ln_f.bias"] = layer_norm_backward(
             dx, last, weights["ln_f.weight"], weights["ln_f.bias"], config.layer_norm_epsilon
         )
-        self.pass_on("ln_f.weight", dweight)
-        self.pass_on("ln_f.bias", dbias)
+        self.pass_on(dw)
         for layer in reversed(range(self.batch.lowest, config.n_layer)):
             prefix = f"h.{layer}."
             w = {name: weights[prefix + name] for name in config.block_shapes()}
@@ -273,50 +254,44 @@ class Part:
             if self.cache:
                 trace["attn.k"], trace["attn.v"] = self.cache.seen(layer)
             dx, dw = block_backward(dx, w, config, layer, trace, within(prefix, self.dropout), self.cache)
-            for name, gradient in dw.items():
-                self.pass_on(prefix + name, gradient)
-        self.batch.dx[self.place] = dx
+            self.pass_on({prefix + name: gradient for name, gradient in dw.items()})
+        self.embeddings_backward(dx)
 
     def head_backward(self, x: np.ndarray) -> np.ndarray:
         """The mean loss of the batch  ->  dx. Adds up the losses of the part.
 
         The scores are the largest array of a step. Their gradient takes their place, a few positions at a time.
         """
-        head, targets, shape = output_head(self.batch.weights), self.batch.targets[self.place].reshape(-1), x.shape
-        x = x.reshape(-1, x.shape[-1])
-        scores = logits(x, self.batch.weights)
-        for start in range(0, len(x), LOSS_ROWS):
-            some = slice(start, start + LOSS_ROWS)
+        weights, targets, shape = self.batch.weights, self.batch.targets[self.place].reshape(-1), x.shape
+        head, x = weights[self.batch.head], x.reshape(-1, x.shape[-1])
+        scores = logits(x, weights)
+        size = max(1, LOSS_SCORES // len(head))
+        for start in range(0, len(x), size):
+            some = slice(start, start + size)
             n = len(targets[some])
             self.loss += n * float(cross_entropy(scores[some], targets[some]))
             scores[some] = cross_entropy_backward(n / self.batch.targets.size, scores[some], targets[some])
-        name = "lm_head.weight" if "lm_head.weight" in self.batch.weights else "wte.weight"
-        for start in range(0, len(head), HEAD_ROWS) if name in self.batch.names else ():
+        for start in range(0, len(head), HEAD_ROWS) if self.batch.head in self.batch.names else ():
             rows = slice(start, start + HEAD_ROWS)
-            self.pass_on(name, scores[:, rows].T @ x, rows)
+            self.pass_on({self.batch.head: scores[:, rows].T @ x}, rows)
         return (scores @ head).reshape(shape)
 
+    def embeddings_backward(self, dx: np.ndarray) -> None:
+        """wte[tokens] + wpe[positions]. That of wte is kept: other parts may not have added that of a tied head yet."""
+        weights, names = self.batch.weights, self.batch.names
+        if "wpe.weight" in names:
+            dwpe = np.zeros_like(weights["wpe.weight"])
+            dwpe[self.place[1]] = dx.sum(axis=0)
+            self.pass_on({"wpe.weight": dwpe})
+        if "wte.weight" in names:
+            order = self.tokens.argsort(axis=None, kind="stable")
+            self.used, starts = np.unique(self.tokens.reshape(-1)[order], return_index=True)
+            self.dwte = np.add.reduceat(dx.reshape(-1, dx.shape[-1])[order], starts)
+
     def close(self) -> None:
-        """Stop this part, and release the threads that wait for it."""
+        """Stop this part at its next gradient, and release the threads that wait for it."""
+        self.closed = True
         self.hidden.put(None)
+        self.turns.put(None)
         if self.cache:
             self.cache.close()
-
-
-def embeddings_backward(
-    dx: np.ndarray, tokens: np.ndarray, weights: Weights, names: Collection[str], take: Take
-) -> None:
-    """wte[tokens] + wpe[positions], for the whole batch. A tied wte already has the gradient of the head."""
-    T, C = dx.shape[1:]
-    if "wpe.weight" in names:
-        dwpe = np.zeros_like(weights["wpe.weight"])
-        dwpe[:T] = dx.sum(axis=0)
-        take("wpe.weight", ALL, dwpe, True)
-    if "wte.weight" in names:
-        is_tied = "lm_head.weight" not in weights
-        used, places = (
-            np.unique(tokens, return_inverse=True) if is_tied else (np.arange(len(weights["wte.weight"])), tokens)
-        )
-        dwte = np.zeros((len(used), C), dx.dtype)
-        np.add.at(dwte, places.reshape(-1), dx.reshape(-1, C))
-        take("wte.weight", used if is_tied else ALL, dwte, not is_tied)

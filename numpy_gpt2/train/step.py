@@ -35,6 +35,7 @@ from .trained import (
 
 # Number of parameters that one call of `adamw` updates. The arrays of such a block fit into the processor's cache.
 ADAMW_BLOCK = 1 << 15
+ADAMW_TASKS = 32  # tasks for the threads; each updates many blocks
 
 
 @dataclasses.dataclass
@@ -372,20 +373,23 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     inputs, targets = batch(tokens, run.windows_per_step, options.n_positions, options.seed, run.step)
     loss, gradient = mean_gradient(run, inputs, targets, pool)
     blocks = adamw_blocks(run.shapes, options.weight_decay)
-    norm = math.sqrt(sum(float(np.vdot(gradient[block], gradient[block])) for block, _ in blocks))
+    shares = [blocks[i::ADAMW_TASKS] for i in range(ADAMW_TASKS)]
+    squares = pool.map(lambda share: sum(float(np.vdot(gradient[some], gradient[some])) for some, _ in share), shares)
+    norm = math.sqrt(sum(squares))
     check_finite(run, loss + norm)
     factor = clipping_factor(norm, options.grad_clip)
     lr = learning_rate(run.step, options)
     run.step += 1
 
-    def update(block: slice, weight_decay: float) -> None:
-        weights, m, v = run.weights[block], run.m[block], run.v[block]
-        settings = {"lr": lr, "beta1": options.beta1, "beta2": options.beta2, "weight_decay": weight_decay}
-        adamw(weights, factor * gradient[block], m, v, step=run.step, **settings)
-        if run.mean is not None:
-            update_mean(run.mean[block], weights, run.step)
+    def update(share: list[tuple[slice, float]]) -> None:
+        for block, weight_decay in share:
+            weights, m, v = run.weights[block], run.m[block], run.v[block]
+            settings = {"lr": lr, "beta1": options.beta1, "beta2": options.beta2, "weight_decay": weight_decay}
+            adamw(weights, factor * gradient[block], m, v, step=run.step, **settings)
+            if run.mean is not None:
+                update_mean(run.mean[block], weights, run.step)
 
-    list(pool.map(update, *zip(*blocks, strict=True)))
+    list(pool.map(update, shares))
     run.losses.append(loss)
     run.timings.append(time.perf_counter() - start)
     run.seconds += run.timings[-1]

@@ -60,7 +60,7 @@ def sums(weights, config, names, pool, p=0.0, rows=4):
 def test_the_gradients_of_some_weights_are_those_of_all(names, tied, tokens_per_forward, pool, monkeypatch):
     monkeypatch.setattr(gradients, "TOKENS_PER_FORWARD", tokens_per_forward)  # 2 parts, or 2 chunks of each row
     monkeypatch.setattr(gradients, "HEAD_ROWS", 7)
-    monkeypatch.setattr(gradients, "LOSS_ROWS", 5)
+    monkeypatch.setattr(gradients, "LOSS_SCORES", 5 * VOCABULARY)
     config, weights = model(tie_word_embeddings=tied)
     names = names if tied or len(names) < len(ALL_NAMES) else [*weights]
     loss, found = sums(weights, config, names, pool)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ..source import Mistake, mistake
 
 CENTERED = "n = x - x.mean(axis=-1, keepdims=True)"
-VARIANCE = "(n * n).mean(axis=-1, keepdims=True)"
+VARIANCE = "np.vecdot(n, n)[..., None] / x.shape[-1]"
 NORMALIZED = "n *= inverse_deviation"
 MEAN = "dn.mean(axis=-1, keepdims=True)"
-PROJECTION = "(dn * n).mean(axis=-1, keepdims=True)"
+PROJECTION = "(np.vecdot(dn, n)[..., None] / x.shape[-1])"
 DX = f"(dn - {MEAN} - n * {PROJECTION}) * inverse_deviation"
 DWEIGHT = "(dy * n).sum(axis=positions)"
 DBIAS = "dy.sum(axis=positions)"
