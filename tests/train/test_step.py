@@ -250,7 +250,8 @@ def test_a_step_clips_the_gradient_follows_the_learning_rate_and_decays_only_mat
 def test_the_norm_of_many_parameters_is_exact(monkeypatch, pool):
     """A float32 sum of 2 million squares would be too small."""
     config = GPT2Config(6000, n_positions=8, n_embd=256, n_layer=1, n_head=2)
-    run = new_run(TrainConfig(n_positions=8, weight_decay=0, grad_clip=1), config, init_weights(config, np.random.default_rng(0)))
+    options = TrainConfig(n_positions=8, weight_decay=0, grad_clip=1)
+    run = new_run(options, config, init_weights(config, np.random.default_rng(0)))
     gradient = np.full(run.weights.size, 1e-3, np.float32)
     monkeypatch.setattr(step_module, "mean_gradient", lambda *_: (1.0, gradient))
     take_step(run, np.arange(100), pool)
