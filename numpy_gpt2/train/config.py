@@ -168,8 +168,7 @@ class TrainConfig:
     min_lr: float = setting(
         Derived("lr / 10", lambda options: options.lr / 10),
         NON_NEGATIVE,
-        "learning rate at the end",
-        tuning=0,
+        "learning rate of the last step",
     )
     warmup: int = setting(
         100,

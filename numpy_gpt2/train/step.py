@@ -263,25 +263,20 @@ def clipping_factor(norm: float, grad_clip: float) -> float:
 def learning_rate(step: int, options: TrainConfig) -> float:
     """Return the learning rate: a line up to `lr` in `warmup` steps, then half a cosine or a line down to `min_lr`.
 
-    `step` counts from 0. The cosine reaches `min_lr` in the last step, even if the warm-up is longer than the run. The
-    line would reach it in the step after the last one: no step is lost if `min_lr` is 0.
+    `step` counts from 0. The last step always has the rate `min_lr`, even if the warm-up is longer than the run.
 
     >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=4, max_steps=8)
     >>> [round(learning_rate(step, options), 2) for step in range(8)]
     [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.25, 0.0]
-    >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=4, max_steps=8, schedule="linear")
-    >>> [round(learning_rate(step, options), 2) for step in range(8)]
-    [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]
+    >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=2, max_steps=7, schedule="linear")
+    >>> [round(learning_rate(step, options), 2) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
     warmup, last = options.warmup, options.max_steps - 1
-    is_linear = options.schedule == "linear"
-    if step < warmup and (step < last or is_linear):
+    if step < min(warmup, last):
         return options.lr * (step + 1) / warmup
-    if is_linear:
-        remaining = (options.max_steps - step) / (options.max_steps - warmup)
-    else:
-        progress = (step - warmup) / (last - warmup) if warmup < last else 1.0
-        remaining = 0.5 * (1 + math.cos(math.pi * progress))
+    progress = (step - warmup) / (last - warmup) if warmup < last else 1.0
+    remaining = 1 - progress if options.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return options.min_lr + remaining * (options.lr - options.min_lr)
 
 

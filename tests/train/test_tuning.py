@@ -51,7 +51,7 @@ def test_fine_tuning_has_defaults_of_its_own():
     assert (plain.schedule, plain.warmup, plain.average, plain.weight_decay) == ("cosine", 100, True, 0.1)
     assert (tuning.max_steps, tuning.epochs, tuning.batch_size, tuning.n_positions, tuning.lr) == (30, 3, 4, 256, 5e-5)
     assert (tuning.schedule, tuning.warmup, tuning.average, tuning.weight_decay) == ("linear", 3, False, 0)
-    assert (tuning.min_lr, tuning.dropout, tuning.eval_interval) == (0, 0.1, 3)
+    assert (tuning.min_lr, tuning.dropout, tuning.eval_interval) == (5e-6, 0.1, 3)
     assert TrainConfig(init_from="gpt2", max_steps=5000).warmup == 100
     rates = [TrainConfig(init_from="gpt2", train=train).lr for train in ("last:2", "lora:8")]
     assert rates == [5e-5, 5e-4]
@@ -62,7 +62,7 @@ def test_help_states_both_defaults(cli):
     for stated in ["(default: 32; with --init-from: 4)",
                    "(default: 0.001; with --init-from: 0.00005, and 0.0005 for lora)",
                    "(with --init-from: 3)", "(default: on; with --init-from: off)",
-                   "(default: lr / 10; with --init-from: 0)", "(default: 0.1)"]:  # fmt: skip
+                   "(default: lr / 10)", "(default: 0.1)"]:  # fmt: skip
         assert stated.replace(" ", "") in text
     assert all(field.metadata["defaults"] for field in FLAGS)
 
@@ -81,12 +81,11 @@ def test_epochs_and_max_steps_exclude_each_other(cli, corpus, out):
     assert_one_error(result, 2, "--epochs and --max-steps exclude each other")
 
 
-def test_linear_schedule_equals_the_one_of_transformers_after_the_warm_up():
-    """There, step k of n has the rate lr (n − k) / (n − warmup). The warm-up here does not begin with a rate of 0."""
+def test_linear_schedule_ends_at_min_lr():
     options = TrainConfig(init_from="gpt2", max_steps=30, lr=1.0)
     rates = [learning_rate(step, options) for step in range(30)]
-    assert rates == pytest.approx([1 / 3, 2 / 3, 1, *((30 - step) / 27 for step in range(3, 30))])
-    assert learning_rate(4, TrainConfig(init_from="gpt2", max_steps=5, lr=1.0, warmup=10)) == 0.5
+    assert rates == pytest.approx([1 / 3, 2 / 3, *(1 - 0.9 * k / 26 for k in (0, *range(27)))])
+    assert learning_rate(4, TrainConfig(init_from="gpt2", max_steps=5, lr=1.0, warmup=10)) == pytest.approx(0.1)
 
 
 # The loss at step 0, and what a run says
