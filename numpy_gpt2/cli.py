@@ -21,6 +21,15 @@ from .files import read_utf8
 from .tokenizer import ENDOFTEXT
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Help whose lines do not end inside the name of an option, such as --max-steps."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        import textwrap  # argparse, too, imports it for --help only
+
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that reports an error in one line and prints help as UTF-8."""
 
@@ -28,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28),
+            formatter_class=lambda prog: HelpFormatter(prog, max_help_position=28),
             allow_abbrev=False,
             **options,
         )
@@ -154,6 +163,12 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for parameter, value in ((-4, 0), (-1, (1 << 31) - 1), (-8, 1)):
             libc.mallopt(parameter, value)
+
+
+def return_freed_memory() -> None:
+    """Return the memory of freed arrays to the system, where `keep_freed_memory` has kept it."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def exit_status(command: Callable[[], int]) -> int:

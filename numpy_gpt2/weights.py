@@ -5,7 +5,6 @@ Also GPT-2's initialization, `init_weights`, which training starts from.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import re
@@ -16,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from numpy.typing import DTypeLike
 
 from .config import GPT2Config
@@ -31,6 +29,8 @@ PICKLED_FILE = "pytorch_model.bin"
 WEIGHT_FILES = (FILE, INDEX, PICKLED_FILE, f"{PICKLED_FILE}.index.json")  # the first that exists is read
 
 LONGEST_HEADER = 1 << 20  # bytes that `check_start` waits for; the header of gpt2-xl has 1 << 16
+
+WRITTEN_TOGETHER = 1 << 24  # bytes
 
 STORED_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -220,15 +220,31 @@ def save_weights(path: Path, weights: Weights) -> None:
 
 
 def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None:
-    """Write one safetensors file. Raises OSError if it cannot be written."""
-    path.touch()
-    mode = path.stat().st_mode  # safetensors would make the file readable by its owner only
+    """Write one safetensors file; `map_tensors` explains the format. Raises OSError if it cannot be written.
+
+    The data is written in blocks, because Ctrl-C has no effect while Python writes one. Larger numbers come first, so
+    all arrays are aligned.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    names, end = sorted(arrays, key=lambda name: -arrays[name].itemsize), 0
+    for name in names:
+        array = arrays[name]
+        start, end = end, end + array.nbytes
+        dtype = {"f": "F", "i": "I", "u": "U"}[array.dtype.kind] + str(8 * array.itemsize)
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     try:
-        contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-        safetensors.numpy.save_file(contiguous, path, metadata)
-    except safetensors.SafetensorError as error:
-        raise OSError(errno.EIO, f"cannot write: {error}", str(path)) from None
-    path.chmod(mode)
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                data = np.asarray(arrays[name], arrays[name].dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+                for start in range(0, len(data), WRITTEN_TOGETHER):
+                    file.write(data[start : start + WRITTEN_TOGETHER].data)
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def init_weights(config: GPT2Config, rng: np.random.Generator) -> Weights:

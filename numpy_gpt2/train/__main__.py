@@ -39,7 +39,8 @@ examples:
   python -m numpy_gpt2.train shakespeare.txt --out weights/mine
   python -m numpy_gpt2.train --out weights/mine --resume --max-steps 5000
   python -m numpy_gpt2.train mails.txt --out weights/mails --init-from gpt2
-  python -m numpy_gpt2.train notes/ posts.jsonl --val-file talk.md --out weights/notes --init-from gpt2 --epochs 2
+  python -m numpy_gpt2.train notes/ posts.jsonl --out weights/notes \\
+      --init-from gpt2 --epochs 2 --val-file talk.md
 """
 
 # The groups of flags in --help: the first setting of each, and its title.
@@ -66,8 +67,9 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[st
     parser = Parser(
         prog="python -m numpy_gpt2.train",
         usage="%(prog)s TEXT [MORE …] --out FOLDER [options]",
-        description="Train a GPT-2 on texts, or fine-tune one with --init-from. With the default settings, both take\n"
-        "minutes on two cores. A run first states the memory, the disk space and the time that it takes.",
+        description="Train a GPT-2 on texts, or fine-tune one with --init-from. With the default\n"
+        "settings, both take minutes on two cores. A run first states the memory, the\n"
+        "disk space and the time that it takes.",
         epilog=EXAMPLES,
     )
     help = (

@@ -12,7 +12,8 @@ from .gradients import equal_parts, lowest_block
 from .step import Run, windows_per_epoch
 from .trained import trained_weights
 
-# For `memory`. Peaks of runs that train all weights, with 2 to 124 million parameters, were 0.9 to 1.0 of the estimate.
+# For `memory`. Peaks of runs with 2 to 124 million parameters were 0.9 to 1.1 of the estimate, also with `last:2` and
+# `lora:8`.
 BASE = 80_000_000  # bytes
 PER_CHANNEL = 20  # numbers for each token, block and channel
 PATTERNS = 2  # numbers for each attention weight

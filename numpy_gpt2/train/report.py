@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..checkpoint import load
+from ..cli import return_freed_memory
 from ..console import print_stderr
 from .cost import MANY_PASSES, check_space, disk, memory, passes, size
 from .data import Tokens
@@ -21,8 +22,8 @@ def print_plan(run: Run, tokens: Tokens, folder: Path) -> None:
         f" {len(tokens.held_out):,} held out"
     )
     print_stderr(
-        f"{options.max_steps:,} steps of {n_in_step:,} windows with {options.n_positions:,} tokens; the text has"
-        f" {n_windows:,} windows: {n_passes:,.1f} passes over it"
+        f"{options.max_steps:,} steps, each on {n_in_step:,} windows of {options.n_positions:,} tokens; the training"
+        f" text has {n_windows:,} windows, so the run passes over it {n_passes:,.1f} times"
     )
     needed = disk(run)
     print_stderr(
@@ -58,5 +59,6 @@ def print_gain(run: Run) -> None:
 
 def write_both_samples(run: Run, folder: Path) -> None:
     """Write a text of the model that the run began with, and one of the best model, with the same random numbers."""
+    return_freed_memory()  # a step's arrays and a second model would take more memory than `memory` says
     for step, model in ((0, run.options.init_from), (run.best_step, folder)):
         write_sample(step or 0, sample(load(str(model)), run.options.seed))

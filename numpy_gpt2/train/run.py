@@ -17,6 +17,7 @@ import tiktoken
 from safetensors import SafetensorError, safe_open
 
 from ..checkpoint import Model, load, staged_model
+from ..cli import return_freed_memory
 from ..config import GPT2Config
 from ..console import print_stderr, progress_bar, write
 from ..files import staged_writes
@@ -63,6 +64,7 @@ def save_checkpoint(run: Run, tokens: Tokens, tokenizer: tiktoken.Encoding, fold
     state = {name: value for name, value in fields.items() if name not in {*arrays, "frozen", "merged"}}
     state |= {"options": dataclasses.asdict(run.options), "config": dataclasses.asdict(run.config)}
     if run.best_step not in (None, run.step):
+        return_freed_memory()  # else a step's arrays and the best model would take more memory than `memory` says
         arrays[BEST] = read_best(run, folder)
     check_space(folder, sum(array.nbytes for array in arrays.values()), f"the checkpoint of step {run.step:,}")
     with staged_writes(folder) as aside:

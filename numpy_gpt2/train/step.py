@@ -104,7 +104,8 @@ def new_run(options: TrainConfig, config: GPT2Config, weights: Weights) -> Run:
     mean = flat.copy() if options.average else None
     frozen = {name: array for name, array in weights.items() if name not in shapes}
     base = fingerprint(frozen) if frozen else ""
-    return Run(options, config, flat, np.zeros_like(flat), np.zeros_like(flat), mean, frozen, base)
+    m, v = (np.zeros(flat.shape, flat.dtype) for _ in range(2))  # unlike zeros_like, it takes no time at first
+    return Run(options, config, flat, m, v, mean, frozen, base)
 
 
 def current_weights(run: Run, flat: np.ndarray) -> Weights:

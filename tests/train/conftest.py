@@ -174,7 +174,7 @@ def messages(err):
 
 
 BAR = r" *\d+%\|.*"
-COST = r"[\d,]+ steps of .*|about .* of memory; .*| *a step takes .*|warning: the run passes .*| +"
+COST = r"[\d,]+ steps, each on .*|about .* of memory; .*| *a step takes .*|warning: the run passes .*| +"
 assert_one_error = partial(conftest.assert_one_error, before=rf"[\d,]+ parameters; .*|{BAR}|{COST}| *stopping: .*")
 
 

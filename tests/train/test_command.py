@@ -208,7 +208,7 @@ def test_help_shows_every_flag_and_examples_that_work(cli):
     assert (result.status, result.err) == (0, "")
     for flag in [*(command.flag(field.name) for field in FLAGS), "--out", "--resume", "--threads", "--version"]:
         assert re.search(rf"^  {flag}\b", result.out, re.M), flag
-    lines = re.findall(r"^  python -m numpy_gpt2\.train (.*)$", result.out, re.M)
+    lines = re.findall(r"^  python -m numpy_gpt2\.train (.*)$", result.out.replace("\\\n", ""), re.M)
     assert len(lines) >= 3
     for line in lines:
         command.parse_arguments(shlex.split(line))

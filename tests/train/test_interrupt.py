@@ -1,5 +1,6 @@
 """Ctrl-C: the run is saved, and a second Ctrl-C ends it at once."""
 
+import io
 import os
 import re
 import signal
@@ -8,9 +9,23 @@ import sys
 import time
 from contextlib import contextmanager
 
-from numpy_gpt2 import hidden_states, windows
+import pytest
 
-from .conftest import FILES, FULL_RUN, TEXT, TINY_RUN, break_by_ctrl_c, checkpoint, log, messages, written
+from numpy_gpt2 import hidden_states, weights, windows
+
+from .conftest import (
+    FILES,
+    FULL_RUN,
+    TEXT,
+    TINY_RUN,
+    after_step,
+    break_by_ctrl_c,
+    checkpoint,
+    log,
+    messages,
+    result_of,
+    written,
+)
 
 
 def test_second_ctrl_c_stops_an_evaluation_at_once(cli, tmp_path, out, monkeypatch):
@@ -33,6 +48,25 @@ def test_second_ctrl_c_stops_an_evaluation_at_once(cli, tmp_path, out, monkeypat
     assert {*os.listdir(out)} == {"checkpoint.safetensors", "tokens.safetensors", *tokenizer}
     assert checkpoint(out)[1]["step"] == 5
     assert [line.strip() for line in messages(result.err)[1:]] == ["stopping: saving and evaluating the run"]
+
+
+def test_second_ctrl_c_while_a_file_is_written_ends_the_run_at_once(cli, corpus, uninterrupted, out):
+    class File(io.BufferedWriter):
+        def write(self, data):
+            signal.raise_signal(signal.SIGINT)
+            return super().write(data)
+
+    def interrupt_writes(run):
+        signal.raise_signal(signal.SIGINT)
+        patched.setattr(weights, "open", lambda path, mode: File(io.FileIO(path, mode)), raising=False)
+
+    with pytest.MonkeyPatch.context() as patched:
+        after_step(patched, 5, interrupt_writes)
+        assert cli(corpus, "--out", out, *FULL_RUN).status == 130
+    assert checkpoint(out)[1]["step"] == 3
+    assert sorted(os.listdir(out)) == FILES
+    assert cli("--out", out, "--resume").status == 0
+    assert result_of(out) == result_of(uninterrupted)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def shakespeare(tmp_path, monkeypatch):
 def test_readme_has_under_150_lines_and_its_links_exist():
     assert len(README.splitlines()) < 150
     links = re.findall(r"\]\(([^)]+)\)", README)
-    assert links == ["step.py", "nanogpt.svg", "../README.md#log-probabilities"]
+    assert links == ["trained.py", "step.py", "nanogpt.svg", "../README.md#log-probabilities"]
     assert all((FOLDER / link.partition("#")[0]).exists() for link in links)
 
 

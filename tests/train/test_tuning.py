@@ -53,11 +53,14 @@ def test_fine_tuning_has_defaults_of_its_own():
     assert (tuning.schedule, tuning.warmup, tuning.average, tuning.weight_decay) == ("linear", 3, False, 0)
     assert (tuning.min_lr, tuning.dropout, tuning.eval_interval) == (5e-6, 0.1, 3)
     assert TrainConfig(init_from="gpt2", max_steps=5000).warmup == 100
+    rates = [TrainConfig(init_from="gpt2", train=train).lr for train in ("last:2", "lora:8")]
+    assert rates == [5e-5, 5e-4]
 
 
 def test_help_states_both_defaults(cli):
     text = "".join(cli("--help").out.split())  # a line may end at the hyphen of --init-from
-    for stated in ["(default: 32; with --init-from: 4)", "(default: 0.001; with --init-from: 0.00005)",
+    for stated in ["(default: 32; with --init-from: 4)",
+                   "(default: 0.001; with --init-from: 0.00005, and 0.0005 for lora)",
                    "(with --init-from: 3)", "(default: on; with --init-from: off)",
                    "(default: lr / 10)", "(default: 0.1)"]:  # fmt: skip
         assert stated.replace(" ", "") in text
@@ -133,7 +136,8 @@ def test_run_states_what_it_takes_before_the_first_step(cli, corpus, out):
     result = cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 14)
     lines = [line for line in re.split(r"[\r\n]+", result.err) if line.strip()]
     assert lines[1:3] == [
-        "14 steps of 4 windows with 16 tokens; the text has 175 windows: 0.3 passes over it",
+        "14 steps, each on 4 windows of 16 tokens; the training text has 175 windows, so the run passes over it 0.3"
+        " times",
         lines[2],
     ]
     assert re.fullmatch(
