@@ -155,7 +155,7 @@ def test_untied_model_stays_untied(cli, corpus, tmp_path, out, tied_in_config):
     assert config.tie_word_embeddings is False
     for name in "lm_head.weight", "wte.weight":
         moved = np.abs(weights[name] - load(model).weights[name])
-        assert 1e-4 < moved.max() < 0.01
+        assert 2e-5 < moved.max() < 0.01
     assert np.abs(weights["lm_head.weight"] - weights["wte.weight"]).max() > 0.1
 
 
