@@ -13,7 +13,7 @@ Read these to understand GPT-2, in this order:
 Then the machinery around it:
 
     config.py, weights.py, pickled.py, tokenizer.py    the contents of a checkpoint, and how they are read
-    special.py                                         the error function, and elementwise functions in blocks
+    special.py                                         the error function, for the exact GELU
     hub.py, hf_cache.py, model_files.py                find a model on this computer
     fetch.py, download.py, credentials.py              download what is missing
     unsupported.py                                     what to say about models that cannot be read

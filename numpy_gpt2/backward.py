@@ -33,7 +33,7 @@ from .model import (
     softmax,
     within,
 )
-from .special import erf, in_blocks
+from .special import erf
 
 NOT_NEEDED = ("embed", "attn.scores", "attn_out", "mlp_out")  # backward needs all other named results
 
@@ -167,7 +167,7 @@ def mlp_backward(dy, x, w, activation, trace):
     dpost, dw["mlp.c_proj.weight"], dw["mlp.c_proj.bias"] = linear_backward(
         dy, trace["mlp.post"], w["mlp.c_proj.weight"], w["mlp.c_proj.bias"]
     )
-    dpre = in_blocks(ACTIVATIONS_BACKWARD[activation], dpost, trace["mlp.pre"])
+    dpre = ACTIVATIONS_BACKWARD[activation](dpost, trace["mlp.pre"])
     dx, dw["mlp.c_fc.weight"], dw["mlp.c_fc.bias"] = linear_backward(dpre, x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"])
     return dx, dw
 

@@ -22,7 +22,7 @@ import math
 
 import numpy as np
 
-from .special import erf, in_blocks
+from .special import erf
 
 
 def identity(name, value):
@@ -190,7 +190,7 @@ def mlp(x, w, activation, hook=identity):
            [5.]])
     """
     pre = hook("mlp.pre", linear(x, w["mlp.c_fc.weight"], w["mlp.c_fc.bias"]))  # (..., 4C), or n_inner
-    post = hook("mlp.post", in_blocks(activation, pre))
+    post = hook("mlp.post", activation(pre))
     return linear(post, w["mlp.c_proj.weight"], w["mlp.c_proj.bias"])  # (..., C)
 
 

@@ -1,8 +1,6 @@
-"""The error function, which NumPy does not have, and elementwise functions of large arrays in blocks."""
+"""The error function, which NumPy does not have. Only checkpoints with the exact GELU need it."""
 
 import numpy as np
-
-BLOCK = 1 << 16  # numbers: few enough that the intermediate results of a block stay in the processor's cache
 
 # Coefficients of −ln(1 − erf(x)) ≈ x · P(x)/Q(x) for x ≥ 0, constant term first. They were fitted for this file by
 # weighted least squares in 60-digit arithmetic. Between 0 and 6, the relative error of erf is at most 1.9e-16. Above 6,
@@ -53,21 +51,3 @@ def polynomial(coefficients, x):
         value *= x
         value += coefficient
     return value
-
-
-def in_blocks(function, *arrays):
-    """function(*arrays), a block of numbers at a time, which is faster for large arrays.
-
-    The function must compute each number of its result from the numbers at the same place. All arrays have one shape.
-
-    >>> in_blocks(np.add, np.array([1, 2]), np.array([10, 20]))
-    array([11, 22])
-    """
-    if arrays[0].size <= BLOCK:
-        return function(*arrays)
-    flat = [array.reshape(-1) for array in arrays]
-    result = np.empty_like(flat[0])
-    for start in range(0, result.size, BLOCK):
-        some = slice(start, start + BLOCK)
-        result[some] = function(*(array[some] for array in flat))
-    return result.reshape(arrays[0].shape)

@@ -317,7 +317,7 @@ def test_a_report_says_what_is_missing_in_the_use_of_the_hook(old, new, said):
 
 def test_a_function_that_passes_the_hook_on_is_not_blamed_for_the_inner_one():
     names: dict = {"__name__": "my_gpt2"}
-    exec(file_with("block", "mlp").replace('hook("mlp.post", in_blocks(activation, pre))', "activation(pre)"), names)
+    exec(file_with("block", "mlp").replace('hook("mlp.post", activation(pre))', "activation(pre)"), names)
     assert str(learn.check(names["mlp"])).startswith("mlp: right. It does not call hook for mlp.post:")
     assert str(learn.check(names["block"])) == "block: right."
     assert [*hook_problems(Own(names), ["mlp", "block"])] == ["mlp"]

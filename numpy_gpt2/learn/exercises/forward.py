@@ -258,7 +258,7 @@ EXERCISES = [
         (
             "There are two linear layers, with the activation between them and nowhere else.",
             "linear(x, w['mlp.c_fc.weight'], w['mlp.c_fc.bias']) is the first of them. `activation` is a function.",
-            "in_blocks(activation, pre)",
+            "activation(pre)",
         ),
         [
             Probe(mlp_probe(gelu)),

@@ -284,17 +284,17 @@ MISTAKES: dict[str, list[Mistake]] = {
         ),
     ],
     "mlp": [
-        mistake("no_activation", "The activation is missing.", ("in_blocks(activation, pre)", "pre")),
+        mistake("no_activation", "The activation is missing.", ("activation(pre)", "pre")),
         mistake(
             "bias_after_activation",
             "The bias of mlp.c_fc is added after the activation. It must be added before it.",
             ('w["mlp.c_fc.bias"]', "0"),
-            ("in_blocks(activation, pre)", 'activation(pre) + w["mlp.c_fc.bias"]'),
+            ("activation(pre)", 'activation(pre) + w["mlp.c_fc.bias"]'),
         ),
         mistake(
             "activation_last",
             "The activation comes after the second linear layer. It must be between the two.",
-            ("in_blocks(activation, pre)", "pre"),
+            ("activation(pre)", "pre"),
             ("return linear(post", "return activation(linear(post"),
             ('w["mlp.c_proj.bias"])', 'w["mlp.c_proj.bias"]))'),
         ),
@@ -308,22 +308,22 @@ MISTAKES: dict[str, list[Mistake]] = {
             "activation_first",
             "The activation is applied to x, before the first linear layer. It must be between the two.",
             ("linear(x,", "linear(activation(x),"),
-            ("in_blocks(activation, pre)", "pre"),
+            ("activation(pre)", "pre"),
         ),
         mistake(
             "always_gelu",
             "The activation is always gelu. The argument `activation` must be used.",
-            ("in_blocks(activation, pre)", "gelu(pre)"),
+            ("activation(pre)", "gelu(pre)"),
         ),
         mistake(
             "always_relu",
             "The activation is always ReLU. The argument `activation` must be used.",
-            ("in_blocks(activation, pre)", "relu(pre)"),
+            ("activation(pre)", "relu(pre)"),
         ),
         mistake(
             "exact_gelu",
             "The activation is always the exact GELU. The argument `activation` must be used.",
-            ("in_blocks(activation, pre)", "gelu_exact(pre)"),
+            ("activation(pre)", "gelu_exact(pre)"),
         ),
         mistake("no_c_fc_bias", "The bias of mlp.c_fc is not added.", ('w["mlp.c_fc.bias"]', "0")),
         mistake("no_c_proj_bias", "The bias of mlp.c_proj is not added.", ('w["mlp.c_proj.bias"]', "0")),
@@ -338,14 +338,12 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("return linear(post", "return x + linear(post"),
         ),
         mistake(
-            "activation_twice",
-            "The activation is applied twice.",
-            ("in_blocks(activation, pre)", "activation(activation(pre))"),
+            "activation_twice", "The activation is applied twice.", ("activation(pre)", "activation(activation(pre))")
         ),
         mistake(
             "gated",
             "x₁ · f(x₁) is computed, as in a gated MLP. GPT-2 has f(x W₁ + b₁) only.",
-            ("in_blocks(activation, pre)", "pre * activation(pre)"),
+            ("activation(pre)", "pre * activation(pre)"),
         ),
     ],
 }
