@@ -45,6 +45,7 @@ def make_parser() -> Parser:
         help="explain the probability of TEXT; it usually starts with a space (default: the most probable next token)",
     )
     add("--ablate", action="store_true", help="remove each head and each MLP in turn, and measure the effect")
+    add("--gradients", action="store_true", help="run the backward pass, and show the gradients of each next token")
     add("--text", action="store_true", help="print a report instead of writing a page")
     add(
         "--max-tokens",
@@ -69,12 +70,13 @@ def command(argv: list[str] | None) -> int:
     prompt, model = read_prompt(arguments.prompt), load_model(arguments)
     if path is not None:
         tokens, _, _ = read_tokens(prompt, model, arguments.target, arguments.max_tokens)
-        check_size(model.config, len(tokens))
+        check_size(model.config, len(tokens), arguments.gradients)
     explanation = explain(
         prompt,
         model,
         target=arguments.target,
         ablate=arguments.ablate,
+        gradients=arguments.gradients,
         max_tokens=arguments.max_tokens,
         progress=True,
     )
