@@ -6,6 +6,7 @@ A hook sees named results only, and `backward.py` names few of its results. The 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,13 +23,10 @@ class Call(NamedTuple):
 
 
 def functions_of(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """The functions that a module defines, by name, in the order of its source."""
-    return {
-        name: function
-        for name, function in vars(module).items()
-        if inspect.isfunction(function)
-        and (function.__module__ == module.__name__ or "numpy_gpt2" not in function.__module__)
-    }
+    """The functions that a module defines, by name, in this order. --with may have replaced some of them."""
+    code = inspect.getsource(module)
+    functions = {name: f for name, f in vars(module).items() if inspect.isfunction(f)}
+    return {name: f for name, f in functions.items() if re.search(rf"^def {name}\(", code, re.MULTILINE)}
 
 
 @contextmanager

@@ -3,9 +3,10 @@
 Each position t has an objective: ln p of the token that follows it. The objective of the last position is ln p(target),
 the sum over all tokens of the target. `backward.py` runs once for each objective.
 
-The gradient of a named result x says how the objective changes with x. To first order, a change Δx adds the inner product
-of Δx and the gradient. A head that is removed changes by −z, so the estimate of the effect is −(gradient × output).
-Simonyan et al. 2014, "Deep Inside Convolutional Networks"; Michel et al. 2019, "Are Sixteen Heads Really Better than One?".
+The gradient of a named result x says how the objective changes with x. To first order, a change Δx adds the inner
+product of Δx and the gradient. A head that is removed changes by −z, so the estimate of the effect is −(gradient ×
+output). Simonyan et al. 2014, "Deep Inside Convolutional Networks: Visualising Image Classification Models and Saliency
+Maps"; Michel et al. 2019, "Are Sixteen Heads Really Better than One?".
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def gradients_of(a: Analysis, progress: bool = False) -> Arrays:
         bar = progress_bar(iterable=results, initial=1, total=T, unit="token", desc="gradients", disable=not progress)
         rows = [*bar, objective_numbers(a, named, trace)]
     found = {name: first_positions(name, gradient, T) for name, gradient in named.items()}
-    found |= {f"weights.{name}": np.linalg.norm(gradient) for name, gradient in dweights.items()}
+    found |= {f"weights.{name}": np.asarray(np.linalg.norm(gradient)) for name, gradient in dweights.items()}
     found |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return {f"gradient.{name}": array for name, array in found.items()}
 
@@ -110,16 +111,16 @@ def first_positions(name: str, x: np.ndarray, n: int) -> np.ndarray:
 
 
 def named_gradients(calls: list[Call], n_layer: int) -> Arrays:
-    """The gradient of each named result, from the calls of a backward pass. Its first calls are those of the last block.
+    """The gradient of each named result, from the calls of a backward pass, which begins in the last block.
 
     f_backward is given the gradient of what f returned, and it returns the gradient of what f was given.
     """
     lists: dict[str, list[Call]] = {}
     for call in calls:
         lists.setdefault(call.name, []).append(call)
-    calls_of = {name.removesuffix("_backward"): iter(found) for name, found in lists.items()}
+    calls_of = {name: iter(found) for name, found in lists.items()}
     try:
-        found = {"ln_f": next(calls_of["layer_norm"]).arguments[0]}
+        found = {"ln_f": next(calls_of["layer_norm_backward"]).arguments[0]}
         for layer in reversed(range(n_layer)):
             found |= {f"h.{layer}.{name}": gradient for name, gradient in block_gradients(calls_of).items()}
     except (KeyError, StopIteration):
@@ -133,9 +134,10 @@ def named_gradients(calls: list[Call], n_layer: int) -> Arrays:
 
 def block_gradients(calls_of: dict[str, Iterator[Call]]) -> Arrays:
     """The gradients of one block's named results, from the calls of its backward pass, in their order."""
-    block, mlp, attention, softmax = (next(calls_of[name]) for name in ("block", "mlp", "attention", "softmax"))
-    ln_2, ln_1 = next(calls_of["layer_norm"]), next(calls_of["layer_norm"])
-    mlp_proj, mlp_fc, attn_proj, _ = (next(calls_of["linear"]) for _ in range(4))
+    functions = ("block", "mlp", "layer_norm", "layer_norm", "attention", "softmax", *("linear",) * 4)
+    block, mlp, ln_2, ln_1, attention, softmax, mlp_proj, mlp_fc, attn_proj, _ = (
+        next(calls_of[f"{name}_backward"]) for name in functions
+    )
     dq, dk, dv = attention.result
     return {
         "resid_pre": block.result[0],

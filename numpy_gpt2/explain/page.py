@@ -82,7 +82,7 @@ def page_data(a: Analysis, arrays: dict[str, np.ndarray], template: str) -> dict
         "pieces": {token: token_text(token, a.model) for token in sorted(shown)},
         "bytes": [token_hex(token, a.model) for token in a.tokens],
         "merges": merges,
-        "dimensions": dimensions(a),
+        "dimensions": dimensions(config, len(a.tokens)),
         "inner": config.inner_size,
         "weights": weight_lengths(a) if has_gradients(a) else {},
         "steps": [[name, letters, array.shape] for name, letters, array in a.forward_steps(layers=1)],
@@ -208,9 +208,8 @@ def array_element(name: str, array: np.ndarray) -> str:
     return f'<script type="text/plain" data-array="{name}" data-kind="{kind}" data-axes="{shape}">{data}</script>'
 
 
-def dimensions(a: Analysis) -> dict[str, int]:
-    """The sizes that the code's letters stand for, with this prompt and this model."""
-    T, c = len(a.tokens), a.model.config
+def dimensions(c: GPT2Config, T: int) -> dict[str, int]:
+    """The sizes that the code's letters stand for, with this model and T tokens."""
     sizes = (1, T, T, c.n_embd, c.n_head, c.n_embd // c.n_head, c.vocab_size, c.n_layer)
     return dict(zip("BTSCHDVL", sizes, strict=True))
 
@@ -224,8 +223,8 @@ def source(name: str, config: GPT2Config) -> dict[str, str]:
     """The source of a function, such as "model.attention" or the model's "activation", and its equation."""
     module, _, function_name = name.rpartition(".")
     own = {"activation": activation(config), "activation_backward": ACTIVATIONS_BACKWARD[activation(config)]}
-    function = getattr(import_module(f"..{module}", __package__), function_name) if module else own[name]
-    function = inspect.unwrap(function)
+    found: Any = getattr(import_module(f"..{module}", __package__), function_name) if module else own[name]
+    function = inspect.unwrap(found)
     lines, number = inspect.getsourcelines(function)
     path, package = Path(inspect.getfile(function)), FOLDER.parents[1]
     path = path.relative_to(package) if path.is_relative_to(package) else Path(path.name)  # a learner's own file
