@@ -4,6 +4,7 @@ analysis.py                        what is computed, from the arrays that a hook
 contributions.py                   what each part adds to a logit, the tokens it promotes, and where heads look
 calls.py                           what each function of the core was given and returned, while it runs
 gradients.py                       the gradients of the next tokens' log-probabilities, by backward.py
+annotated.py, .html, .css          model.py and backward.py side by side, with the numbers of one prompt
 visible.py                         tokens as text in which every character can be seen
 page.py, page.html, .css, script/  the page: one HTML file that loads nothing else
 size.py                            the size of the page, known before anything is computed
