@@ -25,10 +25,15 @@ from .measure import Metric, Results, Sample, take_turns
 from .processes import run_process
 from .report import CAPTION, HEADER, machine, page, table_lines
 
-# Layers, heads, channels, window, batch: nanoGPT's published CPU setting, and its GPU setting with a smaller batch.
+# Layers, heads, channels, vocabulary, window, batch, dropout: nanoGPT's published CPU setting, its GPU setting with a
+# smaller batch, and GPT-2's size, as in fine-tuning.
 TRAINING = {
-    "4 × 128, window 64, batch 12": (4, 4, 128, 64, 12),
-    "6 × 384, window 256, batch 16": (6, 6, 384, 256, 16),
+    "4 × 128, window 64, batch 12": (4, 4, 128, 257, 64, 12, 0.0),
+    "6 × 384, window 256, batch 16": (6, 6, 384, 257, 256, 16, 0.0),
+    "12 × 768, window 256, batch 4": (12, 12, 768, 50257, 256, 4, 0.0),
+    "12 × 768, window 256, batch 4, dropout 0.1": (12, 12, 768, 50257, 256, 4, 0.1),
+    "12 × 768, window 1,024, batch 1": (12, 12, 768, 50257, 1024, 1, 0.0),
+    "12 × 768, window 1,024, batch 1, dropout 0.1": (12, 12, 768, 50257, 1024, 1, 0.1),
 }
 
 
@@ -40,7 +45,7 @@ def training_step(title: str, name: str) -> Sample:
 
 
 def training(runs: int, quick: bool, notes: list[str]) -> Iterator[Results]:
-    """Training steps of a small model and, unless `quick`, of a larger one."""
+    """Training steps of a small model and, unless `quick`, of larger ones."""
     names = ["numpy_gpt2", "transformers"]
     if not (find_spec("torch") and find_spec("transformers")):
         notes.append(f"{names.pop()} is absent from training: it needs PyTorch.")

@@ -26,7 +26,7 @@ Then the machinery around it:
     options.py, samples.py, parameters.py, __main__.py the command that continues a prompt
     prompts.py, session.py                             several prompts in a file, or typed in a terminal
     windows.py, evaluate.py, logprobs.py               the loss of a text, and the log-probability of each token
-    train/                                             the training loop, its checkpoints and its log
+    train/                                             the training loop, gradients in parallel, checkpoints, the log
     explain/                                           an HTML page that shows one prompt inside the model
     learn/                                             GPT-2's functions as exercises, and checks that name mistakes
 

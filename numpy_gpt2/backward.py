@@ -172,11 +172,12 @@ def mlp_backward(dy, x, w, activation, trace):
     return dx, dw
 
 
-def block_backward(dy, w, config, layer, trace, dropout=identity):
+def block_backward(dy, w, config, layer, trace, dropout=identity, cache=None):
     """x ← x + attention(layer_norm(x)), then x ← x + mlp(layer_norm(x))  ->  dx, {name: gradient}.
 
     This is `block`, from its last line to its first. At both sums, dy reaches x unchanged, and the gradient through the
-    attention or the MLP is added to it. This direct path from the loss to every layer makes deep models trainable.
+    attention or the MLP is added to it. This direct path from the loss to every layer makes deep models trainable. With
+    a `cache`, k and v of earlier positions get gradients too, which `cache.update_backward` hands on.
 
     >>> from numpy_gpt2 import GPT2Config
     >>> from numpy_gpt2.model import block, record
@@ -203,6 +204,8 @@ def block_backward(dy, w, config, layer, trace, dropout=identity):
     dz = merge_heads_backward(dmerged, config.n_head)
     q, k, v = trace["attn.q"], trace["attn.k"], trace["attn.v"]
     dq, dk, dv = attention_backward(dz, q, k, v, config.attention_scale(layer), trace, dropout)
+    if cache is not None:
+        dk, dv = cache.update_backward(dk, dv)
 
     # q, k, v = split_heads(linear(layer_norm(resid_pre)))
     dnormalized, dw["attn.c_attn.weight"], dw["attn.c_attn.bias"] = linear_backward(

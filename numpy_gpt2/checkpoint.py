@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +72,13 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
     A generation_config.json or added_tokens.json of an earlier model is removed. A save that fails changes nothing in
     the folder. Raises ValueError if weights, config and tokenizer do not fit together.
     """
-    folder = Path(folder)
+    with staged_model(Path(folder), weights, config, tokenizer):
+        pass
+
+
+@contextmanager
+def staged_model(folder: Path, weights: Weights, config: GPT2Config, tokenizer: tiktoken.Encoding) -> Iterator[Path]:
+    """The same, for a model with other files: yields the temporary folder from which all files are moved at the end."""
     check_names_and_shapes(weights, config, folder)
     check_vocabulary(tokenizer, config, folder)
     description = {
@@ -83,3 +91,4 @@ def save_model(folder: str | Path, weights: Weights, config: GPT2Config, tokeniz
         (staging / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         save_weights(staging / FILE, weights)
         save_tokenizer(staging, tokenizer)
+        yield staging

@@ -147,12 +147,12 @@ def keep_freed_memory() -> None:
     """Make glibc keep the memory of freed arrays and reuse it for new ones.
 
     By default glibc returns the memory of large arrays to the system. Each new page then costs more time than NumPy
-    needs to fill it: a training step took up to twice as long. The parameters, from malloc.h, are M_MMAP_THRESHOLD,
+    needs to fill it: a training step took up to twice as long. The parameters, from malloc.h, are M_MMAP_MAX,
     M_TRIM_THRESHOLD and M_ARENA_MAX. Other C libraries have no `mallopt`; nothing changes there.
     """
     with suppress(AttributeError, OSError, TypeError):
         libc = ctypes.CDLL(None)
-        for parameter, value in ((-3, 1 << 25), (-1, (1 << 31) - 1), (-8, 1)):
+        for parameter, value in ((-4, 0), (-1, (1 << 31) - 1), (-8, 1)):
             libc.mallopt(parameter, value)
 
 

@@ -18,7 +18,8 @@ LOCK = ".lock"
 
 @contextmanager
 def staged_writes(folder: Path, replaced: Iterable[str] = ()) -> Iterator[Path]:
-    """A temporary folder to write files into. They are moved into `folder` at the end of the `with` block, by name.
+    """A temporary folder to write files into. They are moved into `folder` at the end of the `with` block, by name,
+    and those of its subfolders into subfolders of `folder`.
     Files in `folder` whose names are in `replaced` are removed then, unless there is a new one.
 
     If the block raises an exception, nothing in `folder` changes. A killed process leaves its temporary folder; the
@@ -33,8 +34,10 @@ def staged_writes(folder: Path, replaced: Iterable[str] = ()) -> Iterator[Path]:
                 staging = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=STAGING)))
                 locked = stack.enter_context(try_lock(staging))
             yield staging
-            written = sorted({path.name for path in staging.iterdir()} - {LOCK})
+            paths = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != LOCK)
+            written = [str(path.relative_to(staging)) for path in paths]
             for name in written:
+                (folder / name).parent.mkdir(exist_ok=True)
                 (staging / name).replace(folder / name)
             for name in {*replaced}.difference(written):
                 (folder / name).unlink(missing_ok=True)
@@ -123,7 +126,8 @@ def read_utf8(path: str | Path) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); convert it first") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path} is not UTF-8 (line {line}: {error}); convert it first") from None
 
 
 def replace_surrogates(text: str) -> str:

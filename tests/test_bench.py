@@ -126,7 +126,7 @@ def test_whole_measurement_works_without_peers(tmp_path, monkeypatch):
 
 def test_training_step_is_timed(monkeypatch):
     monkeypatch.setattr(training, "SECONDS", 0)
-    assert 0 < training.ours(1, 1, 8, 8, 2) < 10
+    assert 0 < training.ours(1, 1, 8, 9, 8, 2, 0.1) < 10
 
 
 def test_pictures_are_drawn(tmp_path):
@@ -213,4 +213,4 @@ def test_training_worker_of_the_readme_takes_these_numbers():
     (line,) = re.findall(r"`python -m bench\.training (.*?)`", README)
     name, *numbers = line.split()
     assert name == "numpy_gpt2"
-    assert len([int(n) for n in numbers]) == len(training.ours.__annotations__) - 1
+    assert len([float(n) for n in numbers]) == len(training.ours.__annotations__) - 1

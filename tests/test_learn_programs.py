@@ -63,7 +63,7 @@ def test_the_loss_and_the_page_of_a_copy_are_the_same(own, example):
 
 
 def test_training_with_a_copy_is_the_same(own):
-    options = TrainConfig(batch_size=4, max_steps=3, warmup=1)
+    options = TrainConfig(n_positions=8, batch_size=4, max_steps=3, warmup=1)
     config = GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=2, n_head=2)
     runs = [new_run(options, config, init_weights(config, np.random.default_rng(0))) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:

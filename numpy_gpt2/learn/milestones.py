@@ -119,7 +119,10 @@ def own_training(own: Own) -> Iterator[str]:
     problems = hook_problems(own, own.functions)
     names, left_out = with_hook(own, problems)
     without_dropout = [name for name in problems if EXERCISES[name].hook == "dropout"]
-    options = TrainConfig(batch_size=8, max_steps=N_STEPS, warmup=10, lr=0.01, dropout=0.0 if without_dropout else 0.1)
+    dropout = 0.0 if without_dropout else 0.1
+    options = TrainConfig(
+        n_positions=config.n_positions, batch_size=8, max_steps=N_STEPS, warmup=10, lr=0.01, dropout=dropout
+    )
     runs = [training.new_run(options, config, init_weights(config, np.random.default_rng(0)))]
     runs.append(copy.deepcopy(runs[0]))
     for run, functions in zip(runs, (names, []), strict=True):

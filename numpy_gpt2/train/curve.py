@@ -19,7 +19,7 @@ def loss_curve(rows: Sequence[dict[str, Any]], title: str) -> str:
     """
     lines = {name: [(row["step"], row[name]) for row in rows if row[name] is not None] for name in LINES}
     losses = [loss for points in lines.values() for _, loss in points]
-    last, low, high = rows[-1]["step"], min(losses), max(losses)
+    last, low, high = max(1, rows[-1]["step"]), min(losses), max(losses)
     low, high = low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
 
     def x(step: float) -> float:

@@ -13,27 +13,35 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
 
 import numpy as np
 
-from ..backward import loss_and_gradients
-from ..config import GPT2Config
+from ..config import GPT2Config, Shape
 from ..model import identity
 from ..weights import Weights
-from ..windows import TOKENS_PER_FORWARD
 from .config import TrainConfig
+from .gradients import Hook, batch_gradients
+from .trained import (
+    adapted,
+    as_weights,
+    fingerprint,
+    initial,
+    rank,
+    trained_gradients,
+    trained_shapes,
+    trained_weights,
+)
 
 # Number of parameters that one call of `adamw` updates. The arrays of such a block fit into the processor's cache.
-ADAMW_BLOCK = 1 << 16
+ADAMW_BLOCK = 1 << 15
 
 
 @dataclasses.dataclass
 class Run:
-    """The state of a training run. A checkpoint holds all of it.
+    """The state of a training run. A checkpoint holds all of it but the frozen weights.
 
-    The five arrays have one number for each parameter; `as_weights` gives them their names and shapes.
+    The four arrays have one number for each number that is trained; `as_weights` gives them names and shapes.
     """
 
     options: TrainConfig
@@ -41,14 +49,37 @@ class Run:
     weights: np.ndarray
     m: np.ndarray  # AdamW: running mean of the gradient
     v: np.ndarray  # AdamW: running mean of the squared gradient
-    mean: np.ndarray  # running mean of the latest weights; evaluations use it
-    best: np.ndarray  # `mean` at the lowest validation loss so far; saved as the model
-    best_loss: float = math.inf  # nats per token
+    mean: np.ndarray | None = None  # running mean of the latest weights, if `options.average`; evaluations use it
+    frozen: Weights = dataclasses.field(default_factory=dict)  # the weights that are not trained, never written to
+    merged: Weights = dataclasses.field(init=False)  # the matrices with their adapters, as `current_weights` left them
+    base: str = ""  # fingerprint of the frozen weights
+    best_loss: float = math.inf  # the lowest validation loss so far, nats per token
+    best_step: int | None = None  # when it was measured; the model in the run's folder is that of this step
     step: int = 0  # steps done
     seconds: float = 0.0  # total time of all steps
     losses: list[float] = dataclasses.field(default_factory=list)  # loss of each step since the last row of the log
     timings: list[float] = dataclasses.field(default_factory=list)  # seconds of each of these steps
     rows: list[dict[str, float | None]] = dataclasses.field(default_factory=list)  # the log
+
+    def __post_init__(self) -> None:
+        names = trained_weights(self.options.train, self.config) if rank(self.options.train) else []
+        every = self.config.parameter_shapes()
+        self.merged = {name: np.empty(every[name], self.weights.dtype) for name in names}
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """What is trained: name -> shape, matrices first."""
+        return trained_shapes(self.options.train, self.config)
+
+    @property
+    def averaged(self) -> np.ndarray:
+        """The flat array that evaluations use and the model is made from: `mean`, or `weights` without a mean."""
+        return self.weights if self.mean is None else self.mean
+
+    @functools.cached_property
+    def gradient(self) -> np.ndarray:
+        """The gradient of the latest step. Each step overwrites it, because new memory would cost time."""
+        return np.empty_like(self.weights)
 
     @property
     def windows_per_step(self) -> int:
@@ -56,39 +87,47 @@ class Run:
 
     @property
     def tokens_per_second(self) -> float:
-        return len(self.timings) * self.windows_per_step * self.config.n_positions / sum(self.timings)
-
-
-def as_weights(flat: np.ndarray, config: GPT2Config) -> Weights:
-    """Return the weights as a dict of views of one flat array, matrices first. The optimizer updates the flat array.
-
-    >>> config = GPT2Config(vocab_size=3, n_positions=1, n_embd=2, n_layer=1, n_head=1)
-    >>> weights = as_weights(np.arange(config.num_parameters()), config)
-    >>> weights["wte.weight"].tolist()
-    [[0, 1], [2, 3], [4, 5]]
-    >>> weights["wpe.weight"].tolist()
-    [[6, 7]]
-    """
-    shapes = config.parameter_shapes()
-    weights, start = {}, 0
-    for name in sorted(shapes, key=lambda name: len(shapes[name]), reverse=True):
-        end = start + math.prod(shapes[name])
-        weights[name], start = flat[start:end].reshape(shapes[name]), end
-    return weights
+        return len(self.timings) * self.windows_per_step * self.options.n_positions / sum(self.timings)
 
 
 def new_run(options: TrainConfig, config: GPT2Config, weights: Weights) -> Run:
-    """Return a run at step 0 with a copy of these weights.
+    """Return a run at step 0 with a copy of these weights. Those that it does not train are used without a copy.
 
     >>> config = GPT2Config(vocab_size=3, n_positions=4, n_embd=2, n_layer=1, n_head=1)
     >>> run = new_run(TrainConfig(), config, {name: np.ones(s) for name, s in config.parameter_shapes().items()})
     >>> run.step, run.weights.size, float(run.weights.sum()), float(run.m.sum())
     (0, 92, 92.0, 0.0)
     """
-    flat = np.zeros(config.num_parameters(), np.float32)
-    for name, array in as_weights(flat, config).items():
-        array[:] = weights[name]
-    return Run(options, config, flat, np.zeros_like(flat), np.zeros_like(flat), mean=flat.copy(), best=flat.copy())
+    shapes = trained_shapes(options.train, config)
+    flat = initial(shapes, weights, options.seed)
+    mean = flat.copy() if options.average else None
+    frozen = {name: array for name, array in weights.items() if name not in shapes}
+    base = fingerprint(frozen) if frozen else ""
+    return Run(options, config, flat, np.zeros_like(flat), np.zeros_like(flat), mean, frozen, base)
+
+
+def current_weights(run: Run, flat: np.ndarray) -> Weights:
+    """Return the weights of the whole model, given `run.weights` or another flat array of what is trained.
+
+    They are views of the array, and the frozen weights. Adapters are merged into arrays that the next call overwrites.
+
+    >>> config = GPT2Config(vocab_size=3, n_positions=4, n_embd=2, n_layer=1, n_head=1)
+    >>> ones = {name: np.ones(s) for name, s in config.parameter_shapes().items()}
+    >>> run = new_run(TrainConfig(train="lora:1", init_from="gpt2"), config, ones)
+    >>> current_weights(run, np.ones_like(run.weights))["h.0.attn.c_proj.weight"].tolist()  # 1 + 2 · 1 · 1
+    [[3.0, 3.0], [3.0, 3.0]]
+    """
+    trained = as_weights(flat, run.shapes)
+    return adapted(run.frozen, trained, run.merged) if run.merged else run.frozen | trained
+
+
+def windows_per_epoch(n_tokens: int, length: int) -> int:
+    """Return the number of windows in an epoch. The text has room for one more, because an epoch starts anywhere.
+
+    >>> windows_per_epoch(n_tokens=9, length=2)
+    3
+    """
+    return max(1, (n_tokens - 1) // length - 1)
 
 
 @functools.lru_cache(maxsize=2)
@@ -117,7 +156,7 @@ def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tupl
     >>> inputs.tolist(), targets.tolist()
     ([[0, 1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, 6, 7, 8]])
     """
-    n_windows = max(1, (len(tokens) - 1) // length - 1)
+    n_windows = windows_per_epoch(len(tokens), length)
     starts = [
         shuffled_windows(len(tokens), n_windows, length, seed, i // n_windows)[i % n_windows]
         for i in range(step * n, (step + 1) * n)
@@ -126,20 +165,7 @@ def batch(tokens: np.ndarray, n: int, length: int, seed: int, step: int) -> tupl
     return tokens[positions], tokens[positions + 1]
 
 
-def equal_parts(rows: int, length: int) -> list[slice]:
-    """Divide a batch of rows × length tokens into at least two equal parts of at most TOKENS_PER_FORWARD tokens.
-
-    The parts are as large as possible. If all parts of several rows are too large, each row is a part. A batch of one
-    row is one part.
-
-    >>> equal_parts(rows=8, length=128)  # 2 parts of 512 tokens
-    [slice(0, 4, None), slice(4, 8, None)]
-    """
-    n = next((n for n in range(2, rows) if rows % n == 0 and rows * length <= n * TOKENS_PER_FORWARD), rows)
-    return [slice(start, start + rows // n) for start in range(0, rows, rows // n)]
-
-
-def dropout(p: float, rng: np.random.Generator) -> Callable[[str, np.ndarray], np.ndarray]:
+def dropout(p: float, rng: np.random.Generator) -> Hook:
     """y = x · mask / (1 − p), where each number of the mask is 0 with probability p, and otherwise 1.
 
     Returns a hook for `forward`. It changes the sum of the embeddings, the attention patterns, and the outputs of
@@ -162,8 +188,8 @@ def dropout(p: float, rng: np.random.Generator) -> Callable[[str, np.ndarray], n
         if name != "h.0.resid_pre" and not name.endswith(("attn.pattern", "attn_out", "mlp_out")):
             return value
         if name not in masks:
-            masks[name] = rng.integers(1 << 16, size=value.shape, dtype=np.uint16) >= p * (1 << 16)
-        return value * masks[name] * (1 / (1 - p))
+            masks[name] = rng.integers(1 << 16, size=value.shape, dtype=np.uint16) >= math.ceil(p * (1 << 16))
+        return value * np.multiply(masks[name], 1 / (1 - p), dtype=value.dtype)
 
     return hook if p else identity
 
@@ -183,22 +209,23 @@ def mean_gradient(run: Run, inputs: np.ndarray, targets: np.ndarray, pool: Execu
     >>> round(loss, 4), gradient.shape == run.weights.shape
     (1.0986, True)
     """
-    parts, weights = equal_parts(*inputs.shape), as_weights(run.weights, run.config)
+    gradient = run.gradient
+    trained, sums = (as_weights(flat, run.shapes) for flat in (run.weights, gradient))
 
-    def compute(number: int, rows: slice) -> tuple[float, Weights]:
-        rng = np.random.default_rng([run.options.seed, run.step, number])
-        return loss_and_gradients(inputs[rows], targets[rows], weights, run.config, dropout(run.options.dropout, rng))
+    def take(weight: str, rows: slice | np.ndarray, part: np.ndarray, is_first: bool) -> None:
+        for name, added in trained_gradients(weight, part, trained).items():
+            if is_first:
+                sums[name][rows] = added
+            else:
+                sums[name][rows] += added
 
-    total_loss, total = 0.0, np.zeros_like(run.weights)
-    sums = as_weights(total, run.config)
-    # Parts are numbered from 1. NumPy ignores a 0 at the end of a seed, so [seed, step, 0] would give the same numbers
-    # as [seed, epoch] in `shuffled_windows` if step = epoch.
-    for loss, gradients in pool.map(compute, range(1, len(parts) + 1), parts):
-        total_loss += float(loss)
-        for name, gradient in gradients.items():
-            sums[name] += gradient
-    total /= len(parts)
-    return total_loss / len(parts), total
+    def dropouts(i: int) -> Hook:
+        # Parts are numbered from 1. NumPy ignores a 0 at the end of a seed, so [seed, step, 0] would give the same
+        # numbers as [seed, epoch] in `shuffled_windows` if step = epoch.
+        return dropout(run.options.dropout, np.random.default_rng([run.options.seed, run.step, i + 1]))
+
+    weights, names = current_weights(run, run.weights), trained_weights(run.options.train, run.config)
+    return batch_gradients(inputs, targets, weights, run.config, names, take, pool, dropouts), gradient
 
 
 def check_finite(run: Run, loss: float) -> None:
@@ -233,31 +260,35 @@ def clipping_factor(norm: float, grad_clip: float) -> float:
 
 
 def learning_rate(step: int, options: TrainConfig) -> float:
-    """Return the learning rate: a line up to `lr` in `warmup` steps, then half a cosine down to `min_lr`.
+    """Return the learning rate: a line up to `lr` in `warmup` steps, then half a cosine or a line down to `min_lr`.
 
     `step` counts from 0. The last step always has the rate `min_lr`, even if the warm-up is longer than the run.
 
     >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=4, max_steps=8)
     >>> [round(learning_rate(step, options), 2) for step in range(8)]
     [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.25, 0.0]
+    >>> options = TrainConfig(lr=1.0, min_lr=0.0, warmup=2, max_steps=7, schedule="linear")
+    >>> [round(learning_rate(step, options), 2) for step in range(7)]
+    [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
     warmup, last = options.warmup, options.max_steps - 1
     if step < min(warmup, last):
         return options.lr * (step + 1) / warmup
     progress = (step - warmup) / (last - warmup) if warmup < last else 1.0
-    return options.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (options.lr - options.min_lr)
+    remaining = 1 - progress if options.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return options.min_lr + remaining * (options.lr - options.min_lr)
 
 
-def adamw_blocks(config: GPT2Config, weight_decay: float) -> list[tuple[slice, float]]:
+def adamw_blocks(shapes: dict[str, Shape], weight_decay: float) -> list[tuple[slice, float]]:
     """Divide the flat array into blocks, each with its weight decay: only matrices decay, and they come first.
 
-    The 86 parameters of this model are 56 numbers in matrices and 30 in biases and layer norms:
+    The matrices of adapters decay, too.
 
-    >>> adamw_blocks(GPT2Config(vocab_size=3, n_positions=1, n_embd=2, n_layer=1, n_head=1), weight_decay=0.1)
-    [(slice(0, 56, None), 0.1), (slice(56, 86, None), 0.0)]
+    >>> adamw_blocks({"mlp.c_fc.weight": (2, 8), "mlp.c_fc.bias": (8,)}, weight_decay=0.1)
+    [(slice(0, 16, None), 0.1), (slice(16, 24, None), 0.0)]
     """
-    n = config.num_parameters()
-    n_matrices = sum(math.prod(shape) for shape in config.parameter_shapes().values() if len(shape) == 2)
+    n = sum(map(math.prod, shapes.values()))
+    n_matrices = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 2)
     return [
         (slice(start, min(start + ADAMW_BLOCK, end)), decay)
         for first, end, decay in ((0, n_matrices, weight_decay), (n_matrices, n, 0.0))
@@ -328,7 +359,7 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     >>> from concurrent.futures import ThreadPoolExecutor
     >>> from numpy_gpt2 import init_weights
     >>> config = GPT2Config(vocab_size=3, n_positions=4, n_embd=2, n_layer=1, n_head=1)
-    >>> options = TrainConfig(batch_size=2, lr=0.01, warmup=0, weight_decay=0.0)
+    >>> options = TrainConfig(n_positions=4, batch_size=2, lr=0.01, warmup=0, weight_decay=0.0)
     >>> run = new_run(options, config, init_weights(config, np.random.default_rng(0)))
     >>> before = run.weights.copy()
     >>> with ThreadPoolExecutor() as pool:
@@ -338,21 +369,23 @@ def take_step(run: Run, tokens: np.ndarray, pool: Executor) -> None:
     """
     start = time.perf_counter()
     options = run.options
-    inputs, targets = batch(tokens, run.windows_per_step, run.config.n_positions, options.seed, run.step)
+    inputs, targets = batch(tokens, run.windows_per_step, options.n_positions, options.seed, run.step)
     loss, gradient = mean_gradient(run, inputs, targets, pool)
-    norm = math.sqrt(np.vdot(gradient, gradient))
+    blocks = adamw_blocks(run.shapes, options.weight_decay)
+    norm = math.sqrt(sum(float(np.vdot(gradient[block], gradient[block])) for block, _ in blocks))
     check_finite(run, loss + norm)
     factor = clipping_factor(norm, options.grad_clip)
     lr = learning_rate(run.step, options)
     run.step += 1
 
     def update(block: slice, weight_decay: float) -> None:
-        weights, m, v, mean = (array[block] for array in (run.weights, run.m, run.v, run.mean))
+        weights, m, v = run.weights[block], run.m[block], run.v[block]
         settings = {"lr": lr, "beta1": options.beta1, "beta2": options.beta2, "weight_decay": weight_decay}
         adamw(weights, factor * gradient[block], m, v, step=run.step, **settings)
-        update_mean(mean, weights, run.step)
+        if run.mean is not None:
+            update_mean(run.mean[block], weights, run.step)
 
-    list(pool.map(update, *zip(*adamw_blocks(run.config, options.weight_decay), strict=True)))
+    list(pool.map(update, *zip(*blocks, strict=True)))
     run.losses.append(loss)
     run.timings.append(time.perf_counter() - start)
     run.seconds += run.timings[-1]

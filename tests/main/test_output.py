@@ -240,7 +240,7 @@ def test_help_says_how_to_type_a_line_end_after_stop(cli):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train"], "the following arguments are required: CORPUS.txt, --out"),
+        (["train"], "the following arguments are required: --out"),
         (["evaluate"], "TEXT.txt"),
         (["explain", "--text", "-o", "x", "a"], "--text"),
     ],

@@ -240,11 +240,10 @@ def parameters(model: transformers.GPT2LMHeadModel) -> dict[str, torch.Tensor]:
     return {name.removeprefix("transformer."): parameter for name, parameter in model.named_parameters()}
 
 
-def ten_steps() -> dict[str, np.ndarray]:
-    """Ten steps of PyTorch's AdamW: the loss before each step, and some entries of the final weights."""
-    config = variation("plain")
-    model = oracle(config, seeded_weights(config, seed=0, scale=0.02), torch.float64)
-    weights = parameters(model)
+def ten_steps(
+    model: transformers.GPT2LMHeadModel, config: GPT2Config, weights: dict[str, torch.Tensor]
+) -> dict[str, np.ndarray]:
+    """Train these weights with PyTorch's AdamW: the losses before ten steps, and some entries of the final weights."""
     optimizer = torch.optim.AdamW(
         [
             {"params": [w for w in weights.values() if w.ndim == 2], "weight_decay": TRAINING["weight_decay"]},
@@ -267,16 +266,18 @@ def ten_steps() -> dict[str, np.ndarray]:
         optimizer.step()
         losses.append(value.item())
     return {
-        "steps/losses": np.array(losses),
-        "steps/weights": np.concatenate(
-            [selected(weights[name].detach().numpy()) for name in config.parameter_shapes()]
-        ),
+        "losses": np.array(losses),
+        "weights": np.concatenate([selected(array.detach().numpy()) for array in weights.values()]),
     }
 
 
 @torch.enable_grad()
 def make_gradients() -> None:
-    arrays = ten_steps()
+    config = variation("plain")
+    model = oracle(config, seeded_weights(config, seed=0, scale=0.02), torch.float64)
+    weights = parameters(model)
+    steps = ten_steps(model, config, {name: weights[name] for name in config.parameter_shapes()})
+    arrays = {f"steps/{name}": array for name, array in steps.items()}
     for name in [*VARIATIONS, "dropout"]:
         seed = [*VARIATIONS, "dropout"].index(name)
         config = variation("plain" if name == "dropout" else name)

@@ -80,6 +80,17 @@ def seeded_weights(config: GPT2Config, seed: int, scale: float) -> dict[str, np.
     return weights
 
 
+def seeded_adapters(config: GPT2Config, rank: int) -> dict[str, np.ndarray]:
+    """float32 adapters from a seed, for the matrices of each block: uniform from −0.1 to 0.1. B is not 0 here."""
+    rng = np.random.Generator(np.random.PCG64(rank))
+    adapters = {}
+    for name, shape in config.parameter_shapes().items():
+        if len(shape) == 2 and name.startswith("h."):
+            adapters[f"{name}.lora_A"] = (0.2 * rng.random((shape[0], rank)) - 0.1).astype(np.float32)
+            adapters[f"{name}.lora_B"] = (0.2 * rng.random((rank, shape[1])) - 0.1).astype(np.float32)
+    return adapters
+
+
 def seeded_tokens(config: GPT2Config, seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """Random token ids from a seed."""
     return (np.random.Generator(np.random.PCG64(seed)).random(shape) * config.vocab_size).astype(np.int64)

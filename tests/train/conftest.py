@@ -16,6 +16,7 @@ from numpy_gpt2 import load
 from numpy_gpt2.evaluate import evaluate
 from numpy_gpt2.train import __main__ as command
 from numpy_gpt2.train import run as run_module
+from numpy_gpt2.train.trained import as_weights, trained_shapes
 
 from .. import conftest
 from ..conftest import run_in_process, write_model
@@ -29,7 +30,7 @@ MODEL_FILES = [
     "tokenizer_config.json",
     "vocab.json",
 ]
-FILES = sorted([*MODEL_FILES, "checkpoint.safetensors", "loss.svg", "train.jsonl"])
+FILES = sorted([*MODEL_FILES, "checkpoint.safetensors", "loss.svg", "tokens.safetensors", "train.jsonl"])
 SIZES = ["--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--n-positions", 16, "--batch-size", 4]
 TINY_RUN = [*SIZES, "--warmup", 5, "--lr", 0.01, "--sample-interval", 0]
 FULL_RUN = [*TINY_RUN, "--max-steps", 14, "--eval-interval", 4, "--checkpoint-interval", 3]
@@ -91,7 +92,7 @@ def interrupted(corpus, out, cli):
 
 @pytest.fixture
 def prepared(cli, monkeypatch):
-    """Start the command but do not train. Returns the run, training tokens, held-out tokens and tokenizer."""
+    """Start the command but do not train. Returns the run, the two arrays of tokens, and the tokenizer."""
 
     def run(*arguments):
         seen = []
@@ -99,7 +100,8 @@ def prepared(cli, monkeypatch):
             patched.setattr(command, "train", lambda *given: seen.extend(given))
             result = cli(*arguments)
         assert result.status == 0, result.err
-        return seen[:4]
+        run, tokens, tokenizer, _ = seen
+        return run, *tokens, tokenizer
 
     return run
 
@@ -139,6 +141,11 @@ def checkpoint(folder):
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
 
 
+def named(flat, config):
+    """A flat array of all weights as a dict."""
+    return as_weights(flat, trained_shapes("all", config))
+
+
 def log(folder):
     return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
 
@@ -162,11 +169,13 @@ def held_out_loss(folder, tokens):
 
 
 def messages(err):
-    """The lines on standard error without the progress bar."""
-    return [line for line in re.split(r"[\r\n]+", err) if line.strip() and not re.match(r" *\d+%\|", line)]
+    """The lines on standard error without the progress bar and what is said about the cost of the run."""
+    return [line for line in re.split(r"[\r\n]+", err) if line.strip() and not re.match(f"{BAR}|{COST}", line)]
 
 
-assert_one_error = partial(conftest.assert_one_error, before=r"[\d,]+ parameters; .*| *\d+%\|.*")
+BAR = r" *\d+%\|.*"
+COST = r"[\d,]+ steps of .*|about .* of memory; .*| *a step takes .*|warning: the run passes .*| +"
+assert_one_error = partial(conftest.assert_one_error, before=rf"[\d,]+ parameters; .*|{BAR}|{COST}| *stopping: .*")
 
 
 def assert_speeds_fit(rows):

@@ -310,14 +310,14 @@ def test_training_that_was_overtaken_by_another_is_an_error(cli, corpus, uninter
     if "--resume" in flags:
         shutil.copytree(uninterrupted, out)
         flags = [*flags, "--max-steps", 20]
-    encode = command.encode
+    is_complete = command.is_complete
     with monkeypatch.context() as patched:
         patched.setattr(
             command,
-            "encode",
+            "is_complete",
             lambda *given: (
                 shutil.copytree(uninterrupted, out, dirs_exist_ok=True, copy_function=shutil.copyfile)
-                and encode(*given)
+                and is_complete(*given)
             ),
         )
         assert_one_error(cli(corpus, "--out", out, *flags), 1, out, "was just changed by another training")

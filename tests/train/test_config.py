@@ -9,7 +9,7 @@ import pytest
 
 from numpy_gpt2.train import TrainConfig
 from numpy_gpt2.train import __main__ as command
-from numpy_gpt2.train.config import CHANGEABLE, FLAGS
+from numpy_gpt2.train.config import CHANGEABLE, FLAGS, in_words
 
 
 def test_no_flags_give_the_defaults():
@@ -25,8 +25,9 @@ def test_no_flags_give_the_defaults():
 
 @pytest.mark.parametrize("field", FLAGS, ids=lambda field: field.name)
 def test_each_setting_has_a_flag_that_gives_its_value(field):
-    value = {"tokenizer": "bpe:300", "init_from": "gpt2"}.get(field.name, 0.5 if field.type.startswith("float") else 3)
-    _, given = command.parse_arguments(["text.txt", "--out", "folder", command.flag(field.name), str(value)])
+    values = {"tokenizer": "bpe:300", "init_from": "gpt2", "train": "all", "schedule": "linear", "val_file": "a.txt"}
+    value = (values | {"average": False}).get(field.name, 0.5 if field.type.startswith("float") else 3)
+    _, given = command.parse_arguments(["text.txt", "--out", "folder", command.flag(field.name), in_words(value)])
     assert given == {field.name: value}
     assert type(given[field.name]) is type(value)
     assert getattr(TrainConfig(**given), field.name) == value
@@ -60,7 +61,11 @@ def test_min_lr_is_a_tenth_of_lr_unless_given():
         ("min_lr", -1.0),
         ("batch_size", 0),
         ("batch_size", 2.5),
-        ("max_steps", None),
+        ("max_steps", 0),
+        ("epochs", 0),
+        ("epochs", 2e6),
+        ("average", 1),
+        ("schedule", "step"),
         ("n_layer", "two"),
         ("lr", "fast"),
         ("warmup", -1),

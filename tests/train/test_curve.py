@@ -86,6 +86,13 @@ def test_one_row_and_equal_or_very_different_losses_are_drawn(train, held_out):
     assert (float(circle.get("cx")), float(circle.get("cy"))) in lines[RED]
 
 
+def test_row_of_step_0_is_the_first_point():
+    first = {"step": 0, "train_loss": None, "val_loss": 5}
+    assert picture([first], "t")[2] is not None
+    lines, _, _ = picture([first, *rows([4, 3], [4.5, 3.25])], "t")
+    assert (len(lines[GRAY]), len(lines[RED]), lines[RED][0][0]) == (2, 3, 64)
+
+
 def test_without_held_out_text_there_is_one_line():
     lines, texts, circle = picture(rows([3, 2, 1], [None] * 3), "t")
     assert len(lines[GRAY]) == 3

@@ -30,9 +30,9 @@ def test_second_ctrl_c_stops_an_evaluation_at_once(cli, tmp_path, out, monkeypat
     assert result.status == 130
     assert 3 <= len(calls) < len(TEXT * 10) / windows.TOKENS_PER_FORWARD / 2
     tokenizer = {"merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
-    assert {*os.listdir(out)} == {"checkpoint.safetensors", *tokenizer}
+    assert {*os.listdir(out)} == {"checkpoint.safetensors", "tokens.safetensors", *tokenizer}
     assert checkpoint(out)[1]["step"] == 5
-    assert messages(result.err)[1:] == []
+    assert [line.strip() for line in messages(result.err)[1:]] == ["stopping: saving and evaluating the run"]
 
 
 @contextmanager
@@ -55,7 +55,8 @@ def test_ctrl_c_saves_the_run_and_says_how_to_resume(cli, corpus, out):
         process.send_signal(signal.SIGINT)
         printed, err = process.communicate(timeout=60)
     assert (process.returncode, printed) == (130, b"")
-    _, stopped, saved = messages(err.decode())
+    _, stopping, stopped, saved = messages(err.decode())
+    assert "stopping: saving" in stopping
     step = log(out)[-1]["step"]
     assert re.match(rf"stopped after {step:,} of 1,000,000,000 steps; --resume continues", stopped)
     assert f"python -m numpy_gpt2 -m {out}" in saved

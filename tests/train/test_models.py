@@ -83,7 +83,7 @@ def test_tokenizer_may_come_from_a_folder(prepared, corpus, tmp_path, out):
     assert load_tokenizer(out).encode_ordinary(TEXT) == load_tokenizer(tmp_path / "tokenizer").encode_ordinary(TEXT)
 
 
-def test_tokenizer_without_endoftext_encodes_it_as_text(prepared, tmp_path, out):
+def test_tokenizer_without_endoftext_has_a_line_end_between_texts(prepared, tmp_path, out):
     write_tokenizer(tmp_path / "tokenizer")
     vocab = json.loads((tmp_path / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
     del vocab["<|endoftext|>"]
@@ -91,7 +91,7 @@ def test_tokenizer_without_endoftext_encodes_it_as_text(prepared, tmp_path, out)
     paths = [written(tmp_path / name, name * 20) for name in "xy"]
     options = ["--tokenizer", tmp_path / "tokenizer", "--val-fraction", 0]
     run, tokens, _, _ = prepared(*paths, "--out", out, *TINY_RUN, *options)
-    assert load_tokenizer(tmp_path / "tokenizer").decode(tokens.tolist()) == "x" * 20 + "<|endoftext|>" + "y" * 20
+    assert load_tokenizer(tmp_path / "tokenizer").decode(tokens.tolist()) == "x" * 20 + "\n" + "y" * 20
     assert run.config.eos_token_id is run.config.bos_token_id is None
 
 
@@ -115,25 +115,26 @@ def test_fine_tuning_starts_from_the_model(cli, corpus, model, out):
     before = everything_in(model)
     options = ["--max-steps", 1, "--lr", 1e-12, "--dropout", 0, "--batch-size", 3, "--seed", 5, "--sample-interval", 0]
     assert cli(corpus, "--out", out, "--init-from", model, *options).status == 0
-    [row] = log(out)
+    first, row = log(out)
     weights, config, tokenizer = load(model)
     tokens, held_out = (np.array(tokenizer.encode_ordinary(part)) for part in (TEXT[:END], TEXT[END:]))
     inputs, targets = batch(tokens, 3, 32, 5, 0)
     assert row["train_loss"] == pytest.approx(cross_entropy(forward(inputs, weights, config), targets), rel=1e-5)
     assert row["val_loss"] == pytest.approx(held_out_loss(model, held_out), rel=1e-5)
+    assert first["val_loss"] == pytest.approx(held_out_loss(model, held_out), rel=1e-6)
     assert row["train_loss"] > 6  # the loss of a new model is lower: ln 265 = 5.6
     assert load(out).config == config
     assert tokenizer.encode_ordinary(TEXT) == load(out).tokenizer.encode_ordinary(TEXT)
     assert everything_in(model) == before
 
 
-def test_fine_tuning_with_a_smaller_window_keeps_the_first_positions(cli, corpus, model, out):
+def test_fine_tuning_with_a_smaller_window_keeps_all_positions(cli, corpus, model, out):
     options = ["--n-positions", 12, "--max-steps", 1, "--lr", 1e-12, "--dropout", 0, "--sample-interval", 0]
     assert cli(corpus, "--out", out, "--init-from", model, *options).status == 0
     small, large = load(out), load(model)
-    assert small.config.n_positions == 12
-    np.testing.assert_allclose(small.weights["wpe.weight"], large.weights["wpe.weight"][:12], atol=1e-6)
-    tokens = np.arange(12)
+    assert small.config == large.config
+    np.testing.assert_array_equal(small.weights["wpe.weight"][12:], large.weights["wpe.weight"][12:])
+    tokens = np.arange(32)
     expected = forward(tokens, large.weights, large.config)
     np.testing.assert_allclose(forward(tokens, small.weights, small.config), expected, atol=1e-4)
 

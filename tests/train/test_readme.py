@@ -50,16 +50,16 @@ def test_readme_has_under_150_lines_and_its_links_exist():
 
 def test_each_training_command_is_accepted():
     lines = commands("numpy_gpt2.train")
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         command.parse_arguments(line)
     flags = {field.name for field in train.config.FLAGS}
     for name in re.findall(r"`--([a-z][a-z-]+)", README):
-        assert name.replace("-", "_") in flags | {"out", "resume", "stride", "hellaswag", "tokens"}, name
+        assert name.replace("-", "_") in flags | {"help", "out", "resume", "stride", "hellaswag", "tokens"}, name
 
 
 def test_first_run_and_resume_give_what_the_readme_shows(cli, shakespeare, capsys):
-    first, again, _ = commands("numpy_gpt2.train")
+    first, _, again, _ = commands("numpy_gpt2.train")
     result = cli(*first)
     assert result.status == 0, result.err
     shown = next(block for block in blocks("console") if "--max-steps 200" in block)

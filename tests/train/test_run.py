@@ -11,7 +11,7 @@ import pytest
 from numpy_gpt2 import GPT2Config, cross_entropy, forward, load
 from numpy_gpt2.train import TrainConfig
 from numpy_gpt2.train import run as run_module
-from numpy_gpt2.train.step import as_weights, learning_rate
+from numpy_gpt2.train.step import learning_rate
 
 from ..conftest import run_cli
 from .conftest import (
@@ -27,6 +27,7 @@ from .conftest import (
     held_out_loss,
     log,
     messages,
+    named,
     result_of,
     written,
 )
@@ -104,7 +105,7 @@ def test_equal_seeds_give_equal_models_and_other_seeds_other_models(cli, corpus,
     first = {}
     for seed in 7, 8:
         with pytest.MonkeyPatch.context() as patched:
-            after_step(patched, 1, lambda run, seed=seed: first.update({seed: (run.best.copy(), run.losses[0])}))
+            after_step(patched, 1, lambda run, seed=seed: first.update({seed: (run.mean.copy(), run.losses[0])}))
             assert cli(corpus, "--out", tmp_path / str(seed), *FULL_RUN, "--seed", seed, "--max-steps", 1).status == 0
     assert np.abs(first[7][0] - first[8][0]).max() > 0.01  # the initial weights
     assert first[7][1] != first[8][1]
@@ -134,7 +135,7 @@ def test_without_held_out_text_the_last_model_is_saved(cli, corpus, out):
     assert result.status == 0, result.err
     assert [row["val_loss"] for row in log(out)] == [None, None]
     config = GPT2Config.from_json(out / "config.json")
-    mean = as_weights(checkpoint(out)[0]["mean"], config)
+    mean = named(checkpoint(out)[0]["mean"], config)
     for name, array in load(out).weights.items():
         np.testing.assert_array_equal(array, mean[name])
 
@@ -169,7 +170,9 @@ def test_last_step_is_always_evaluated(cli, corpus, out, flag, steps):
 def test_interval_of_0_turns_samples_and_checkpoints_off(cli, corpus, out):
     result = cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 7, "--sample-interval", 0, "--checkpoint-interval", 0)
     assert (result.status, result.out) == (0, "")
-    assert sorted(os.listdir(out)) == [name for name in FILES if name != "checkpoint.safetensors"]
+    assert sorted(os.listdir(out)) == [
+        name for name in FILES if name not in ("checkpoint.safetensors", "tokens.safetensors")
+    ]
 
 
 def test_checkpoints_are_saved_at_each_interval_and_at_the_end(cli, corpus, out, monkeypatch):

@@ -1,5 +1,6 @@
 """One optimizer step: batches, dropout, learning rate, AdamW, gradients and the mean of the weights."""
 
+import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,27 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from numpy_gpt2 import GPT2Config, forward, init_weights, load, windows
+from numpy_gpt2 import GPT2Config, cross_entropy, forward, init_weights, load, windows
 from numpy_gpt2.backward import loss_and_gradients
 from numpy_gpt2.train import TrainConfig
+from numpy_gpt2.train import gradients as gradients_module
 from numpy_gpt2.train import run as run_module
 from numpy_gpt2.train import step as step_module
+from numpy_gpt2.train.gradients import equal_parts
 from numpy_gpt2.train.step import (
     Run,
     adamw,
-    as_weights,
     batch,
     dropout,
-    equal_parts,
     learning_rate,
     mean_gradient,
     new_run,
     shuffled_windows,
     take_step,
 )
+from numpy_gpt2.train.trained import as_weights
 
 from ..reference.seeded import FOLDER, TRAINING, seeded_batch, seeded_weights, selected, variation
-from .conftest import SIZES, TINY_RUN, checkpoint
+from .conftest import SIZES, TINY_RUN, checkpoint, named
 
 # Batches
 
@@ -84,14 +86,21 @@ def test_batch_depends_only_on_seed_and_step():
 
 
 @given(rows=st.integers(1, 300), length=st.integers(1, 2000))
-def test_parts_are_equal_and_as_large_as_allowed(rows, length):
-    parts = equal_parts(rows, length)
-    assert np.concatenate([np.arange(rows)[part] for part in parts]).tolist() == [*range(rows)]
-    [size] = {part.stop - part.start for part in parts}
-    possible = [n for n in range(min(2, rows), rows + 1) if rows % n == 0]
-    fitting = [n for n in possible if rows // n * length <= windows.TOKENS_PER_FORWARD]
-    assert len(parts) == (fitting[0] if fitting else rows)
-    assert size * len(parts) == rows
+def test_parts_cover_the_batch_and_are_as_large_as_allowed(rows, length):
+    largest = windows.TOKENS_PER_FORWARD
+    seen = np.zeros((rows, length), int)
+    groups = equal_parts(rows, length)
+    for part in itertools.chain(*groups):
+        seen[part] += 1
+        assert seen[part].size <= largest
+    assert (seen == 1).all()
+    if rows > 1 and length <= largest:
+        [size] = {seen[part].size for [part] in groups}
+        possible = [n for n in range(2, rows + 1) if rows % n == 0 and rows // n * length <= largest]
+        assert size == rows // possible[0] * length
+    else:
+        assert len(groups) == rows
+        assert {len(chunks) for chunks in groups} == {max(min(2, length), math.ceil(length / largest))}
 
 
 # Dropout
@@ -192,7 +201,7 @@ def test_adamw_equals_the_algorithm_of_the_paper(n_steps, beta1, beta2, decay):
 def test_flat_array_holds_each_parameter_once():
     config = GPT2Config(vocab_size=50, n_positions=8, n_embd=12, n_layer=2, n_head=2, tie_word_embeddings=False)
     flat = np.arange(config.num_parameters())
-    weights = as_weights(flat, config)
+    weights = named(flat, config)
     assert {name: array.shape for name, array in weights.items()} == config.parameter_shapes()
     assert sorted(np.concatenate([array.reshape(-1) for array in weights.values()])) == [*flat]
     weights["ln_f.bias"][:] = -1
@@ -227,8 +236,8 @@ def test_a_step_clips_the_gradient_follows_the_learning_rate_and_decays_only_mat
     arrays, _ = checkpoint(out)
     np.testing.assert_array_equal(arrays["weights"], end)
     config = GPT2Config.from_json(out / "config.json")
-    flat = {name: as_weights(array, config) for name, array in [*arrays.items(), ("start", start)]}
-    steps = [as_weights(gradient, config) for gradient in clipped]
+    flat = {name: named(array, config) for name, array in [*arrays.items(), ("start", start)]}
+    steps = [named(gradient, config) for gradient in clipped]
     for name, first in flat["start"].items():
         decay = 5 if name.endswith(".weight") and "ln_" not in name else 0
         at = first.ndim * (first.shape[0] // 2,)  # one weight of each parameter
@@ -236,6 +245,17 @@ def test_a_step_clips_the_gradient_follows_the_learning_rate_and_decays_only_mat
         expected = adamw_by_hand(float(first[at]), [float(g[name][at]) for g in steps], rates, 0.8, 0.95, decay)
         got = [flat[array][name][at] for array in ("weights", "m", "v")]
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_norm_of_many_parameters_is_exact(monkeypatch, pool):
+    """A float32 sum of 2 million squares would be too small."""
+    config = GPT2Config(6000, n_positions=8, n_embd=256, n_layer=1, n_head=2)
+    options = TrainConfig(n_positions=8, weight_decay=0, grad_clip=1)
+    run = new_run(options, config, init_weights(config, np.random.default_rng(0)))
+    gradient = np.full(run.weights.size, 1e-3, np.float32)
+    monkeypatch.setattr(step_module, "mean_gradient", lambda *_: (1.0, gradient))
+    take_step(run, np.arange(100), pool)
+    np.testing.assert_allclose(run.m, 0.1 / math.sqrt(run.m.size), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("clip", "length"), [(0.25, 0.25), (0, 2), (50, 2), (1e-6, 1e-6)])
@@ -258,7 +278,7 @@ def test_saved_model_is_the_running_mean_of_the_weights(cli, monkeypatch, corpus
         mean += min(1, 20 / step) * (after - mean)
     config = GPT2Config.from_json(out / "config.json")
     for name, array in load(out).weights.items():
-        np.testing.assert_allclose(array, as_weights(mean, config)[name], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(array, named(mean, config)[name], atol=1e-5, err_msg=name)
     assert np.abs(mean - weights[-1]).max() > 1e-3
 
 
@@ -270,14 +290,14 @@ def tiny_run(**given):
 
 @pytest.mark.parametrize(("rows", "part"), [(1, 512), (2, 512), (8, 512), (7, 16), (8, 16), (8, 1), (12, 24)])
 def test_gradient_does_not_depend_on_the_parts_of_the_batch(monkeypatch, pool, rows, part):
-    monkeypatch.setattr(step_module, "TOKENS_PER_FORWARD", part)
+    monkeypatch.setattr(gradients_module, "TOKENS_PER_FORWARD", part)
     run = tiny_run()
     inputs, targets = np.random.default_rng(rows).integers(257, size=(2, rows, 8))
     loss, gradient = mean_gradient(run, inputs, targets, pool)
-    weights = as_weights(run.weights, run.config)
+    weights = as_weights(run.weights, run.shapes)
     expected_loss, expected = loss_and_gradients(inputs, targets, weights, run.config)
     assert loss == pytest.approx(expected_loss, rel=1e-6)
-    for name, array in as_weights(gradient, run.config).items():
+    for name, array in as_weights(gradient, run.shapes).items():
         np.testing.assert_allclose(array, expected[name], atol=1e-6 * np.abs(gradient).max() + 1e-8, err_msg=name)
 
 
@@ -285,10 +305,10 @@ def test_dropout_masks_depend_on_seed_step_and_part(monkeypatch, pool):
     losses = []
 
     def spy(*arguments):
-        losses.append(loss_and_gradients(*arguments))
+        losses.append(cross_entropy(*arguments))
         return losses[-1]
 
-    monkeypatch.setattr(step_module, "loss_and_gradients", spy)
+    monkeypatch.setattr(gradients_module, "cross_entropy", spy)
     inputs = targets = np.full((2, 8), 65)  # both parts are the same text
 
     def gradient(seed, n_steps):
@@ -297,7 +317,7 @@ def test_dropout_masks_depend_on_seed_step_and_part(monkeypatch, pool):
         return mean_gradient(run, inputs, targets, pool)[1]
 
     first = gradient(1, 4)
-    assert losses[0][0] != losses[1][0]
+    assert losses[0] != losses[1]
     np.testing.assert_array_equal(gradient(1, 4), first)
     assert all(np.abs(gradient(*other) - first).max() > 1e-4 for other in [(2, 4), (1, 5)])
 
@@ -324,12 +344,11 @@ def reference_run(dtype):
     """The run of tests/reference/make_references.py before its first step."""
     config = variation("plain")
     flat = np.zeros(config.num_parameters(), dtype)
-    weights = as_weights(flat, config)
+    weights = named(flat, config)
     for name, array in seeded_weights(config, seed=0, scale=0.02).items():
         weights[name][:] = array
-    options = TrainConfig(**TRAINING, batch_size=2, grad_accumulation=3, dropout=0.0, seed=0)
-    m, v, mean, best = np.zeros_like(flat), np.zeros_like(flat), flat.copy(), flat.copy()
-    return Run(options, config, flat, m, v, mean, best)
+    options = TrainConfig(**TRAINING, n_positions=32, batch_size=2, grad_accumulation=3, dropout=0.0, seed=0)
+    return Run(options, config, flat, np.zeros_like(flat), np.zeros_like(flat), mean=flat.copy())
 
 
 @pytest.mark.parametrize("dtype", LOSS_TOLERANCE)
@@ -347,7 +366,7 @@ def test_ten_steps_equal_pytorch(dtype, monkeypatch):
             take_step(run, np.zeros(0, np.int64), pool)
     with np.load(FOLDER / "gradients.npz") as expected:
         np.testing.assert_allclose(run.losses, expected["steps/losses"], rtol=LOSS_TOLERANCE[dtype], atol=0)
-        weights = as_weights(run.weights, run.config)
+        weights = as_weights(run.weights, run.shapes)
         actual = np.concatenate([selected(weights[name]) for name in run.config.parameter_shapes()])
         assert actual.dtype == dtype
         np.testing.assert_allclose(actual, expected["steps/weights"], rtol=0, atol=WEIGHT_TOLERANCE[dtype])

@@ -8,7 +8,7 @@ RISING = "options.lr * (step + 1) / warmup"
 IS_WARMUP = "step < min(warmup, last)"
 PROGRESS = "(step - warmup) / (last - warmup) if warmup < last else 1.0"
 FACTOR = "0.5 * (1 + math.cos(math.pi * progress))"
-FALLING = f"options.min_lr + {FACTOR} * (options.lr - options.min_lr)"
+FALLING = "options.min_lr + remaining * (options.lr - options.min_lr)"
 
 MISTAKES: dict[str, list[Mistake]] = {
     "learning_rate": [
@@ -83,27 +83,27 @@ MISTAKES: dict[str, list[Mistake]] = {
         mistake(
             "floor",
             "min_lr is a lower limit only: the cosine goes to 0. It must go from lr to min_lr.",
-            (FALLING, f"max(options.min_lr, {FACTOR} * options.lr)"),
+            (FALLING, "max(options.min_lr, remaining * options.lr)"),
         ),
         mistake(
             "no_min_lr",
             "The cosine goes to 0. It must go to min_lr.",
-            (FALLING, f"{FACTOR} * options.lr"),
+            (FALLING, "remaining * options.lr"),
         ),
         mistake(
             "min_lr_only_at_the_end",
             "The cosine goes to 0, and only the last step has min_lr. The cosine must go from lr to min_lr.",
-            (FALLING, f"{FACTOR} * options.lr if step < last else options.min_lr"),
+            (FALLING, "remaining * options.lr if step < last else options.min_lr"),
         ),
         mistake(
             "min_lr_added",
             "min_lr is added to the whole cosine, so the rate is above lr. The factor of the cosine is lr - min_lr.",
-            (FALLING, f"options.min_lr + {FACTOR} * options.lr"),
+            (FALLING, "options.min_lr + remaining * options.lr"),
         ),
         mistake(
             "min_lr_not_added",
             "The factor of the cosine is lr - min_lr, but min_lr is not added.",
-            (FALLING, f"{FACTOR} * (options.lr - options.min_lr)"),
+            (FALLING, "remaining * (options.lr - options.min_lr)"),
         ),
         mistake(
             "linear",
@@ -162,7 +162,7 @@ MISTAKES: dict[str, list[Mistake]] = {
             "factor",
             "This is a factor of lr. It must be the rate itself.",
             (RISING, "(step + 1) / warmup"),
-            (FALLING, f"(options.min_lr + {FACTOR} * (options.lr - options.min_lr)) / options.lr"),
+            (FALLING, "(options.min_lr + remaining * (options.lr - options.min_lr)) / options.lr"),
         ),
         mistake(
             "short_run",
