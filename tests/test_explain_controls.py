@@ -90,9 +90,9 @@ def test_page_opens_with_the_head_that_matters_most(page, shown, example, bundle
 def test_links_of_the_pipeline_lead_to_their_steps(page):
     page.evaluate("choose({ layer: 2 })")
     links = page.evaluate("[...document.querySelectorAll('.pipeline a, nav a')].map(x => x.hash)")
-    assert {"#tokens", "#embeddings", "#norms", "#attention", "#mlp", "#lens", "#next", "#mattered"} == {*links} - {
-        "#blocks"
-    }
+    assert {"#tokens", "#embeddings", "#norms", "#attention", "#mlp", "#lens", "#next", "#mattered", "#gradients"} == {
+        *links
+    } - {"#blocks"}
     for link in {*links}:
         page.evaluate(f"document.querySelector('a[href=\"{link}\"]').click()")
         top, room = page.evaluate(

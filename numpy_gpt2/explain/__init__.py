@@ -2,6 +2,9 @@
 
 analysis.py                        what is computed, from the arrays that a hook records
 contributions.py                   what each part adds to a logit, the tokens it promotes, and where heads look
+calls.py                           what each function of the core was given and returned, while it runs
+gradients.py                       the gradients of the next tokens' log-probabilities, by backward.py
+annotated.py, .html, .css          model.py and backward.py side by side, with the numbers of one prompt
 visible.py                         tokens as text in which every character can be seen
 page.py, page.html, .css, script/  the page: one HTML file that loads nothing else
 size.py                            the size of the page, known before anything is computed
@@ -19,6 +22,7 @@ from types import ModuleType
 from ..checkpoint import Model, load
 from ..hub import choose_model
 from .analysis import MAX_TOKENS, Analysis, analyze
+from .gradients import gradients_of
 from .page import page_html
 from .text import text_report
 
@@ -47,6 +51,7 @@ def explain(
     *,
     target: str | None = None,
     ablate: bool = False,
+    gradients: bool = False,
     max_tokens: int = MAX_TOKENS,
     progress: bool = False,
 ) -> Explanation:
@@ -54,14 +59,17 @@ def explain(
 
     `model` is the result of `load`, or a name for it; the default is the model that the commands use. `target` is the
     text whose probability is explained; the default is the most probable next token. `ablate` removes each head and
-    each MLP in turn and measures the effect. A prompt of more than `max_tokens` tokens is cut from the left. `progress`
-    shows a progress bar.
+    each MLP in turn and measures the effect. `gradients` runs the backward pass for each next token. A prompt of more
+    than `max_tokens` tokens is cut from the left. `progress` shows progress bars.
 
     Raises ValueError for an empty target, for a target that is longer than the window, and for damaged weights.
     """
     if not isinstance(model, Model):
         model = load(choose_model(None) if model is None else model)
-    return Explanation(**vars(analyze(prompt, model, target, ablate, max_tokens, progress)))
+    analysis = analyze(prompt, model, target, ablate, max_tokens, progress)
+    if gradients:
+        analysis.arrays.update(gradients_of(analysis, progress))
+    return Explanation(**vars(analysis))
 
 
 class CallableModule(ModuleType):

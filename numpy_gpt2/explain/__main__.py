@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -11,17 +12,21 @@ from pathlib import Path
 from ..cli import Parser, exit_status, load_model, nonempty_text, positive_int, read_prompt
 from ..console import print_stderr, write
 from ..files import staged_writes
+from ..hub import BUNDLED
 from . import explain
 from .analysis import MAX_TOKENS, read_tokens
+from .annotated import PROMPT, annotated_html
 from .size import check_size
 
-PAGE = "explain.html"  # the default output
+PAGE, SOURCE_PAGE = "explain.html", "source.html"  # the default outputs
 
 EXAMPLES = """\
 examples:
   python -m numpy_gpt2.explain "The cat sat on the" --open
   python -m numpy_gpt2.explain "Paris is in" --target " France" --ablate
   python -m numpy_gpt2.explain -m shakespeare --text "To be, or not to"
+  python -m numpy_gpt2.explain -m shakespeare --ablate --gradients "To be, or not to"
+  python -m numpy_gpt2.explain --source --open
 """
 
 
@@ -45,6 +50,13 @@ def make_parser() -> Parser:
         help="explain the probability of TEXT; it usually starts with a space (default: the most probable next token)",
     )
     add("--ablate", action="store_true", help="remove each head and each MLP in turn, and measure the effect")
+    add("--gradients", action="store_true", help="run the backward pass, and show the gradients of each next token")
+    add(
+        "--source",
+        action="store_true",
+        help="write model.py and backward.py side by side, with the numbers of PROMPT, "
+        f"to a page that can be printed (default: {SOURCE_PAGE}, {PROMPT!r}, the bundled model)",
+    )
     add("--text", action="store_true", help="print a report instead of writing a page")
     add(
         "--max-tokens",
@@ -61,6 +73,9 @@ def command(argv: list[str] | None) -> int:
     """Run the command line. Returns the exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    if arguments.source:
+        check_alone(parser, arguments)
+        return source_command(arguments)
     parser.check_prompt(arguments.prompt)
     if arguments.text and (arguments.output is not None or arguments.open):
         parser.error("--text prints a report and makes no page; leave out --text, or leave out -o and --open")
@@ -69,12 +84,13 @@ def command(argv: list[str] | None) -> int:
     prompt, model = read_prompt(arguments.prompt), load_model(arguments)
     if path is not None:
         tokens, _, _ = read_tokens(prompt, model, arguments.target, arguments.max_tokens)
-        check_size(model.config, len(tokens))
+        check_size(model.config, len(tokens), arguments.gradients)
     explanation = explain(
         prompt,
         model,
         target=arguments.target,
         ablate=arguments.ablate,
+        gradients=arguments.gradients,
         max_tokens=arguments.max_tokens,
         progress=True,
     )
@@ -83,14 +99,37 @@ def command(argv: list[str] | None) -> int:
         print_stderr(f"note: {explanation.notice}; {'--max-tokens changes this' if chosen else 'they fill the window'}")
     if path is None:
         write(explanation.text(shutil.get_terminal_size((100, 24)).columns))
-        return 0
-    page = explanation.page()
+    else:
+        write_page(path, explanation.page(), arguments.open)
+    return 0
+
+
+def check_alone(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Exit with an error if --source is combined with an option that it does not use."""
+    for name in ("target", "ablate", "gradients", "text"):
+        if getattr(arguments, name):
+            parser.error(
+                f"--source shows the code, and does not use --{name}; leave out --{name}, or leave out --source"
+            )
+
+
+def source_command(arguments: argparse.Namespace) -> int:
+    """Write the page of --source."""
+    path = page_path(SOURCE_PAGE if arguments.output is None else arguments.output)
+    prompt = PROMPT if arguments.prompt is None else read_prompt(arguments.prompt)
+    if arguments.model is None:
+        arguments.model = BUNDLED
+    write_page(path, annotated_html(load_model(arguments), prompt), arguments.open)
+    return 0
+
+
+def write_page(path: Path, page: str, open_it: bool) -> None:
+    """Write a page, print its path, and open it if this is wanted."""
     with staged_writes(path.parent) as staging:
         (staging / path.name).write_text(page, encoding="utf-8")
     write(f"{path}\n")
-    if arguments.open and not webbrowser.open(path.as_uri()):
+    if open_it and not webbrowser.open(path.as_uri()):
         print_stderr("note: there is no browser to open the page with")
-    return 0
 
 
 def page_path(name: str) -> Path:

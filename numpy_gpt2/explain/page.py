@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backward import ACTIVATIONS_BACKWARD
 from ..config import GPT2Config
 from ..model import ACTIVATIONS, causal_mask
 from .analysis import BLOCK, EMBEDDINGS, MOST_BITS, OUTPUT, Analysis, Piece, norm
@@ -24,7 +25,7 @@ from .visible import token_hex, token_text, visible
 FOLDER = Path(__file__).parent
 SCRIPTS = (  # in this order: each uses only those before it
     "data", "numbers", "state", "elements", "source", "tokens", "stream", "heads", "attention", "cell", "mlp", "lens",
-    "sampling", "mattered", "overview", "page",
+    "sampling", "mattered", "gradients", "overview", "page",
 )  # fmt: skip
 N_CANDIDATES = 200
 AROUND_LAYER_NORMS = ("resid_pre", "ln_1", "resid_mid", "ln_2")
@@ -32,7 +33,7 @@ AROUND_LAYER_NORMS = ("resid_pre", "ln_1", "resid_mid", "ln_2")
 
 def page_html(a: Analysis) -> str:
     """The page, as one HTML file that loads nothing else. Raises ValueError if it would be larger than MAX_BYTES."""
-    check_size(a.model.config, len(a.tokens))
+    check_size(a.model.config, len(a.tokens), has_gradients(a))
     template, style, script = asset("page.html"), asset("page.css"), page_script()
     arrays = page_arrays(a)
     # A text that contains "</script>" must not end the element that holds the data.
@@ -81,10 +82,19 @@ def page_data(a: Analysis, arrays: dict[str, np.ndarray], template: str) -> dict
         "pieces": {token: token_text(token, a.model) for token in sorted(shown)},
         "bytes": [token_hex(token, a.model) for token in a.tokens],
         "merges": merges,
-        "dimensions": dimensions(a),
+        "dimensions": dimensions(config, len(a.tokens)),
         "inner": config.inner_size,
+        "weights": weight_lengths(a) if has_gradients(a) else {},
         "steps": [[name, letters, array.shape] for name, letters, array in a.forward_steps(layers=1)],
         "sources": {name: source(name, config) for name in re.findall(r'data-source="([\w.]+)"', template)},
+    }
+
+
+def weight_lengths(a: Analysis) -> dict[str, tuple[tuple[int, ...], float, float]]:
+    """The shape of each weight, its length, and the length of its gradient."""
+    return {
+        name: (weight.shape, float(np.linalg.norm(np.asarray(weight))), float(a[f"gradient.weights.{name}"]))
+        for name, weight in a.model.weights.items()
     }
 
 
@@ -122,18 +132,36 @@ def page_arrays(a: Analysis) -> dict[str, np.ndarray]:
         "next.logits": sorted_logits,  # of the whole vocabulary, because top-p needs the sum
         "next.rank": np.argmax(candidates == a.target[0]),  # the target's place in this order
         "next.chosen": a["logits"][np.arange(T), a.following],  # the logits that the direct contributions add up to
+        **(gradient_arrays(a) if has_gradients(a) else {}),
     }
+
+
+def has_gradients(a: Analysis) -> bool:
+    """Whether the analysis has the arrays of gradients.py."""
+    return "gradient.stream" in a.arrays
+
+
+def gradient_arrays(a: Analysis) -> dict[str, np.ndarray]:
+    """The arrays of the backward pass: the lengths of all gradients, and those of the attention weights in full."""
+    T, L = len(a.tokens), a.model.config.n_layer
+    arrays = {f"gradient.{name}": a[f"gradient.{name}"] for name in ("stream", "embeddings", "heads", "mlps")}
+    arrays["norm.logits"] = norm(a["logits"])
+    for name in (*EMBEDDINGS, *OUTPUT, "logits"):
+        arrays[f"gradient.norm.{name}"] = norm(a[f"gradient.{name}"]).reshape(T)
+    for name in BLOCK:
+        arrays[f"gradient.norm.{name}"] = norm(np.stack([a[f"gradient.h.{layer}.{name}"][0] for layer in range(L)]))
+    for layer in range(L):
+        name = f"gradient.h.{layer}.attn.pattern"
+        arrays[name], arrays[f"{name}.range"] = coded_rows(a[name][0])
+    return arrays
 
 
 def layer_arrays(a: Analysis, layer: int) -> dict[str, np.ndarray]:
     """One block's vectors and scores, named as the hook names them, and the weights of its layer norms."""
-    allowed = causal_mask(len(a.tokens), len(a.tokens))
     arrays = {}
     for name in ("attn.q", "attn.k", "attn.v", "attn.scores"):
-        x = a[f"h.{layer}.{name}"][0]
-        codes, ranges = coded(np.where(allowed, x, x[..., :1]) if name == "attn.scores" else x)
-        arrays[f"h.{layer}.{name}"] = codes[..., allowed] if name == "attn.scores" else codes
-        arrays[f"h.{layer}.{name}.range"] = ranges
+        key, code = f"h.{layer}.{name}", coded_rows if name == "attn.scores" else coded
+        arrays[key], arrays[f"{key}.range"] = code(a[key][0])
     arrays |= {f"h.{layer}.{name}": a[f"h.{layer}.{name}"][0] for name in ("resid_pre", "resid_mid")}
     parts = [f"h.{layer}.{norm}.{part}" for norm in ("ln_1", "ln_2") for part in ("weight", "bias")]
     return arrays | {name: np.asarray(a.model.weights[name]) for name in parts}
@@ -149,6 +177,13 @@ def coded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     step = (high - low) / 65535
     codes = np.round((x - low) / np.where(step > 0, step, 1)).astype(np.uint16)
     return codes, np.concatenate([low, step], axis=-1)
+
+
+def coded_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`coded`, for the numbers of a (..., T, T) map that are not masked: row after row, (..., T (T + 1) / 2)."""
+    allowed = causal_mask(x.shape[-1], x.shape[-1])
+    codes, ranges = coded(np.where(allowed, x, x[..., :1]))
+    return codes[..., allowed], ranges
 
 
 def pictures(pattern: np.ndarray, size: int) -> np.ndarray:
@@ -173,9 +208,8 @@ def array_element(name: str, array: np.ndarray) -> str:
     return f'<script type="text/plain" data-array="{name}" data-kind="{kind}" data-axes="{shape}">{data}</script>'
 
 
-def dimensions(a: Analysis) -> dict[str, int]:
-    """The sizes that the code's letters stand for, with this prompt and this model."""
-    T, c = len(a.tokens), a.model.config
+def dimensions(c: GPT2Config, T: int) -> dict[str, int]:
+    """The sizes that the code's letters stand for, with this model and T tokens."""
     sizes = (1, T, T, c.n_embd, c.n_head, c.n_embd // c.n_head, c.vocab_size, c.n_layer)
     return dict(zip("BTSCHDVL", sizes, strict=True))
 
@@ -188,8 +222,9 @@ def activation(config: GPT2Config) -> Callable[[np.ndarray], np.ndarray]:
 def source(name: str, config: GPT2Config) -> dict[str, str]:
     """The source of a function, such as "model.attention" or the model's "activation", and its equation."""
     module, _, function_name = name.rpartition(".")
-    function = getattr(import_module(f"..{module}", __package__), function_name) if module else activation(config)
-    function = inspect.unwrap(function)
+    own = {"activation": activation(config), "activation_backward": ACTIVATIONS_BACKWARD[activation(config)]}
+    found: Any = getattr(import_module(f"..{module}", __package__), function_name) if module else own[name]
+    function = inspect.unwrap(found)
     lines, number = inspect.getsourcelines(function)
     path, package = Path(inspect.getfile(function)), FOLDER.parents[1]
     path = path.relative_to(package) if path.is_relative_to(package) else Path(path.name)  # a learner's own file

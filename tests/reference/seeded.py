@@ -30,6 +30,9 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "odd_sizes": {"vocab_size": 101, "n_embd": 21, "n_head": 3, "n_positions": 27, "tie_word_embeddings": False},
 }
 
+# The models of explain_gradients.npz, with a prompt and a target for each
+EXPLAINED = [("plain", "To be, or not", " to be"), ("untied", "To be, or", " not"), ("gelu_exact", "KING", ":")]
+
 # The model of processors.npz
 PROCESSED = GPT2Config(vocab_size=24, n_positions=64, n_embd=24, n_layer=2, n_head=4)
 
@@ -53,6 +56,11 @@ TRAINING: dict[str, Any] = {
 def variation(name: str) -> GPT2Config:
     """The tiny config with one variation applied."""
     return GPT2Config(**{**TINY_SIZES, **VARIATIONS[name]})
+
+
+def explained_config(name: str) -> GPT2Config:
+    """A config of EXPLAINED, with the vocabulary of the bundled model."""
+    return GPT2Config(**{**TINY_SIZES, **VARIATIONS[name], "vocab_size": 1024})
 
 
 def seeded_weights(config: GPT2Config, seed: int, scale: float) -> dict[str, np.ndarray]:

@@ -52,12 +52,14 @@ export function vector(name, layer, head, position) {
   return uncoded(codes, at(`h.${layer}.${name}.range`, head, position));
 }
 
-// One row of scores: those of the keys 0 to query. The masked ones are not stored.
-export function scoresOf(layer, head, query) {
+// One row of a map, such as "h.3.attn.scores": the numbers of the keys 0 to query. The masked ones are not stored.
+export function rowOf(name, head, query) {
   const start = (query * (query + 1)) / 2;
-  const codes = at(`h.${layer}.attn.scores`, head).subarray(start, start + query + 1);
-  return uncoded(codes, at(`h.${layer}.attn.scores.range`, head, query));
+  const codes = at(name, head).subarray(start, start + query + 1);
+  return uncoded(codes, at(`${name}.range`, head, query));
 }
+
+export const scoresOf = (layer, head, query) => rowOf(`h.${layer}.attn.scores`, head, query);
 
 export const largest = (values, least = 0) => values.reduce((a, b) => Math.max(a, b), least);
 export const sum = (values) => values.reduce((a, b) => a + b, 0);

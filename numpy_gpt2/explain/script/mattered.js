@@ -5,7 +5,7 @@ import { fixed, show, signed } from "./numbers.js";
 import { choose, follow, goTo } from "./state.js";
 
 // Every head and every MLP: its block, its head (H is the MLP), its name and a number.
-function partsOf(headValue, mlpValue) {
+export function partsOf(headValue, mlpValue) {
   const name = (layer, head) => (head < H ? `head ${head} of block ${layer}` : `the MLP of block ${layer}`);
   const value = (layer, head) => (head < H ? headValue(layer, head) : mlpValue(layer));
   const part = (layer, head) => ({ layer, head, name: name(layer, head), value: value(layer, head) });
@@ -13,13 +13,13 @@ function partsOf(headValue, mlpValue) {
 }
 
 // A click on a part leads to it. Reading a head means looking at the last row of its map.
-function lead({ layer, head }) {
+export function lead({ layer, head }) {
   choose({ layer, position: T - 1, ...(head < H ? { head } : {}) });
   goTo(head < H ? "attention" : "mlp");
 }
 
 // A table of blocks × heads and MLPs. The tip of a part is `tip(part)`.
-function drawParts(id, label, parts, tip) {
+export function drawParts(id, label, parts, tip) {
   const { most, color } = signColors(parts.map(({ value }) => value));
   const cell = (part) => {
     const properties = { style: painted(color(part.value)), "data-tip": `${tip(part)}\nA click leads there.` };

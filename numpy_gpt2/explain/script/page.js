@@ -1,6 +1,6 @@
 // The controls of several steps, the tips, and the start.
 import { H, L, positions, range, token } from "./data.js";
-import { $, element, placeTip } from "./elements.js";
+import { element, placeTip } from "./elements.js";
 import { drawSources } from "./source.js";
 import { choose, chosen, follow, redraw, start } from "./state.js";
 
@@ -8,10 +8,12 @@ const OPTIONS = {
   layer: range(L).map((layer) => `h.${layer}`),
   head: range(H),
   position: positions.map((t) => `${t} ${token(t)}`),
+  objective: positions.map((t) => `${t} ${token(t)}`),
 };
+const PICKERS = document.querySelectorAll("select[data-pick]");
 
 function drawPickers() {
-  for (const property of Object.keys(OPTIONS)) $(property).value = chosen[property];
+  for (const select of PICKERS) select.value = chosen[select.dataset.pick];
 }
 
 const tipAtPointer = (event) => placeTip(event.target.closest("[data-tip]"), event.clientX, event.clientY);
@@ -23,9 +25,10 @@ function tipOfFocus(event) {
   placeTip(event.target.closest("[data-tip]"), left, bottom);
 }
 
-for (const [property, labels] of Object.entries(OPTIONS)) {
-  $(property).replaceChildren(...labels.map((label, i) => element("option", { value: i }, label)));
-  $(property).addEventListener("change", () => choose({ [property]: Number($(property).value) }));
+for (const select of PICKERS) {
+  const property = select.dataset.pick;
+  select.replaceChildren(...OPTIONS[property].map((label, i) => element("option", { value: i }, label)));
+  select.addEventListener("change", () => choose({ [property]: Number(select.value) }));
 }
 document.addEventListener("pointermove", tipAtPointer);
 document.addEventListener("pointerdown", tipAtPointer);
@@ -39,6 +42,6 @@ addEventListener("resize", () => {
   if (innerWidth !== width) redraw(["width"]);
   width = innerWidth;
 });
-follow(["layer", "head", "position"], drawPickers);
+follow(Object.keys(OPTIONS), drawPickers);
 drawSources();
 start();

@@ -20,6 +20,7 @@ const OPENING = {
   query: T - 1,
   channel: 0,
   row: L,
+  objective: T - 1,
   view: "pattern",
   kind: "logit",
   norm: "ln_1",
@@ -40,6 +41,7 @@ const COUNTS = {
   key: T,
   channel: D,
   row: L + 1,
+  objective: T,
   topK: DATA.most_candidates + 1,
 };
 const WORDS = {

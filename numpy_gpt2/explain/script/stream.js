@@ -28,11 +28,11 @@ function ticks(low, high) {
   return lengths.filter((length) => Math.log10(length) >= low && Math.log10(length) <= high);
 }
 
-function drawStream() {
-  const t = chosen.position;
-  const { draw, left, right, top, bottom } = chart($("stream-chart"), "Lengths", 300, 44, 34);
-  const added = range(L).map((layer) => [at("norm.attn_out", layer, t), at("norm.mlp_out", layer, t)]);
-  const [low, high] = logRange([...positions.map(streamOf), ...added].flat());
+// A chart of lengths, from the embeddings through every attention and every MLP: 2 L + 1 stages. The vertical axis is
+// logarithmic. Returns how to draw, and where stages and lengths are.
+export function lengthChart(place, label, lengths) {
+  const { draw, left, right, top, bottom } = chart(place, label, 300, 48, 34);
+  const [low, high] = logRange(lengths);
   const x = (stage) => left + ((right - left) * stage) / (2 * L);
   const y = (length) => bottom - ((bottom - top) * (Math.log10(Math.max(length, 1e-30)) - low)) / (high - low);
 
@@ -46,8 +46,20 @@ function drawStream() {
   for (let layer = 0; layer < L; layer += every) {
     draw("text", { x: x(2 * layer + 1), y: bottom + 18, "text-anchor": "middle" }, `h.${layer}`);
   }
+  return { draw, x, y };
+}
+
+function drawStream() {
+  const t = chosen.position;
+  const added = range(L).map((layer) => [at("norm.attn_out", layer, t), at("norm.mlp_out", layer, t)]);
+  const { draw, x, y } = lengthChart($("stream-chart"), "Lengths", [...positions.map(streamOf), ...added].flat());
   drawStreamLines(draw, x, y);
   drawAdded(draw, x, y, added);
+}
+
+export function stageName(stage) {
+  const after = `after ${stage % 2 ? "attention" : "the MLP"} of block ${Math.floor((stage - 1) / 2)}`;
+  return stage ? after : "the embeddings";
 }
 
 function drawStreamLines(draw, x, y) {
@@ -61,8 +73,7 @@ function drawStreamLines(draw, x, y) {
   line(chosen.position, { stroke: themed("--ink"), "stroke-width": 2.5 });
 
   streamOf(chosen.position).forEach((length, stage) => {
-    const after = `after ${stage % 2 ? "attention" : "the MLP"} of block ${Math.floor((stage - 1) / 2)}`;
-    const tip = `${stage ? after : "the embeddings"}\nlength ${show(length)}`;
+    const tip = `${stageName(stage)}\nlength ${show(length)}`;
     draw("circle", { cx: x(stage), cy: y(length), r: 4, fill: themed("--ink"), "data-tip": tip });
   });
 }
