@@ -115,7 +115,7 @@ export const inAddress = () => ({ ...OPENING, ...(framed ? {} : choiceOf(locatio
 export function renew() {
   OPENING = { ...OPENING, ...opening() };
   Object.assign(chosen, inAddress());
-  redraw([...Object.keys(chosen).filter((name) => !(name in READ)), "data", "theme", "width"]);
+  redraw([...Object.keys(chosen).filter((name) => !(name in READ)), "data", "theme"]);
 }
 
 const goToChosen = () => chosen.step && document.getElementById(chosen.step).scrollIntoView();
