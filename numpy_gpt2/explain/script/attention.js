@@ -1,6 +1,6 @@
 // Step 3, attention: queries and keys, and the map of one head.
 import { at, clamp, DATA, largest, positions, score, scoresOf, T, token, weight, weightsOf } from "./data.js";
-import { $, announceTip, element, legend, signColor, span, stepOf, themed, weightColor } from "./elements.js";
+import { $, announceTip, element, legend, signColor, span, stepOf, themed, weightColor, widthOf } from "./elements.js";
 import { percent, show } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
 
@@ -42,7 +42,7 @@ function cleared(canvas, width, height) {
 
 function layOut() {
   Object.assign(MAP, innerWidth > 900 ? { left: 104, bars: 92 } : { left: 72, bars: 78 });
-  MAP.cell = Math.max(11, Math.min(34, Math.floor(($("map-frame").clientWidth - MAP.left - MAP.bars) / T)));
+  MAP.cell = Math.max(11, Math.min(34, Math.floor((widthOf($("map-frame")) - MAP.left - MAP.bars) / T)));
 }
 
 function drawRowLabels() {
@@ -196,7 +196,7 @@ for (const radio of document.querySelectorAll("input[name=view]")) {
   radio.addEventListener("change", () => choose({ view: radio.value }));
 }
 follow(["layer", "head", "position"], drawQueries);
-follow(["width"], layOut);
+follow(["data", "width"], layOut);
 follow(["theme", "width"], drawRowLabels);
 follow(["theme", "width"], drawColumnLabels);
 follow(["layer", "head", "view", "theme", "width"], drawMap);

@@ -1,6 +1,6 @@
 // Elements and colors. Text is always inserted as text, never as HTML.
 import { clamp, largest, range } from "./data.js";
-import { redraw } from "./state.js";
+import { follow, redraw } from "./state.js";
 
 export const $ = (id) => document.getElementById(id);
 const SVG_TAGS = new Set(["svg", "path", "line", "circle", "rect", "text", "polyline"]);
@@ -145,9 +145,18 @@ export function reachable(container, label, columns = 1) {
   };
 }
 
+// The width of a place, measured once for each width of the window: the browser lays out the whole page to measure it.
+const WIDTHS = new Map();
+follow(["width"], () => WIDTHS.clear());
+
+export function widthOf(place) {
+  if (!WIDTHS.has(place)) WIDTHS.set(place, place.clientWidth);
+  return WIDTHS.get(place);
+}
+
 // An svg as wide as its place, and the edges of the area to draw in.
 export function chart(place, label, height, left, bottom) {
-  const width = Math.max(place.clientWidth, 240);
+  const width = Math.max(widthOf(place), 240);
   const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "application" });
   reachable(svg, `${label}; the arrow keys move from mark to mark`);
   place.replaceChildren(svg);

@@ -42,10 +42,10 @@ function drawGradientLengths() {
   }
 }
 
-const embedded = (t) => [0, 1].map((i) => at("gradient.embeddings", chosen.objective, i, t));
+const embeddingProducts = (t) => [0, 1].map((i) => at("gradient.embeddings", chosen.objective, i, t));
 
 function drawGradientTokens() {
-  const sums = positions.map((t) => sum(embedded(t)));
+  const sums = positions.map((t) => sum(embeddingProducts(t)));
   const { most, color } = signColors(sums);
   const buttons = positions.map((t) => {
     const tip = `position ${t}\ngradient × embedding ${signed(sums[t])}`;
@@ -57,7 +57,7 @@ function drawGradientTokens() {
   legend("gradient-legend", `−${show(most, 2)}`, `+${show(most, 2)}`, (share) => square(2 * share - 1));
   const rows = positions.map((t) => {
     const length = at("gradient.stream", chosen.objective, 0, t);
-    return tr(td(t), td(token(t), "piece"), ...[...embedded(t), sums[t]].map((x) => td(signed(x))), td(show(length)));
+    return tr(td(t), td(token(t), "piece"), ...[...embeddingProducts(t), sums[t]].map((x) => td(signed(x))), td(show(length)));
   });
   fillTable("gradient-table", rows);
 }
@@ -197,17 +197,24 @@ function toggleBoth(event) {
   for (const source of event.target.closest(".pair")?.querySelectorAll("details") ?? []) source.open = event.target.open;
 }
 
-$("backward").hidden = !has("gradient.stream");
-$("no-gradients").hidden = !$("backward").hidden;
-if (has("gradient.stream")) {
-  prepareSteps();
-  document.addEventListener("toggle", toggleBoth, true);
-  reachable($("gradient-strip"), "Gradient × embedding; the arrow keys move from token to token");
-  follow(["objective"], drawObjective);
-  follow(["objective", "layer", "position", "theme", "width"], drawGradientLengths);
-  follow(["objective", "theme"], drawGradientTokens);
-  follow(["objective", "theme", "width"], drawEstimates);
-  follow(["layer", "head", "position"], drawSteps);
-  follow(["theme"], drawLoss);
-  follow(["layer", "head", "query", "key"], drawRow);
+function drawSection() {
+  $("backward").hidden = !has("gradient.stream");
+  $("no-gradients").hidden = !$("backward").hidden;
 }
+
+// The live page has no gradients.
+function followGradients(properties, draw) {
+  follow(properties, () => has("gradient.stream") && draw());
+}
+
+prepareSteps();
+document.addEventListener("toggle", toggleBoth, true);
+reachable($("gradient-strip"), "Gradient × embedding; the arrow keys move from token to token");
+follow(["data"], drawSection);
+followGradients(["objective"], drawObjective);
+followGradients(["objective", "layer", "position", "theme", "width"], drawGradientLengths);
+followGradients(["objective", "theme"], drawGradientTokens);
+followGradients(["objective", "theme", "width"], drawEstimates);
+followGradients(["layer", "head", "position"], drawSteps);
+followGradients(["theme"], drawLoss);
+followGradients(["layer", "head", "query", "key"], drawRow);

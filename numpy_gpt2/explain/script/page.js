@@ -1,16 +1,18 @@
-// The controls of several steps, the tips, and the start.
+// The controls of several steps, and the tips.
 import { H, L, positions, range, token } from "./data.js";
 import { element, placeTip } from "./elements.js";
-import { drawSources } from "./source.js";
-import { choose, chosen, follow, redraw, start } from "./state.js";
+import { choose, chosen, follow, redraw } from "./state.js";
 
-const OPTIONS = {
-  layer: range(L).map((layer) => `h.${layer}`),
-  head: range(H),
-  position: positions.map((t) => `${t} ${token(t)}`),
-  objective: positions.map((t) => `${t} ${token(t)}`),
-};
 const PICKERS = document.querySelectorAll("select[data-pick]");
+
+function drawOptions() {
+  const labels = { layer: range(L).map((layer) => `h.${layer}`), head: range(H) };
+  labels.position = labels.objective = positions.map((t) => `${t} ${token(t)}`);
+  for (const select of PICKERS) {
+    const options = labels[select.dataset.pick].map((label, value) => element("option", { value }, label));
+    select.replaceChildren(...options);
+  }
+}
 
 function drawPickers() {
   for (const select of PICKERS) select.value = chosen[select.dataset.pick];
@@ -26,9 +28,7 @@ function tipOfFocus(event) {
 }
 
 for (const select of PICKERS) {
-  const property = select.dataset.pick;
-  select.replaceChildren(...OPTIONS[property].map((label, i) => element("option", { value: i }, label)));
-  select.addEventListener("change", () => choose({ [property]: Number(select.value) }));
+  select.addEventListener("change", () => choose({ [select.dataset.pick]: Number(select.value) }));
 }
 document.addEventListener("pointermove", tipAtPointer);
 document.addEventListener("pointerdown", tipAtPointer);
@@ -42,6 +42,5 @@ addEventListener("resize", () => {
   if (innerWidth !== width) redraw(["width"]);
   width = innerWidth;
 });
-follow(Object.keys(OPTIONS), drawPickers);
-drawSources();
-start();
+follow(["data"], drawOptions);
+follow(["layer", "head", "position", "objective"], drawPickers);

@@ -14,7 +14,7 @@ function mostInteresting() {
 }
 
 // (query, key) is the pinned cell of the attention map, (row, position) that of the lens, where row L is the output.
-const OPENING = {
+const opening = () => ({
   ...mostInteresting(),
   position: T - 1,
   query: T - 1,
@@ -30,10 +30,12 @@ const OPENING = {
   more: false,
   code: true,
   step: "",
-};
-export const chosen = { ...OPENING };
+});
+export const chosen = {};
+export let OPENING = {};
+export const READ = {}; // more choices: by their name, a function of their text in the address
 
-const COUNTS = {
+const counts = () => ({
   layer: L,
   head: H,
   position: T,
@@ -42,8 +44,8 @@ const COUNTS = {
   channel: D,
   row: L + 1,
   objective: T,
-  topK: DATA.most_candidates + 1,
-};
+  topK: DATA?.most_candidates + 1,
+});
 const WORDS = {
   view: ["pattern", "scores"],
   kind: ["logit", "length", "previous", "first", "duplicate", "induction"],
@@ -53,9 +55,11 @@ const WORDS = {
 // The choice that an address holds, such as #layer=3&head=2. Parts that make no sense are left out.
 function choiceOf(hash) {
   const choice = {};
+  const COUNTS = counts();
   for (const [name, text] of new URLSearchParams(hash.slice(1))) {
     const x = Number(text);
-    if (name in COUNTS && Number.isInteger(x) && clamp(x, COUNTS[name]) === x) choice[name] = x;
+    if (name in READ) choice[name] = READ[name](text);
+    else if (name in COUNTS && Number.isInteger(x) && clamp(x, COUNTS[name]) === x) choice[name] = x;
     else if (WORDS[name]?.includes(text)) choice[name] = text;
     else if (name === "temperature" && x >= 0 && x <= 2) choice[name] = x;
     else if (name === "topP" && x > 0 && x <= 1) choice[name] = x;
@@ -76,14 +80,17 @@ export function redraw(changed) {
   for (const { properties, draw } of followers) if (properties.some((name) => changed.includes(name))) draw();
 }
 
+function change(choice) {
+  const changed = Object.keys(choice).filter((name) => chosen[name] !== choice[name]);
+  Object.assign(chosen, choice);
+  redraw(changed);
+  return changed;
+}
+
 // A new position is also the query of the attention map.
 export function choose(choice) {
   const complete = "position" in choice ? { query: choice.position, key: Math.min(chosen.key, choice.position) } : {};
-  Object.assign(complete, choice);
-  const changed = Object.keys(complete).filter((name) => chosen[name] !== complete[name]);
-  Object.assign(chosen, complete);
-  redraw(changed);
-  if (changed.length > 0) writeAddress();
+  if (change({ ...complete, ...choice }).length > 0) writeAddress();
 }
 
 export function goTo(step) {
@@ -94,21 +101,34 @@ export function goTo(step) {
 // In a notebook's frame, the address is the notebook's.
 const framed = location.protocol === "about:";
 
+// A head is one of a block: the address has both, or none.
+const isDifferent = (name) => chosen[name] !== OPENING[name];
+const isHead = (name) => (name === "layer" || name === "head") && (isDifferent("layer") || isDifferent("head"));
+
 function writeAddress() {
   if (framed) return;
-  const different = Object.entries(chosen).filter(([name, value]) => value !== OPENING[name]);
+  const different = Object.entries(chosen).filter(([name]) => isDifferent(name) || isHead(name));
   history.replaceState(null, "", `#${new URLSearchParams(different)}`);
 }
 
-function readAddress() {
-  choose({ ...OPENING, ...choiceOf(location.hash) });
-  if (chosen.step) document.getElementById(chosen.step).scrollIntoView();
+export const inAddress = () => ({ ...OPENING, ...(framed ? {} : choiceOf(location.hash)) });
+
+// Draw everything. Choices that the address holds are kept, and the others are made anew for the data.
+export function renew() {
+  OPENING = { ...OPENING, ...opening() };
+  Object.assign(chosen, inAddress());
+  redraw([...Object.keys(chosen).filter((name) => !(name in READ)), "data", "theme"]);
 }
+
+const goToChosen = () => chosen.step && document.getElementById(chosen.step).scrollIntoView();
 
 // Draw everything for the first time, and follow the address from then on.
 export function start() {
-  if (!framed) Object.assign(chosen, choiceOf(location.hash));
-  redraw([...Object.keys(chosen), "theme", "width"]);
-  if (chosen.step) document.getElementById(chosen.step).scrollIntoView();
-  if (!framed) addEventListener("hashchange", readAddress);
+  renew();
+  goToChosen();
+  if (framed) return;
+  addEventListener("hashchange", () => {
+    change(inAddress());
+    goToChosen();
+  });
 }
