@@ -1,6 +1,7 @@
 """One prompt, followed through the code step by step: on a page, in the terminal, or as arrays.
 
 analysis.py                        what is computed, from the arrays that a hook records
+interventions.py                   changes inside a forward pass: heads removed, results patched from a second prompt
 contributions.py                   what each part adds to a logit, the tokens it promotes, and where heads look
 visible.py                         tokens as text in which every character can be seen
 page.py, page.html, .css, script/  the page: one HTML file that loads nothing else
@@ -18,7 +19,9 @@ from types import ModuleType
 
 from ..checkpoint import Model, load
 from ..hub import choose_model
+from ..model import identity
 from .analysis import MAX_TOKENS, Analysis, analyze
+from .interventions import Hook
 from .page import page_html
 from .text import text_report
 
@@ -48,20 +51,21 @@ def explain(
     target: str | None = None,
     ablate: bool = False,
     max_tokens: int = MAX_TOKENS,
+    hook: Hook = identity,
     progress: bool = False,
 ) -> Explanation:
     """Run a prompt through a model and keep everything that can be shown about it.
 
     `model` is the result of `load`, or a name for it; the default is the model that the commands use. `target` is the
     text whose probability is explained; the default is the most probable next token. `ablate` removes each head and
-    each MLP in turn and measures the effect. A prompt of more than `max_tokens` tokens is cut from the left. `progress`
-    shows a progress bar.
+    each MLP in turn and measures the effect. A prompt of more than `max_tokens` tokens is cut from the left. `hook`
+    changes intermediate results, see interventions.py. `progress` shows a progress bar.
 
     Raises ValueError for an empty target, for a target that is longer than the window, and for damaged weights.
     """
     if not isinstance(model, Model):
         model = load(choose_model(None) if model is None else model)
-    return Explanation(**vars(analyze(prompt, model, target, ablate, max_tokens, progress)))
+    return Explanation(**vars(analyze(prompt, model, target, ablate, max_tokens, hook, progress)))
 
 
 class CallableModule(ModuleType):
