@@ -83,6 +83,7 @@ def page_data(a: Analysis, arrays: dict[str, np.ndarray], template: str) -> dict
         "merges": merges,
         "dimensions": dimensions(a),
         "inner": config.inner_size,
+        "removed_edges": [edge for layer in range(config.n_layer) for edge in removed_edges(a, layer)],
         "steps": [[name, letters, array.shape] for name, letters, array in a.forward_steps(layers=1)],
         "sources": {name: source(name, config) for name in re.findall(r'data-source="([\w.]+)"', template)},
     }
@@ -131,12 +132,19 @@ def layer_arrays(a: Analysis, layer: int) -> dict[str, np.ndarray]:
     arrays = {}
     for name in ("attn.q", "attn.k", "attn.v", "attn.scores"):
         x = a[f"h.{layer}.{name}"][0]
-        codes, ranges = coded(np.where(allowed, x, x[..., :1]) if name == "attn.scores" else x)
+        codes, ranges = coded(np.where(np.isneginf(x), x.max(axis=-1, keepdims=True), x))
         arrays[f"h.{layer}.{name}"] = codes[..., allowed] if name == "attn.scores" else codes
         arrays[f"h.{layer}.{name}.range"] = ranges
     arrays |= {f"h.{layer}.{name}": a[f"h.{layer}.{name}"][0] for name in ("resid_pre", "resid_mid")}
     parts = [f"h.{layer}.{norm}.{part}" for norm in ("ln_1", "ln_2") for part in ("weight", "bias")]
     return arrays | {name: np.asarray(a.model.weights[name]) for name in parts}
+
+
+def removed_edges(a: Analysis, layer: int) -> list[list[int]]:
+    """The [layer, head, query, key] whose score is −∞ although it is not masked: a hook has removed this edge."""
+    scores = a[f"h.{layer}.attn.scores"][0]
+    removed = np.isneginf(scores) & causal_mask(*scores.shape[1:])
+    return [[layer, *place] for place in np.argwhere(removed).tolist()]
 
 
 def coded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

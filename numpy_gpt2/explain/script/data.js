@@ -52,11 +52,15 @@ export function vector(name, layer, head, position) {
   return uncoded(codes, at(`h.${layer}.${name}.range`, head, position));
 }
 
-// One row of scores: those of the keys 0 to query. The masked ones are not stored.
-export function scoresOf(layer, head, query) {
+// One row of scores: those of the keys 0 to query. The masked ones are not stored. A removed edge has −Infinity.
+export function scoresOf(layer, head, query, prompt = "") {
   const start = (query * (query + 1)) / 2;
-  const codes = at(`h.${layer}.attn.scores`, head).subarray(start, start + query + 1);
-  return uncoded(codes, at(`h.${layer}.attn.scores.range`, head, query));
+  const codes = at(`${prompt}h.${layer}.attn.scores`, head).subarray(start, start + query + 1);
+  const scores = uncoded(codes, at(`${prompt}h.${layer}.attn.scores.range`, head, query));
+  for (const [l, h, q, key] of prompt ? [] : DATA.removed_edges) {
+    if (l === layer && h === head && q === query) scores[key] = -Infinity;
+  }
+  return scores;
 }
 
 export const largest = (values, least = 0) => values.reduce((a, b) => Math.max(a, b), least);
@@ -70,7 +74,7 @@ export function softmax(scores) {
   return exponentials.map((x) => x / total);
 }
 
-export const weightsOf = (layer, head, query) => softmax(scoresOf(layer, head, query));
+export const weightsOf = (layer, head, query, prompt) => softmax(scoresOf(layer, head, query, prompt));
 export const score = (layer, head, query, key) => (key > query ? -Infinity : scoresOf(layer, head, query)[key]);
 export const weight = (layer, head, query, key) => (key > query ? 0 : weightsOf(layer, head, query)[key]);
 
