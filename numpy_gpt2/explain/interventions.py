@@ -228,7 +228,7 @@ def read_intervention(data: Any) -> Intervention:
     Patch(name='ln_f', position=3, source=2)
     >>> read_intervention({"kind": "head", "layer": 3})
     Traceback (most recent call last):
-    ValueError: the fields of a head are layer; they must be layer, head, factor
+    ValueError: the fields of 'head' are layer; they must be layer, head, factor
     """
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
@@ -239,7 +239,7 @@ def read_intervention(data: Any) -> Intervention:
     except TypeError:
         expected = ", ".join(field.name for field in fields(KINDS[kind]))
         got = ", ".join(map(str, values)) or "missing"
-        raise ValueError(f"the fields of a {kind} are {got}; they must be {expected}") from None
+        raise ValueError(f"the fields of {kind!r} are {got}; they must be {expected}") from None
 
 
 def check(intervention: Intervention, config: GPT2Config, first: Record, second: Record | None) -> None:
