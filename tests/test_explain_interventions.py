@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from numpy_gpt2 import forward, load, record
+from numpy_gpt2 import forward, load, record, softmax
 from numpy_gpt2.explain import explain
-from numpy_gpt2.explain.compare import change_arrays, second_data, trace_patching
+from numpy_gpt2.explain.compare import change_arrays, second_arrays, trace_lines, trace_patching
 from numpy_gpt2.explain.interventions import MLP, Direction, Edge, Head, Patch, make_hook, read_intervention
 from numpy_gpt2.hub import bundled_folder
 
@@ -49,6 +49,11 @@ def test_tracing_equals_transformers(references, prompts):
     rows = [*trace_patching(*prompts)]
     assert prompts[1].target == [references["answer"]]
     np.testing.assert_allclose(rows, references["trace"], rtol=0, atol=1e-5)
+    start, *lines = trace_lines(*prompts)
+    assert start["answer"] == "'s"
+    p = [math.exp(prompts[1]["target.log_probability"]), softmax(prompts[0]["logits"][-1])[prompts[1].target[0]]]
+    np.testing.assert_allclose(start["ends"], p[::-1], rtol=1e-5)
+    assert [line["row"] for line in lines] == [row.tolist() for row in rows]
 
 
 def test_tracing_needs_prompts_of_equal_length(prompts, example):
@@ -147,10 +152,10 @@ def test_change_has_the_best_tokens_before_and_after(prompts):
     assert (np.diff(p.max(axis=1)) <= 0).all()
 
 
-def test_data_of_the_second_prompt(prompts):
+def test_distance_between_the_streams_of_two_prompts(prompts):
     first, second = prompts
-    data, arrays = second_data(first, second)
-    assert data["tokens"] == second.tokens.tolist()
+    arrays = second_arrays(first, second)
+    assert np.array_equal(arrays["second.tokens"], second.tokens)
     distance = arrays["second.distance"]
     assert distance.shape == (7, 8)
     x, y = first["h.3.resid_pre"][0, 5], second["h.3.resid_pre"][0, 5]

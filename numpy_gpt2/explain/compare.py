@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -42,6 +43,17 @@ def trace_patching(first: Analysis, second: Analysis) -> Iterator[np.ndarray]:
             yield np.array([*pool.map(probability, (Patch(f"h.{layer}.resid_pre", t, t) for t in range(T)))])
 
 
+def trace_lines(first: Analysis, second: Analysis) -> Iterator[dict[str, Any]]:
+    """`trace_patching` for the page: p(answer) with each prompt, and then one object for each row."""
+    weights, config, _ = first.model
+    rows = trace_patching(first, second)
+    row = next(rows)  # raises ValueError before anything is sent
+    ends = [math.exp(log_probability(e.tokens, second.target, weights, config)) for e in (first, second)]
+    yield {"answer": "".join(token_text(token, second.model) for token in second.target), "ends": ends}
+    for row in itertools.chain([row], rows):
+        yield {"row": row.tolist()}
+
+
 def change_arrays(before: np.ndarray, after: Analysis) -> dict[str, np.ndarray]:
     """What interventions change, from the logits (T, V) without them. The target is always among the tokens.
 
@@ -54,25 +66,18 @@ def change_arrays(before: np.ndarray, after: Analysis) -> dict[str, np.ndarray]:
     return {"change.tokens": tokens, "change.probabilities": p[:, tokens].T}
 
 
-def second_data(first: Analysis, second: Analysis) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What the page shows of a second prompt: data, and arrays whose names start with "second.".
+def second_arrays(first: Analysis, second: Analysis) -> dict[str, np.ndarray]:
+    """What the page shows of a second prompt. The names of the arrays start with "second.".
 
     `second.distance` (L + 1, N) is 1 − the cosine between the residual streams of both prompts, at the N positions that
     both have. It is 0 as long as all tokens are the same.
     """
-    kept = ("surprisal", "lens.tokens", "lens.probabilities")
-    arrays = {name: second[name] for name in kept}
+    arrays = {name: second[name] for name in ("surprisal", "lens.tokens", "lens.probabilities")}
+    arrays |= {"tokens": second.tokens, "target.tokens": np.array(second.target)}
     for layer in range(second.model.config.n_layer):
         arrays |= {name: x for name, x in layer_arrays(second, layer).items() if "attn.scores" in name}
     arrays["distance"] = stream_distance(streams(first), streams(second))
-    shown = {*second.tokens.tolist(), *second.target, *second["lens.tokens"].ravel().tolist()}
-    data = {
-        "text": second.model.tokenizer.decode(second.tokens.tolist()),
-        "tokens": second.tokens.tolist(),
-        "target": second.target,
-        "pieces": {token: token_text(token, second.model) for token in sorted(shown)},
-    }
-    return data, {f"second.{name}": array for name, array in arrays.items()}
+    return {f"second.{name}": array for name, array in arrays.items()}
 
 
 def streams(a: Analysis) -> np.ndarray:
