@@ -58,7 +58,7 @@ def test_tracing_equals_transformers(references, prompts):
 
 def test_tracing_needs_prompts_of_equal_length(prompts, example):
     with pytest.raises(ValueError, match="the second prompt has 11 tokens; it must have 8, like the first one"):
-        next(trace_patching(prompts[0], example))
+        trace_patching(prompts[0], example)
 
 
 def test_removal_is_that_of_the_ablation(example, bundled):

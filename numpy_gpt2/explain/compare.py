@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -38,20 +37,20 @@ def trace_patching(first: Analysis, second: Analysis) -> Iterator[np.ndarray]:
         hook = make_hook([patch], config, first, second)
         return math.exp(log_probability(first.tokens, second.target, weights, config, hook))
 
-    for layer in range(config.n_layer):
+    def row(layer: int) -> np.ndarray:
         with thread_pool() as pool:
-            yield np.array([*pool.map(probability, (Patch(f"h.{layer}.resid_pre", t, t) for t in range(T)))])
+            return np.array([*pool.map(probability, (Patch(f"h.{layer}.resid_pre", t, t) for t in range(T)))])
+
+    return map(row, range(config.n_layer))
 
 
 def trace_lines(first: Analysis, second: Analysis) -> Iterator[dict[str, Any]]:
     """`trace_patching` for the page: p(answer) with each prompt, and then one object for each row."""
     weights, config, _ = first.model
     rows = trace_patching(first, second)
-    row = next(rows)  # raises ValueError before anything is sent
     ends = [math.exp(log_probability(e.tokens, second.target, weights, config)) for e in (first, second)]
     yield {"answer": "".join(token_text(token, second.model) for token in second.target), "ends": ends}
-    for row in itertools.chain([row], rows):
-        yield {"row": row.tolist()}
+    yield from ({"row": row.tolist()} for row in rows)
 
 
 def change_arrays(before: np.ndarray, after: Analysis) -> dict[str, np.ndarray]:
