@@ -10,7 +10,7 @@ import pytest
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import init_weights
 from numpy_gpt2.explain import explain
-from numpy_gpt2.explain.page import asset, page_arrays, page_data
+from numpy_gpt2.explain.page import page_arrays, page_data
 from numpy_gpt2.explain.visible import token_text, visible
 from numpy_gpt2.sampling import probabilities
 
@@ -48,7 +48,7 @@ def test_page_decodes_all_arrays(shown, example):
 
 def test_page_shows_every_source_with_its_sizes(shown, example):
     page = shown(example)
-    data = page_data(example, page_arrays(example), asset("page.html"))
+    data = page_data(example, page_arrays(example))
     code = page.evaluate("[...document.querySelectorAll('details.source code')].map(x => x.textContent)")
     assert sorted(code) == sorted(source["code"] for source in data["sources"].values())
     numbers = page.evaluate(

@@ -24,12 +24,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, KeysView
+from collections.abc import Iterator, KeysView, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import tiktoken
 
 from ..checkpoint import Model
 from ..config import GPT2Config
@@ -38,7 +40,7 @@ from ..model import cross_entropy, forward, hidden_states, identity, layer_norm,
 from ..threads import thread_pool
 from ..tokenizer import merge_steps, pieces, prompt_ids, token_ranks
 from ..weights import Weights
-from .contributions import contributions, head_kinds, largest, promoted_tokens
+from .contributions import contributions, head_kinds, largest, promoted_in_block
 from .interventions import MLP, Head, Hook, Intervention, chain, make_hook
 
 MAX_TOKENS = 64  # of a prompt, by default; the attention maps grow with the square of this
@@ -130,10 +132,13 @@ class Analysis:
             yield name, letters, self[name]
 
 
-def read_tokens(prompt: str, model: Model, target: str | None, max_tokens: int) -> tuple[np.ndarray, int, list[int]]:
+def read_tokens(
+    prompt: str, model: Model, target: str | Sequence[int] | None, max_tokens: int, taken: Sequence[int] = ()
+) -> tuple[np.ndarray, int, list[int]]:
     """The tokens that are shown, the number of tokens of the whole prompt, and the target's tokens, if there is one."""
     config, tokenizer = model.config, model.tokenizer
-    ids, target_ids = prompt_ids(prompt, tokenizer), [] if target is None else tokenizer.encode_ordinary(target)
+    ids = [*prompt_ids(prompt, tokenizer), *taken]
+    target_ids = tokenizer.encode_ordinary(target) if isinstance(target, str) else [*(target or ())]
     if target == "":
         raise ValueError("the target is empty; leave it out to explain the most probable next token")
     if max_tokens < 1:
@@ -154,8 +159,25 @@ def analyze(
     progress: bool = False,
 ) -> Analysis:
     """Run a prompt through a model, and compute what an explanation shows. `explain` describes the arguments."""
+    analysis = begin(prompt, model, target, max_tokens, hook=hook)
+    for arrays in later_arrays(analysis):
+        analysis.arrays.update(arrays)
+    if ablate:
+        analysis.arrays["ablation.heads"], analysis.arrays["ablation.mlps"] = ablation(analysis, hook, progress)
+    return analysis
+
+
+def begin(
+    prompt: str,
+    model: Model,
+    target: str | Sequence[int] | None,
+    max_tokens: int,
+    taken: Sequence[int] = (),
+    hook: Hook = identity,
+) -> Analysis:
+    """All of an analysis that needs no more time than the forward pass. `taken` are tokens that follow the prompt."""
     weights, config, _ = model
-    tokens, n_prompt, target_ids = read_tokens(prompt, model, target, max_tokens)
+    tokens, n_prompt, target_ids = read_tokens(prompt, model, target, max_tokens, taken)
     arrays: dict[str, np.ndarray] = {}
     arrays["logits"] = forward(tokens, weights, config, hook=chain(hook, record(arrays)))
     if not np.isfinite(arrays["logits"]).all():
@@ -166,37 +188,69 @@ def analyze(
     cosines = cosine_similarity(arrays["h.0.resid_pre"][0], np.asarray(weights["wte.weight"]))
     arrays["nearest.tokens"], arrays["nearest.cosines"] = largest(cosines, N_NEAREST)
 
-    analysis = Analysis(model, tokens, n_prompt, target_ids, merged_pieces(prompt, model, tokens), arrays)
+    analysis = Analysis(model, tokens, n_prompt, target_ids, merged_pieces(prompt, model, tokens, taken), arrays)
     arrays["heads.norm"] = head_norms(analysis.layers("attn.z"), weights)
     arrays["heads.kinds"] = head_kinds(analysis.layers("attn.pattern"), tokens)
     arrays["neurons"], _ = largest(np.abs(analysis.layers("mlp.post")), N_NEURONS)
-    arrays |= contributions(arrays, analysis.following, weights, config) | promoted_tokens(arrays, weights, config)
-    rows = [read_out(scores, target_ids[0]) for scores in lens_logits(analysis)]
-    for name, values in zip(("tokens", "probabilities", "target"), zip(*rows, strict=True), strict=True):
-        arrays[f"lens.{name}"] = np.array(values)
-    arrays["target.log_probability"] = np.array(log_probability(tokens, target_ids, weights, config, hook))
-    if ablate:
-        arrays["ablation.heads"], arrays["ablation.mlps"] = ablation(analysis, hook, progress)
+    arrays |= contributions(arrays, analysis.following, weights, config)
+    if len(target_ids) == 1:
+        log_p = -float(cross_entropy(arrays["logits"][-1:], target_ids))
+    else:
+        log_p = log_probability(tokens, target_ids, weights, config, hook)
+    arrays["target.log_probability"] = np.array(log_p)
     return analysis
 
 
-def merged_pieces(prompt: str, model: Model, tokens: np.ndarray) -> list[Piece]:
-    """The pieces of the prompt that its last tokens come from, each with its merges.
+def later_arrays(a: Analysis) -> Iterator[dict[str, np.ndarray]]:
+    """The rest of an analysis. It takes longer than the forward pass, so it is computed in small steps.
 
-    The list is empty for an empty prompt. It is also empty if the tokenizer cuts text by another rule, or by another
-    version of Unicode: then the merges of these pieces do not produce the prompt's tokens.
+    Most steps yield nothing. The last step of the lens, and that of the promoted tokens, yield the arrays.
     """
-    tokenizer, ranks = model.tokenizer, token_ranks(model.tokenizer)
+    weights, config, _ = a.model
+    rows = []
+    for scores in lens_logits(a):
+        rows.append(read_out(scores, a.target[0]))
+        yield {}
+    names = ("lens.tokens", "lens.probabilities", "lens.target")
+    yield {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    blocks = []
+    for layer in range(config.n_layer):
+        blocks.append(promoted_in_block(layer, a.arrays, weights, config))
+        yield {}
+    names = ("heads.tokens", "neurons.tokens")
+    yield {name: np.array(values) for name, values in zip(names, zip(*blocks, strict=True), strict=True)}
+
+
+@lru_cache(maxsize=2)
+def ranks_of(tokenizer: tiktoken.Encoding) -> dict[bytes, int]:
+    """`token_ranks`, which takes longer than all merges of a prompt."""
+    return token_ranks(tokenizer)
+
+
+def merged_pieces(prompt: str, model: Model, tokens: np.ndarray, taken: Sequence[int] = ()) -> list[Piece]:
+    """The pieces of the prompt that its last tokens come from, each with its merges. Taken tokens are pieces, too.
+
+    The pieces of the prompt are left out for an empty prompt. They are also left out if the tokenizer cuts text by
+    another rule, or by another version of Unicode: then their merges do not produce the prompt's tokens.
+    """
+    tokenizer, ranks = model.tokenizer, ranks_of(model.tokenizer)
+    T = max(0, len(tokens) - len(taken))
+    texts = {ranks[data]: data for data in map(tokenizer.decode_single_token_bytes, taken) if data in ranks}
+    last = [
+        Piece(texts[token], T + i, merge_steps(texts[token], ranks))
+        for i, token in enumerate(tokens[T:].tolist())
+        if token in texts
+    ]
     found: list[Piece] = []
     ids: list[int] = []
     for text in reversed(pieces(prompt)):
-        if len(ids) >= len(tokens):
+        if len(ids) >= T:
             break
         piece = text.encode(errors="replace")
         steps = merge_steps(piece, ranks) if len(piece) <= MAX_PIECE_BYTES else []
         ids = ([ranks[part] for part in steps[-1]] if steps else tokenizer.encode_ordinary(text)) + ids
-        found.append(Piece(piece, len(tokens) - len(ids), steps))
-    return found[::-1] if ids[-len(tokens) :] == tokens.tolist() else []
+        found.append(Piece(piece, T - len(ids), steps))
+    return [*(found[::-1] if ids[len(ids) - T :] == tokens[:T].tolist() else []), *last]
 
 
 def norm(x: np.ndarray) -> np.ndarray:

@@ -76,20 +76,18 @@ def promoted(vectors: np.ndarray, weights: Weights) -> np.ndarray:
     return np.concatenate([largest(scores, N_PROMOTED)[0] for scores in chunks])
 
 
-def promoted_tokens(arrays: dict[str, np.ndarray], weights: Weights, config: GPT2Config) -> dict[str, np.ndarray]:
-    """`heads.tokens` (L, H, 5), promoted by each head's output at the last position. `neurons.tokens` (L, T, 8, 5).
+def promoted_in_block(
+    layer: int, arrays: dict[str, np.ndarray], weights: Weights, config: GPT2Config
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens that each head's output at the last position promotes, (H, 5), and those of neurons, (T, 8, 5).
 
     The tokens of a neuron are those of its output weights, a row of `mlp.c_proj`. They are the same at all positions.
     """
-    L, H, C = config.n_layer, config.n_head, config.n_embd
-    heads, neurons = [], []
-    for layer in range(L):
-        projection = np.asarray(weights[f"h.{layer}.attn.c_proj.weight"]).reshape(H, C // H, C)
-        heads.append(promoted(np.vecmat(arrays[f"h.{layer}.attn.z"][0, :, -1], projection), weights))
-        chosen, places = np.unique(arrays["neurons"][layer], return_inverse=True)
-        rows = np.asarray(weights[f"h.{layer}.mlp.c_proj.weight"])[chosen]
-        neurons.append(promoted(rows, weights)[places])
-    return {"heads.tokens": np.array(heads), "neurons.tokens": np.array(neurons)}
+    H, C = config.n_head, config.n_embd
+    projection = np.asarray(weights[f"h.{layer}.attn.c_proj.weight"]).reshape(H, C // H, C)
+    heads = promoted(np.vecmat(arrays[f"h.{layer}.attn.z"][0, :, -1], projection), weights)
+    chosen, places = np.unique(arrays["neurons"][layer], return_inverse=True)
+    return heads, promoted(np.asarray(weights[f"h.{layer}.mlp.c_proj.weight"])[chosen], weights)[places]
 
 
 def head_kinds(pattern: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -7,14 +7,15 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..config import GPT2Config
+from ..checkpoint import Model
 from ..model import ACTIVATIONS, causal_mask
 from .analysis import BLOCK, EMBEDDINGS, MOST_BITS, OUTPUT, Analysis, Piece, norm
 from .contributions import largest
@@ -26,6 +27,8 @@ SCRIPTS = (  # in this order: each uses only those before it
     "data", "numbers", "state", "elements", "source", "tokens", "stream", "heads", "attention", "cell", "mlp", "lens",
     "sampling", "mattered", "overview", "page",
 )  # fmt: skip
+START = "embedded"  # the module that starts the page, after all others
+FOOTER = "This file needs no other file and no network."
 N_CANDIDATES = 200
 AROUND_LAYER_NORMS = ("resid_pre", "ln_1", "resid_mid", "ln_2")
 
@@ -33,16 +36,22 @@ AROUND_LAYER_NORMS = ("resid_pre", "ln_1", "resid_mid", "ln_2")
 def page_html(a: Analysis) -> str:
     """The page, as one HTML file that loads nothing else. Raises ValueError if it would be larger than MAX_BYTES."""
     check_size(a.model.config, len(a.tokens))
-    template, style, script = asset("page.html"), asset("page.css"), page_script()
     arrays = page_arrays(a)
-    # A text that contains "</script>" must not end the element that holds the data.
-    data = json.dumps(page_data(a, arrays, template), ensure_ascii=False).replace("<", "\\u003c")
-    contents = {"STYLE": style, "DATA": data, "ARRAYS": array_elements(arrays), "SCRIPT": script}
-    contents |= {"STYLE_HASH": content_hash(style), "SCRIPT_HASH": content_hash(script)}
-    page = re.sub("__([A-Z_]+)__", lambda match: contents[match[1]], template)
+    page = filled(page_data(a, arrays), page_script([*SCRIPTS, START]), ARRAYS=array_elements(arrays), FOOTER=FOOTER)
     if len(page.encode()) > MAX_BYTES:
         raise ValueError(f"the page is {len(page.encode()) / 1e6:.0f} MB; it must be {MAX_BYTES // 10**6} MB at most")
     return page
+
+
+def filled(data: dict[str, Any], script: str, style: str = "", policy: str = "", **contents: str) -> str:
+    """page.html with its contents. `style` and `policy` are added to the page's own. The default of a content is ""."""
+    style = asset("page.css") + style
+    hashes = f"style-src '{content_hash(style)}'; script-src '{content_hash(script)}'"
+    contents["POLICY"] = f"default-src 'none'; {hashes}; img-src data:{policy}"
+    # A text that contains "</script>" must not end the element that holds the data.
+    contents["DATA"] = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    contents |= {"STYLE": style, "SCRIPT": script}
+    return re.sub("__([A-Z]+)__", lambda match: contents.get(match[1], ""), asset("page.html"))
 
 
 def asset(name: str) -> str:
@@ -50,9 +59,9 @@ def asset(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def page_script() -> str:
-    """The modules of script/ as one script. Their names are global in it, so `import` and `export` are left out."""
-    modules = "\n".join(asset(f"script/{name}.js") for name in SCRIPTS)
+def page_script(names: Sequence[str]) -> str:
+    """Modules of script/ as one script. Their names are global in it, so `import` and `export` are left out."""
+    modules = "\n".join(asset(f"script/{name}.js") for name in names)
     return '"use strict";\n' + re.sub(r"^import [^;]*;\n|^export ", "", modules, flags=re.MULTILINE)
 
 
@@ -61,13 +70,12 @@ def content_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def page_data(a: Analysis, arrays: dict[str, np.ndarray], template: str) -> dict[str, Any]:
-    """What the scripts draw, besides the arrays. The template names the functions whose source it shows."""
+def page_data(a: Analysis, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the scripts draw, besides the arrays."""
     config = a.model.config
     merges = [merges_of(piece, a) for piece in a.pieces]
     parts = [token for piece in merges for step in piece["steps"] for token, _ in step]
-    shown = {*a.tokens.tolist(), *a.target, *parts}
-    shown.update(*(array.ravel().tolist() for name, array in arrays.items() if name.endswith("tokens")))
+    shown = {*a.tokens.tolist(), *a.target, *parts, *tokens_in(arrays)}
     return {
         "facts": a.facts,
         "scales": [config.attention_scale(layer) for layer in range(config.n_layer)],
@@ -78,15 +86,25 @@ def page_data(a: Analysis, arrays: dict[str, np.ndarray], template: str) -> dict
         "target": a.target,
         "most_bits": MOST_BITS,
         "most_candidates": min(N_CANDIDATES, config.vocab_size),
-        "pieces": {token: token_text(token, a.model) for token in sorted(shown)},
+        "pieces": token_texts(shown, a.model),
         "bytes": [token_hex(token, a.model) for token in a.tokens],
         "merges": merges,
         "dimensions": dimensions(a),
         "inner": config.inner_size,
         "removed_edges": [edge for layer in range(config.n_layer) for edge in removed_edges(a, layer)],
         "steps": [[name, letters, array.shape] for name, letters, array in a.forward_steps(layers=1)],
-        "sources": {name: source(name, config) for name in re.findall(r'data-source="([\w.]+)"', template)},
+        "sources": sources(config.activation_function),
     }
+
+
+def tokens_in(arrays: dict[str, np.ndarray]) -> set[int]:
+    """The tokens whose texts the page needs for these arrays."""
+    return {token for name, array in arrays.items() if name.endswith("tokens") for token in array.ravel().tolist()}
+
+
+def token_texts(tokens: Iterable[int], model: Model) -> dict[int, str]:
+    """The texts of tokens."""
+    return {token: token_text(token, model) for token in sorted(tokens)}
 
 
 def merges_of(piece: Piece, a: Analysis) -> dict[str, Any]:
@@ -118,7 +136,7 @@ def page_arrays(a: Analysis) -> dict[str, np.ndarray]:
         "neurons.post": np.take_along_axis(post, a["neurons"], axis=-1),
         "pre.counts": np.apply_along_axis(lambda x: np.histogram(x, bins)[0], -1, pre).astype(np.uint16),
         "activation.x": bins,
-        "activation.y": activation(config)(bins),
+        "activation.y": ACTIVATIONS[config.activation_function](bins),
         "next.tokens": candidates[:N_CANDIDATES],
         "next.logits": sorted_logits,  # of the whole vocabulary, because top-p needs the sum
         "next.rank": np.argmax(candidates == a.target[0]),  # the target's place in this order
@@ -173,12 +191,18 @@ def array_elements(arrays: dict[str, np.ndarray]) -> str:
 
 
 def array_element(name: str, array: np.ndarray) -> str:
+    """An array as an element of the page."""
+    e = encoded(array)
+    attributes = f'data-array="{name}" data-kind="{e["kind"]}" data-axes="{e["axes"]}"'
+    return f'<script type="text/plain" {attributes}>{e["numbers"]}</script>'
+
+
+def encoded(array: np.ndarray) -> dict[str, str]:
     """An array's type and shape, and its numbers in base64. Numbers of more than 16 bits get 32."""
     kind = array.dtype.str[1:]
     kind = kind if kind in ("u1", "u2") else "u4" if array.dtype.kind in "iu" else "f4"
-    shape = " ".join(map(str, array.shape))
-    data = base64.b64encode(array.astype(f"<{kind}").tobytes()).decode()
-    return f'<script type="text/plain" data-array="{name}" data-kind="{kind}" data-axes="{shape}">{data}</script>'
+    numbers = base64.b64encode(array.astype(f"<{kind}").tobytes()).decode()
+    return {"kind": kind, "axes": " ".join(map(str, array.shape)), "numbers": numbers}
 
 
 def dimensions(a: Analysis) -> dict[str, int]:
@@ -188,15 +212,19 @@ def dimensions(a: Analysis) -> dict[str, int]:
     return dict(zip("BTSCHDVL", sizes, strict=True))
 
 
-def activation(config: GPT2Config) -> Callable[[np.ndarray], np.ndarray]:
-    """The model's activation function."""
-    return ACTIVATIONS[config.activation_function]
+def sources(activation: str) -> dict[str, dict[str, str]]:
+    """The source of each function that page.html names. "activation" is the model's activation function."""
+    names = re.findall(r'data-source="([\w.]+)"', asset("page.html"))
+    places = {name: name.rpartition(".") for name in names}
+    return {
+        name: source(getattr(import_module(f"..{module}", __package__), function) if module else ACTIVATIONS[activation])
+        for name, (module, _, function) in places.items()
+    }
 
 
-def source(name: str, config: GPT2Config) -> dict[str, str]:
-    """The source of a function, such as "model.attention" or the model's "activation", and its equation."""
-    module, _, function_name = name.rpartition(".")
-    function = getattr(import_module(f"..{module}", __package__), function_name) if module else activation(config)
+@lru_cache(maxsize=100)
+def source(function: Callable[..., Any]) -> dict[str, str]:
+    """The source of a function, and its equation."""
     function = inspect.unwrap(function)
     lines, number = inspect.getsourcelines(function)
     path, package = Path(inspect.getfile(function)), FOLDER.parents[1]

@@ -72,8 +72,12 @@ function markRows() {
   $("channel").value = chosen.channel;
 }
 
-$("channel").replaceChildren(...range(D).map((i) => element("option", { value: i }, i)));
+function drawChannels() {
+  $("channel").replaceChildren(...range(D).map((i) => element("option", { value: i }, i)));
+}
+
 $("channel").addEventListener("change", () => choose({ channel: Number($("channel").value) }));
+follow(["data"], drawChannels);
 follow(["layer", "head", "query", "key"], drawProducts);
 follow(["layer", "head", "query", "channel"], drawSoftmax);
 follow(["layer", "head", "query", "key", "channel"], markRows);

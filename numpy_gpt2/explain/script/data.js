@@ -7,23 +7,39 @@ addEventListener("error", ({ message }) => {
   notice.hidden = false;
 });
 
-export const DATA = JSON.parse(document.getElementById("data").textContent);
-export const { T, C, H, D, V, L } = DATA.dimensions;
+export let DATA;
+export let T;
+export let C;
+export let H;
+export let D;
+export let V;
+export let L;
+export let positions;
 
 const KINDS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array };
 const DECODED = new Map();
+let encoded;
 
-const elementOf = (name) => document.querySelector(`[data-array="${name}"]`);
-export const has = (name) => elementOf(name) !== null;
+export const embedded = () => JSON.parse(document.getElementById("data").textContent);
+
+// Use this data from now on. `find` returns an array by its name: kind, axes and numbers, as encoded() in page.py.
+export function take(data, find) {
+  DATA = data;
+  ({ T, C, H, D, V, L } = data.dimensions);
+  positions = range(T);
+  encoded = find;
+  DECODED.clear();
+}
+
+export const has = (name) => Boolean(encoded(name));
 
 function decode(name) {
-  const source = elementOf(name);
-  if (source === null) throw new Error(`the array ${name} is missing`);
-  const characters = atob(source.textContent);
+  if (!has(name)) throw new Error(`the array ${name} is missing`);
+  const { kind, axes, numbers } = encoded(name);
+  const characters = atob(numbers);
   const bytes = new Uint8Array(characters.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
-  const shape = source.dataset.axes.split(" ").filter(Boolean).map(Number);
-  return { shape, values: new KINDS[source.dataset.kind](bytes.buffer) };
+  return { shape: axes.split(" ").filter(Boolean).map(Number), values: new KINDS[kind](bytes.buffer) };
 }
 
 export function array(name) {
@@ -82,5 +98,4 @@ export const piece = (id) => DATA.pieces[id];
 export const token = (position) => piece(DATA.tokens[position]);
 export const following = (position) => (position + 1 < T ? DATA.tokens[position + 1] : DATA.target[0]);
 export const range = (n) => Array.from({ length: n }, (_, i) => i);
-export const positions = range(T);
 export const clamp = (x, n) => Math.min(Math.max(x, 0), n - 1);

@@ -1,5 +1,5 @@
 // Step 3, the grid of all heads: a small picture of each attention map, and a number that says what the head does.
-import { array, at, clamp, following, H, L, largest, piece, range, T } from "./data.js";
+import { array, at, clamp, following, H, has, L, largest, piece, range, T } from "./data.js";
 import { $, element, legend, painted, ramp, signColors, span, stepOf, td, th, tr, weightColor } from "./elements.js";
 import { fixed, percent, show, signed } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
@@ -77,16 +77,20 @@ function markHead() {
   button.tabIndex = 0;
 }
 
+// The promoted tokens, each after a space, or an ellipsis while they are computed.
+export function promoted(name, ...index) {
+  return has(name) ? Array.from(at(name, ...index), (id) => [" ", span("piece", piece(id))]).flat() : [" …"];
+}
+
 function describeHead() {
   const { layer, head, position } = chosen;
   const name = nameOf(layer, head);
-  const tokens = Array.from(at("heads.tokens", layer, head), (id) => [" ", span("piece", piece(id))]);
   $("head-output").replaceChildren(
     `${name[0].toUpperCase()}${name.slice(1)} looks at: ${describeKinds(layer, head)}. At position ${position} it adds `,
     `${signed(at("direct.heads", layer, head, position))} to the logit of `,
     span("piece", piece(following(position))),
     `, which is ${fixed(at("next.chosen", position))}. Its output at the last position, ${T - 1}, promotes`,
-    ...tokens.flat(),
+    ...promoted("heads.tokens", layer, head),
     ".",
   );
 }
@@ -107,4 +111,4 @@ legend("head-legend", "weight 0", "1", weightColor);
 follow(["theme"], drawGrid);
 follow(["kind", "position"], drawNumbers);
 follow(["layer", "head"], markHead);
-follow(["layer", "head", "position"], describeHead);
+follow(["layer", "head", "position", "heads.tokens"], describeHead);

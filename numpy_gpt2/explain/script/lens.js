@@ -1,5 +1,5 @@
 // Step 4: the logit lens.
-import { at, clamp, DATA, L, largest, piece, positions, range, T, token } from "./data.js";
+import { at, clamp, DATA, has, L, largest, piece, positions, range, T, token } from "./data.js";
 import { $, barRow, element, legend, painted, ramp, span, stepOf, td, th, tr } from "./elements.js";
 import { percent } from "./numbers.js";
 import { choose, chosen, follow, goTo } from "./state.js";
@@ -21,7 +21,10 @@ function lensCell(row, t) {
   return td(element("button", properties, piece(best), element("small", {}, percent(p))), "");
 }
 
+// Until the lens of new data has arrived, the old one stays, but nothing in it can be clicked.
 function drawLens() {
+  $("lens").inert = !has("lens.tokens");
+  if ($("lens").inert) return;
   const rows = range(L + 1).map((row) => tr(th(lensRow(row)), ...positions.map((t) => lensCell(row, t))));
   const head = tr(th("read"), ...positions.map((t) => th(token(t))));
   $("lens-table").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
@@ -34,6 +37,7 @@ function drawLens() {
 }
 
 function markCell() {
+  if ($("lens").inert) return;
   const { row, position } = chosen;
   for (const button of $("lens-table").querySelectorAll("[aria-pressed=true]")) {
     button.setAttribute("aria-pressed", false);
@@ -61,5 +65,5 @@ function moveOnLens(event) {
 
 $("lens-table").addEventListener("keydown", moveOnLens);
 $("lens-link").addEventListener("click", () => goTo("blocks"));
-follow(["theme"], drawLens);
+follow(["lens.tokens", "theme"], drawLens);
 follow(["row", "position"], markCell);

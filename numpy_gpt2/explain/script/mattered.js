@@ -54,6 +54,9 @@ function drawDirect() {
 }
 
 function drawAblation() {
+  $("ablation").hidden = !has("ablation.heads");
+  $("no-ablation").hidden = !$("ablation").hidden;
+  if ($("ablation").hidden) return;
   const parts = partsOf(
     (layer, head) => at("ablation.heads", layer, head),
     (layer) => at("ablation.mlps", layer),
@@ -66,7 +69,5 @@ function drawAblation() {
   $("ablation-output").textContent = `Most helpful: ${names.join(", ") || "nothing"}.`;
 }
 
-$("ablation").hidden = !has("ablation.heads");
-$("no-ablation").hidden = !$("ablation").hidden;
 follow(["theme"], drawDirect);
-if (has("ablation.heads")) follow(["theme"], drawAblation);
+follow(["theme"], drawAblation);

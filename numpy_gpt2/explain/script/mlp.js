@@ -1,6 +1,7 @@
 // Step 3, the MLP: the activation function, and the position's strongest neurons.
 import { at, DATA, following, largest, piece } from "./data.js";
-import { $, chart, element, fillTable, span, td, themed, tr } from "./elements.js";
+import { $, chart, element, fillTable, td, themed, tr } from "./elements.js";
+import { promoted } from "./heads.js";
 import { integer, show, signed } from "./numbers.js";
 import { chosen, follow } from "./state.js";
 
@@ -44,18 +45,16 @@ function drawNeurons(draw, x, y) {
   const rows = Array.from(at("neurons", layer, position), (neuron, i) => {
     const [pre, post] = [at("neurons.pre", layer, position, i), at("neurons.post", layer, position, i)];
     draw("circle", { cx: x(pre), cy: y(post), ...style, "data-tip": `neuron ${neuron}\n${show(pre)} → ${show(post)}` });
-    const promoted = element("span");
-    for (const id of at("neurons.tokens", layer, position, i)) promoted.append(span("piece", piece(id)), " ");
     return tr(
       td(neuron),
       td(show(pre)),
       td(show(post)),
       td(signed(at("direct.neurons", layer, position, i))),
-      td(promoted, "promoted"),
+      td(element("span", {}, ...promoted("neurons.tokens", layer, position, i)), "promoted"),
     );
   });
   $("neuron-target").textContent = piece(following(position));
   fillTable("neuron-table", rows);
 }
 
-follow(["layer", "position", "theme", "width"], drawMlp);
+follow(["layer", "position", "neurons.tokens", "theme", "width"], drawMlp);

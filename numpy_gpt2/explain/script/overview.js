@@ -53,6 +53,6 @@ document.addEventListener("click", (event) => {
   goTo(link.hash.slice(1));
 });
 $("code").addEventListener("change", () => choose({ code: $("code").checked }));
-drawHeader();
+follow(["data"], drawHeader);
 follow(["theme"], drawBest);
 follow(["code"], drawCode);

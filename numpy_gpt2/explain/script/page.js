@@ -1,17 +1,20 @@
-// The controls of several steps, the tips, and the start.
+// The controls of several steps, and the tips.
 import { H, L, positions, range, token } from "./data.js";
 import { $, element, placeTip } from "./elements.js";
-import { drawSources } from "./source.js";
-import { choose, chosen, follow, redraw, start } from "./state.js";
+import { choose, chosen, follow, redraw } from "./state.js";
 
-const OPTIONS = {
-  layer: range(L).map((layer) => `h.${layer}`),
-  head: range(H),
-  position: positions.map((t) => `${t} ${token(t)}`),
-};
+const PICKERS = ["layer", "head", "position"];
+
+function drawOptions() {
+  const layers = range(L).map((layer) => `h.${layer}`);
+  const labels = [layers, range(H), positions.map((t) => `${t} ${token(t)}`)];
+  for (const [i, property] of PICKERS.entries()) {
+    $(property).replaceChildren(...labels[i].map((label, value) => element("option", { value }, label)));
+  }
+}
 
 function drawPickers() {
-  for (const property of Object.keys(OPTIONS)) $(property).value = chosen[property];
+  for (const property of PICKERS) $(property).value = chosen[property];
 }
 
 const tipAtPointer = (event) => placeTip(event.target.closest("[data-tip]"), event.clientX, event.clientY);
@@ -23,8 +26,7 @@ function tipOfFocus(event) {
   placeTip(event.target.closest("[data-tip]"), left, bottom);
 }
 
-for (const [property, labels] of Object.entries(OPTIONS)) {
-  $(property).replaceChildren(...labels.map((label, i) => element("option", { value: i }, label)));
+for (const property of PICKERS) {
   $(property).addEventListener("change", () => choose({ [property]: Number($(property).value) }));
 }
 document.addEventListener("pointermove", tipAtPointer);
@@ -39,6 +41,5 @@ addEventListener("resize", () => {
   if (innerWidth !== width) redraw(["width"]);
   width = innerWidth;
 });
+follow(["data"], drawOptions);
 follow(["layer", "head", "position"], drawPickers);
-drawSources();
-start();

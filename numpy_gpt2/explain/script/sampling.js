@@ -27,9 +27,16 @@ function probabilities(logits, temperature, topK, topP) {
   return { p, afterTopK, afterTopP };
 }
 
-const RANK = at("next.rank"); // the target's place in this order
-export const MODEL_P = probabilities(at("next.logits"), 1, 0, 1).p;
+export let MODEL_P;
 const N_LISTED = 20;
+
+// The probabilities with the chosen settings.
+export const settled = () => probabilities(at("next.logits"), chosen.temperature, chosen.topK, chosen.topP);
+
+function computeModel() {
+  MODEL_P = probabilities(at("next.logits"), 1, 0, 1).p;
+  $("top-k").max = at("next.tokens").length;
+}
 
 function drawNext() {
   const { temperature, topK, topP, more } = chosen;
@@ -39,7 +46,8 @@ function drawNext() {
   $("temperature-value").textContent = temperature === 0 ? "0: greedy" : temperature.toFixed(2);
   $("top-k-value").textContent = topK === 0 ? "off" : topK;
   $("top-p-value").textContent = topP === 1 ? "off" : topP.toFixed(2);
-  const { p, afterTopK, afterTopP } = probabilities(at("next.logits"), temperature, topK, topP);
+  const { p, afterTopK, afterTopP } = settled();
+  const rank = at("next.rank"); // the target's place in this order
   const reason = (i) => {
     if (temperature === 0) return "not the first";
     return i >= afterTopK ? "cut by top-k" : "cut by top-p";
@@ -50,9 +58,9 @@ function drawNext() {
   const listed = at("next.tokens").subarray(0, more ? undefined : N_LISTED);
   const candidate = (id, i) => candidateRow(id, i, p, i >= afterTopP ? reason(i) : "");
   const rows = Array.from(listed, candidate);
-  if (RANK >= listed.length) rows.push(candidate(DATA.target[0], RANK));
+  if (rank >= listed.length) rows.push(candidate(DATA.target[0], rank));
   if (rows.length < V) {
-    const rest = sum(p.subarray(listed.length)) - (rows.length > listed.length ? p[RANK] : 0);
+    const rest = sum(p.subarray(listed.length)) - (rows.length > listed.length ? p[rank] : 0);
     rows.push(tr(td(`${integer(V - rows.length)} more`, "soft"), td("", "wide"), td(percent(Math.max(0, rest)))));
   }
   $("next-table").replaceChildren(...rows);
@@ -69,7 +77,7 @@ function candidateRow(id, i, p, reason) {
   const bars = td(bar(`${(100 * p[i]) / most}%`), "wide");
   bars.append(bar(`${(100 * MODEL_P[i]) / most}%`, "was"));
   const row = tr(td(piece(id), reason ? "piece cut" : "piece"), bars, td(reason || percent(p[i])));
-  row.className = i === RANK ? "target" : "";
+  row.className = i === at("next.rank") ? "target" : "";
   row.dataset.tip =
     `token ${id}, number ${i + 1} by probability, logit ${show(at("next.logits", i))}\n` +
     `the model: ${percent(MODEL_P[i])}, now: ${percent(p[i])}`;
@@ -90,10 +98,10 @@ function drawTarget() {
   $("ablation-whole").textContent = show(logP);
 }
 
-$("top-k").max = at("next.tokens").length;
 for (const [id, name] of Object.entries({ temperature: "temperature", "top-k": "topK", "top-p": "topP" })) {
   $(id).addEventListener("input", () => choose({ [name]: Number($(id).value) }));
 }
 $("more").addEventListener("click", () => choose({ more: !chosen.more }));
+follow(["data"], computeModel);
 follow(["temperature", "topK", "topP", "more", "theme"], drawNext);
 follow(["theme"], drawTarget);

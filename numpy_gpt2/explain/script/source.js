@@ -1,6 +1,7 @@
 // Source code and equations. CSS writes the numbers of this prompt after each comment that is a shape.
 import { DATA } from "./data.js";
 import { element, span } from "./elements.js";
+import { follow } from "./state.js";
 
 const KEYWORDS = "def|return|for|in|if|else|is|not|and|or|None|True|False|raise|lambda|while|with|try|except";
 const SYNTAX = new RegExp(
@@ -27,13 +28,25 @@ function highlighted(code) {
   return [...parts, code.slice(end)];
 }
 
-export function drawSources() {
-  for (const place of document.querySelectorAll("[data-source]")) {
-    const { name, code, where, equation } = DATA.sources[place.dataset.source];
-    const summary = element("summary", {}, span("name", name), span("does", equation), span("soft", where));
-    const source = element("pre", {}, element("code", {}, ...highlighted(code)));
-    const open = "open" in place.dataset ? "" : undefined;
-    place.replaceWith(element("details", { class: "source", open }, summary, source));
+// The places of the sources become elements that open and close.
+function makeSource(place) {
+  const open = "open" in place.dataset ? "" : undefined;
+  const details = element("details", { class: "source", open }, element("summary"), element("pre"));
+  place.replaceWith(details);
+  return [place.dataset.source, details];
+}
+
+function drawSources() {
+  for (const [place, details] of SOURCES) {
+    const { name, code, where, equation } = DATA.sources[place];
+    const [summary, source] = details.children;
+    if (source.textContent !== code) {
+      summary.replaceChildren(span("name", name), span("does", equation), span("soft", where));
+      source.replaceChildren(element("code", {}, ...highlighted(code)));
+    }
+    for (const comment of source.querySelectorAll("[data-numbers]")) {
+      comment.dataset.numbers = numbers(comment.textContent);
+    }
   }
   for (const place of document.querySelectorAll("[data-equation]")) {
     place.textContent = DATA.sources[place.dataset.equation].equation;
@@ -42,3 +55,6 @@ export function drawSources() {
     place.replaceChildren(span("mono", place.dataset.shape), span("shape", ` = ${numbers(place.dataset.shape)}`));
   }
 }
+
+const SOURCES = Array.from(document.querySelectorAll("[data-source]"), makeSource);
+follow(["data"], drawSources);

@@ -14,7 +14,7 @@ function mostInteresting() {
 }
 
 // (query, key) is the pinned cell of the attention map, (row, position) that of the lens, where row L is the output.
-const OPENING = {
+const opening = () => ({
   ...mostInteresting(),
   position: T - 1,
   query: T - 1,
@@ -29,10 +29,12 @@ const OPENING = {
   more: false,
   code: true,
   step: "",
-};
-export const chosen = { ...OPENING };
+});
+export const chosen = {};
+export let OPENING = {};
+export const READ = {}; // more choices: by their name, a function of their text in the address
 
-const COUNTS = {
+const counts = () => ({
   layer: L,
   head: H,
   position: T,
@@ -41,7 +43,7 @@ const COUNTS = {
   channel: D,
   row: L + 1,
   topK: DATA.most_candidates + 1,
-};
+});
 const WORDS = {
   view: ["pattern", "scores"],
   kind: ["logit", "length", "previous", "first", "duplicate", "induction"],
@@ -51,9 +53,11 @@ const WORDS = {
 // The choice that an address holds, such as #layer=3&head=2. Parts that make no sense are left out.
 function choiceOf(hash) {
   const choice = {};
+  const COUNTS = counts();
   for (const [name, text] of new URLSearchParams(hash.slice(1))) {
     const x = Number(text);
-    if (name in COUNTS && Number.isInteger(x) && clamp(x, COUNTS[name]) === x) choice[name] = x;
+    if (name in READ) choice[name] = READ[name](text);
+    else if (name in COUNTS && Number.isInteger(x) && clamp(x, COUNTS[name]) === x) choice[name] = x;
     else if (WORDS[name]?.includes(text)) choice[name] = text;
     else if (name === "temperature" && x >= 0 && x <= 2) choice[name] = x;
     else if (name === "topP" && x > 0 && x <= 1) choice[name] = x;
@@ -74,14 +78,17 @@ export function redraw(changed) {
   for (const { properties, draw } of followers) if (properties.some((name) => changed.includes(name))) draw();
 }
 
+function change(choice) {
+  const changed = Object.keys(choice).filter((name) => chosen[name] !== choice[name]);
+  Object.assign(chosen, choice);
+  redraw(changed);
+  return changed;
+}
+
 // A new position is also the query of the attention map.
 export function choose(choice) {
   const complete = "position" in choice ? { query: choice.position, key: Math.min(chosen.key, choice.position) } : {};
-  Object.assign(complete, choice);
-  const changed = Object.keys(complete).filter((name) => chosen[name] !== complete[name]);
-  Object.assign(chosen, complete);
-  redraw(changed);
-  if (changed.length > 0) writeAddress();
+  if (change({ ...complete, ...choice }).length > 0) writeAddress();
 }
 
 export function goTo(step) {
@@ -98,15 +105,24 @@ function writeAddress() {
   history.replaceState(null, "", `#${new URLSearchParams(different)}`);
 }
 
-function readAddress() {
-  choose({ ...OPENING, ...choiceOf(location.hash) });
-  if (chosen.step) document.getElementById(chosen.step).scrollIntoView();
+const inAddress = () => ({ ...OPENING, ...(framed ? {} : choiceOf(location.hash)) });
+
+// Draw everything. Choices that the address holds are kept, and the others are made anew for the data.
+export function renew() {
+  OPENING = { ...OPENING, ...opening() };
+  Object.assign(chosen, inAddress());
+  redraw([...Object.keys(chosen), "data", "theme", "width"]);
 }
+
+const goToChosen = () => chosen.step && document.getElementById(chosen.step).scrollIntoView();
 
 // Draw everything for the first time, and follow the address from then on.
 export function start() {
-  if (!framed) Object.assign(chosen, choiceOf(location.hash));
-  redraw([...Object.keys(chosen), "theme", "width"]);
-  if (chosen.step) document.getElementById(chosen.step).scrollIntoView();
-  if (!framed) addEventListener("hashchange", readAddress);
+  renew();
+  goToChosen();
+  if (framed) return;
+  addEventListener("hashchange", () => {
+    change(inAddress());
+    goToChosen();
+  });
 }
