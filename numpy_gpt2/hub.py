@@ -69,6 +69,14 @@ def model_folder(name: str | Path, parts: Parts = Parts.ALL) -> Path:
     )
 
 
+def local_models() -> dict[str, Path]:
+    """The models under `weights/` that are complete, and the bundled one: name -> folder."""
+    top = weights_folder()
+    folders = sorted(path for pattern in ("*", "*/*") for path in top.glob(pattern) if path.is_dir())
+    found = {folder.relative_to(top).as_posix(): folder for folder in folders if is_complete(folder)}
+    return {BUNDLED: bundled_folder(), **found}
+
+
 def tokenizer_folder(name: str | Path) -> Path:
     """The folder of a model's tokenizer. Like `model_folder`, but the weights are not downloaded."""
     return model_folder(name, Parts.TOKENIZER)

@@ -99,7 +99,7 @@ def test_links_of_the_pipeline_lead_to_their_steps(page):
             f"[document.querySelector('{link}').getBoundingClientRect().top, scrollY + innerHeight]"
         )
         assert -100 < top < 120 or room >= page.evaluate("document.documentElement.scrollHeight - 1")
-        assert page.evaluate("location.hash") == f"#layer=2&step={link[1:]}"
+        assert page.evaluate("location.hash") == f"#layer=2&head={chosen(page)['head']}&step={link[1:]}"
 
 
 def test_parts_that_mattered_lead_to_their_head_or_mlp(page):

@@ -1,14 +1,15 @@
-"""The command: `python -m numpy_gpt2.explain "PROMPT"` writes the page, and `--text` prints the report."""
+"""The command: `python -m numpy_gpt2.explain "PROMPT"` writes the page. `--text` prints a report, `--serve` is live."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
 import webbrowser
 from pathlib import Path
 
-from ..cli import Parser, exit_status, load_model, nonempty_text, positive_int, read_prompt
+from ..cli import Parser, argument_type, exit_status, load_model, nonempty_text, positive_int, read_prompt
 from ..console import print_stderr, write
 from ..files import staged_writes
 from . import explain
@@ -17,11 +18,14 @@ from .size import check_size
 
 PAGE = "explain.html"  # the default output
 
+port = argument_type(int, lambda n: 1 <= n <= 65535, "a port, a whole number from 1 to 65535")
+
 EXAMPLES = """\
 examples:
   python -m numpy_gpt2.explain "The cat sat on the" --open
   python -m numpy_gpt2.explain "Paris is in" --target " France" --ablate
   python -m numpy_gpt2.explain -m shakespeare --text "To be, or not to"
+  python -m numpy_gpt2.explain -m shakespeare --serve --open
 """
 
 
@@ -38,6 +42,8 @@ def make_parser() -> Parser:
     add = parser.add_argument
     add("-o", "--output", metavar="PAGE.html", help=f"file to write the page to (default: {PAGE})")
     add("--open", action="store_true", help="open the page in the browser")
+    add("--serve", action="store_true", help="serve a page with an input line on this computer, until Ctrl-C")
+    add("--port", metavar="N", type=port, help="port of --serve (default: any free one)")
     add(
         "--target",
         metavar="TEXT",
@@ -61,6 +67,11 @@ def command(argv: list[str] | None) -> int:
     """Run the command line. Returns the exit status."""
     parser = make_parser()
     arguments = parser.parse_args(argv)
+    if arguments.serve:
+        check_serve(parser, arguments)
+        return serve(arguments)
+    if arguments.port is not None:
+        parser.error("--port is a setting of --serve; add --serve, or leave out --port")
     parser.check_prompt(arguments.prompt)
     if arguments.text and (arguments.output is not None or arguments.open):
         parser.error("--text prints a report and makes no page; leave out --text, or leave out -o and --open")
@@ -88,8 +99,36 @@ def command(argv: list[str] | None) -> int:
     with staged_writes(path.parent) as staging:
         (staging / path.name).write_text(page, encoding="utf-8")
     write(f"{path}\n")
-    if arguments.open and not webbrowser.open(path.as_uri()):
+    if arguments.open:
+        open_page(path.as_uri())
+    return 0
+
+
+def open_page(address: str) -> None:
+    """Open a page in the browser, or say that there is none."""
+    if not webbrowser.open(address):
         print_stderr("note: there is no browser to open the page with")
+
+
+def check_serve(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Exit with an error if --serve stands beside an option that it excludes."""
+    options = {"-o": arguments.output, "--text": arguments.text, "--target": arguments.target}
+    given = [name for name, value in {**options, "--ablate": arguments.ablate}.items() if value]
+    if given:
+        parser.error(f"--serve excludes {given[0]}; leave out one of them")
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve the live page until Ctrl-C, which ends the command with 130. Only PROMPT - reads standard input."""
+    from .server import Server
+
+    prompt = "" if arguments.prompt is None else read_prompt(arguments.prompt)
+    dtype = "int8" if arguments.int8 else "float32"
+    with Server(load_model(arguments), dtype, prompt, arguments.max_tokens, arguments.port or 0) as server:
+        write(f"{server.address}\n")
+        if arguments.open:
+            open_page(server.address)
+        server.serve_forever()
     return 0
 
 

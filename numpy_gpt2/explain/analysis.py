@@ -28,7 +28,7 @@ from collections.abc import Iterator, KeysView, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tiktoken
@@ -211,14 +211,17 @@ def later_arrays(a: Analysis) -> Iterator[dict[str, np.ndarray]]:
     for scores in lens_logits(a):
         rows.append(read_out(scores, a.target[0]))
         yield {}
-    names = ("lens.tokens", "lens.probabilities", "lens.target")
-    yield {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    yield stacked(("lens.tokens", "lens.probabilities", "lens.target"), rows)
     blocks = []
     for layer in range(config.n_layer):
         blocks.append(promoted_in_block(layer, a.arrays, weights, config))
         yield {}
-    names = ("heads.tokens", "neurons.tokens")
-    yield {name: np.array(values) for name, values in zip(names, zip(*blocks, strict=True), strict=True)}
+    yield stacked(("heads.tokens", "neurons.tokens"), blocks)
+
+
+def stacked(names: Sequence[str], rows: list[tuple[Any, ...]]) -> dict[str, np.ndarray]:
+    """The columns of a table, as arrays with these names."""
+    return {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
 
 
 @lru_cache(maxsize=2)

@@ -217,7 +217,9 @@ def sources(activation: str) -> dict[str, dict[str, str]]:
     names = re.findall(r'data-source="([\w.]+)"', asset("page.html"))
     places = {name: name.rpartition(".") for name in names}
     return {
-        name: source(getattr(import_module(f"..{module}", __package__), function) if module else ACTIVATIONS[activation])
+        name: source(
+            getattr(import_module(f"..{module}", __package__), function) if module else ACTIVATIONS[activation]
+        )
         for name, (module, _, function) in places.items()
     }
 

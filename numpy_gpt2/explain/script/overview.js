@@ -35,7 +35,9 @@ function drawBest() {
   const ids = Array.from(at("next.tokens").subarray(0, N_BEST));
   const row = (id, i) => {
     const share = bar(`${(100 * MODEL_P[i]) / MODEL_P[0]}%`);
-    return tr(td(piece(id), "piece"), td(share, "wide"), td(percent(MODEL_P[i])));
+    const row = tr(td(piece(id), "piece"), td(share, "wide"), td(percent(MODEL_P[i])));
+    row.dataset.token = id;
+    return row;
   };
   $("best-table").tBodies[0].replaceChildren(...ids.map(row));
 }

@@ -78,6 +78,7 @@ function candidateRow(id, i, p, reason) {
   bars.append(bar(`${(100 * MODEL_P[i]) / most}%`, "was"));
   const row = tr(td(piece(id), reason ? "piece cut" : "piece"), bars, td(reason || percent(p[i])));
   row.className = i === at("next.rank") ? "target" : "";
+  row.dataset.token = id;
   row.dataset.tip =
     `token ${id}, number ${i + 1} by probability, logit ${show(at("next.logits", i))}\n` +
     `the model: ${percent(MODEL_P[i])}, now: ${percent(p[i])}`;

@@ -42,7 +42,7 @@ const counts = () => ({
   key: T,
   channel: D,
   row: L + 1,
-  topK: DATA.most_candidates + 1,
+  topK: DATA?.most_candidates + 1,
 });
 const WORDS = {
   view: ["pattern", "scores"],
@@ -99,19 +99,23 @@ export function goTo(step) {
 // In a notebook's frame, the address is the notebook's.
 const framed = location.protocol === "about:";
 
+// A head is one of a block: the address has both, or none.
+const isDifferent = (name) => chosen[name] !== OPENING[name];
+const isHead = (name) => (name === "layer" || name === "head") && (isDifferent("layer") || isDifferent("head"));
+
 function writeAddress() {
   if (framed) return;
-  const different = Object.entries(chosen).filter(([name, value]) => value !== OPENING[name]);
+  const different = Object.entries(chosen).filter(([name]) => isDifferent(name) || isHead(name));
   history.replaceState(null, "", `#${new URLSearchParams(different)}`);
 }
 
-const inAddress = () => ({ ...OPENING, ...(framed ? {} : choiceOf(location.hash)) });
+export const inAddress = () => ({ ...OPENING, ...(framed ? {} : choiceOf(location.hash)) });
 
 // Draw everything. Choices that the address holds are kept, and the others are made anew for the data.
 export function renew() {
   OPENING = { ...OPENING, ...opening() };
   Object.assign(chosen, inAddress());
-  redraw([...Object.keys(chosen), "data", "theme", "width"]);
+  redraw([...Object.keys(chosen).filter((name) => !(name in READ)), "data", "theme", "width"]);
 }
 
 const goToChosen = () => chosen.step && document.getElementById(chosen.step).scrollIntoView();

@@ -1,0 +1,46 @@
+// The live page: it asks the server whenever the choices of the input line change, and draws the answer.
+import { DATA, take } from "../data.js";
+import { $ } from "../elements.js";
+import { chosen, follow, inAddress, redraw, renew, start } from "../state.js";
+import { newest } from "./connection.js";
+import { drawModel, drawText, say, setAsking, takenIds } from "./input.js";
+
+// The first part of an answer is new data. The others add arrays and texts to it.
+function draw(part) {
+  if (part.tokens) drawData(part);
+  else {
+    Object.assign(DATA.pieces, part.pieces);
+    Object.assign(DATA.arrays, part.arrays);
+    redraw(Object.keys(part.arrays));
+  }
+}
+
+function drawData(data) {
+  const first = DATA === undefined;
+  take(data, (name) => data.arrays[name]);
+  $("failure").hidden = true;
+  document.body.classList.remove("no-data");
+  if (first) start();
+  else renew();
+  drawText();
+}
+
+function fail(message) {
+  say(message, true);
+  setAsking(false);
+}
+
+const askServer = newest("explain", draw, fail);
+
+function ask() {
+  setAsking(true);
+  askServer({ model: chosen.model, prompt: chosen.prompt, taken: takenIds() });
+}
+
+follow(["model", "prompt", "taken"], ask);
+document.body.classList.add("no-data");
+Object.assign(chosen, inAddress());
+drawModel();
+$("text").value = chosen.prompt;
+$("text").focus();
+ask();
