@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..checkpoint import Model
 from ..model import softmax
 from ..threads import thread_pool
-from .analysis import Analysis, log_probability
+from .analysis import Analysis, begin, log_probability
 from .contributions import largest
-from .interventions import Patch, make_hook
+from .interventions import Intervention, Patch, Record, make_hook
 from .page import layer_arrays
 from .visible import token_text
 
@@ -51,6 +52,27 @@ def trace_lines(first: Analysis, second: Analysis) -> Iterator[dict[str, Any]]:
     ends = [math.exp(log_probability(e.tokens, second.target, weights, config)) for e in (first, second)]
     yield {"answer": "".join(token_text(token, second.model) for token in second.target), "ends": ends}
     yield from ({"row": row.tolist()} for row in rows)
+
+
+def begin_changed(
+    interventions: Sequence[Intervention],
+    second: Record | None,
+    prompt: str,
+    model: Model,
+    target: Sequence[int] | None,
+    max_tokens: int,
+    taken: Sequence[int],
+) -> tuple[Analysis, dict[str, np.ndarray]]:
+    """`begin` with interventions, and what they change, see `change_arrays`.
+
+    The default target is the most probable next token without interventions.
+    """
+    before = begin(prompt, model, target, max_tokens, taken)
+    if not interventions:
+        return before, {}
+    hook = make_hook(interventions, model.config, before, second)
+    after = begin(prompt, model, before.target, max_tokens, taken, hook)
+    return after, change_arrays(before["logits"], after)
 
 
 def change_arrays(before: np.ndarray, after: Analysis) -> dict[str, np.ndarray]:

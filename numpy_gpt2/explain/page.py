@@ -93,7 +93,7 @@ def page_data(a: Analysis, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "inner": config.inner_size,
         "removed_edges": [edge for layer in range(config.n_layer) for edge in removed_edges(a, layer)],
         "steps": [[name, letters, array.shape] for name, letters, array in a.forward_steps(layers=1)],
-        "sources": sources(config.activation_function),
+        "sources": sources(asset("page.html"), config.activation_function),
     }
 
 
@@ -212,9 +212,9 @@ def dimensions(a: Analysis) -> dict[str, int]:
     return dict(zip("BTSCHDVL", sizes, strict=True))
 
 
-def sources(activation: str) -> dict[str, dict[str, str]]:
-    """The source of each function that page.html names. "activation" is the model's activation function."""
-    names = re.findall(r'data-source="([\w.]+)"', asset("page.html"))
+def sources(template: str, activation: str) -> dict[str, dict[str, str]]:
+    """The source of each function that a template names. "activation" is the model's activation function."""
+    names = re.findall(r'data-source="([\w.]+)"', template)
     places = {name: name.rpartition(".") for name in names}
     return {
         name: source(

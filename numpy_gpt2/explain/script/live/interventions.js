@@ -83,7 +83,7 @@ function drawList() {
 
 // ==== Buttons for what is chosen, and clicks on parts
 
-function drawButtons() {
+function drawRemovals() {
   const { layer, head, query, key } = chosen;
   const edge = { kind: "edge", layer, head, query, key };
   const buttons = {
@@ -152,6 +152,6 @@ for (const radio of document.querySelectorAll("input[name=clicks]")) {
 }
 $("remove-all").addEventListener("click", () => setList([]));
 follow(["interventions"], drawList);
-follow(["layer", "head", "query", "key", "clicks", "interventions", "data"], drawButtons);
+follow(["layer", "head", "query", "key", "clicks", "interventions", "data"], drawRemovals);
 follow(["interventions", "data", "theme", "kind", "position"], markParts);
 follow(["data"], drawChange);

@@ -6,7 +6,7 @@ import { choose, chosen, follow, OPENING, READ } from "../state.js";
 import { takenIds } from "./input.js";
 import { inForce, intervene } from "./interventions.js";
 
-const PAUSE = 150; // milliseconds without a key, after which the page follows
+const SECOND_PAUSE = 150; // milliseconds without a key, after which the page follows
 
 READ.second = (text) => text;
 OPENING.second = "";
@@ -36,7 +36,7 @@ function drawPresence() {
   $("second-missing").hidden = has("second.tokens");
 }
 
-function drawTokens() {
+function drawBothTokens() {
   const rows = range(Math.max(T, length())).map((t) => {
     const [here, there] = [t < T, t < length()];
     const bits = (name, exists) => td(exists && t > 0 ? fixed(at(name, t), 2) : "");
@@ -94,7 +94,7 @@ function drawSecondLens() {
 
 // ==== Attention maps: one pixel for each cell, enlarged by the browser
 
-const numberOf = (prompt, query, key) => weight(chosen.layer, chosen.head, query, key, prompt);
+const weightIn = (prompt, query, key) => weight(chosen.layer, chosen.head, query, key, prompt);
 
 function paint(id, side, rowOf, color) {
   Object.assign($(id), { width: side, height: side });
@@ -119,8 +119,8 @@ function drawMaps() {
 
 function describeWeights() {
   const { layer, head, query, key } = chosen;
-  const place = `Head ${head} of block ${layer}, query ${query}, key ${key}: weight ${fixed(numberOf("", query, key), 4)}`;
-  const other = Math.max(query, key) < length() ? numberOf(SECOND, query, key) : undefined;
+  const place = `Head ${head} of block ${layer}, query ${query}, key ${key}: weight ${fixed(weightIn("", query, key), 4)}`;
+  const other = Math.max(query, key) < length() ? weightIn(SECOND, query, key) : undefined;
   $("second-output").textContent =
     other === undefined
       ? `${place}. The second prompt ends before.`
@@ -160,11 +160,11 @@ function addPatch() {
 
 const addDirection = (position) => intervene({ kind: "direction", layer: chosen.layer, position, factor: 1 });
 
-let typing; // the timer of a pause
+let typingSecond; // the timer of a pause
 
 $("second-prompt").addEventListener("input", () => {
-  clearTimeout(typing);
-  typing = setTimeout(() => choose({ second: $("second-prompt").value }), PAUSE);
+  clearTimeout(typingSecond);
+  typingSecond = setTimeout(() => choose({ second: $("second-prompt").value }), SECOND_PAUSE);
 });
 $("add-patch").addEventListener("click", addPatch);
 $("add-direction").addEventListener("click", () => addDirection(null));
@@ -177,7 +177,7 @@ const followBoth = (properties, draw) => {
   follow([...properties, "data", "second.tokens"], () => has("second.tokens") && draw());
 };
 follow(["second", "data", "second.tokens"], drawPresence);
-followBoth([], drawTokens);
+followBoth([], drawBothTokens);
 followBoth(["theme"], drawDistance);
 followBoth(["position", "lens.tokens"], drawSecondLens);
 followBoth(["layer", "head", "theme"], drawMaps);

@@ -7,45 +7,45 @@ import { newest } from "./connection.js";
 import { drawCells, patch, question } from "./second.js";
 
 let traced = ""; // what the map belongs to
-let rows = [];
-let start;
+let traceRows = [];
+let traceAnswer; // the first object: the answer, and its probability after each prompt
 
 // The part of a question that the map depends on.
-const subject = () => ({ ...question(), interventions: [] });
+const traceSubject = () => ({ ...question(), interventions: [] });
 
-function use(part) {
-  if (JSON.stringify(subject()) !== traced) return;
-  if (part.ends) start = part;
-  else rows.push({ name: `before h.${rows.length}`, values: part.row });
-  $("trace-progress").value = rows.length / L;
-  $("trace-progress").hidden = rows.length === L;
-  drawTrace();
+function useRow(part) {
+  if (JSON.stringify(traceSubject()) !== traced) return;
+  if (part.ends) traceAnswer = part;
+  else traceRows.push({ name: `before h.${traceRows.length}`, values: part.row });
+  $("trace-progress").value = traceRows.length / L;
+  $("trace-progress").hidden = traceRows.length === L;
+  drawTracing();
 }
 
-function fail(message) {
+function failTrace(message) {
   $("trace-progress").hidden = true;
   $("trace-output").textContent = message;
 }
 
-const askForTrace = newest("trace", use, fail);
+const askForTrace = newest("trace", useRow, failTrace);
 
 function trace() {
-  clear();
-  traced = JSON.stringify(subject());
+  clearTrace();
+  traced = JSON.stringify(traceSubject());
   $("trace-progress").hidden = false;
-  askForTrace(subject());
+  askForTrace(traceSubject());
 }
 
-function drawTrace() {
-  const { answer, ends } = start;
+function drawTracing() {
+  const { answer: text, ends } = traceAnswer;
   $("trace-output").textContent =
-    `The answer of the second prompt is ${answer}: p = ${percent(ends[1])} there, and ${percent(ends[0])} after the ` +
+    `The answer of the second prompt is ${text}: p = ${percent(ends[1])} there, and ${percent(ends[0])} after the ` +
     "first prompt.";
-  if (rows.length === 0) return;
-  const most = Math.max(...ends, ...rows.flatMap(({ values }) => values));
-  drawCells("trace-table", "Causal tracing", rows, (p, layer, t) => ({
+  if (traceRows.length === 0) return;
+  const most = Math.max(...ends, ...traceRows.flatMap(({ values }) => values));
+  drawCells("trace-table", "Causal tracing", traceRows, (p, layer, t) => ({
     style: painted(ramp("blue", p / most)),
-    "data-tip": `${token(t)} before block ${layer}, from the second prompt\np(${answer}) = ${percent(p)}`,
+    "data-tip": `${token(t)} before block ${layer}, from the second prompt\np(${text}) = ${percent(p)}`,
     onclick: () => patch(`h.${layer}.resid_pre`, t, t),
   }));
   $("trace-scale").hidden = false;
@@ -53,19 +53,19 @@ function drawTrace() {
 }
 
 // The map belongs to both prompts. When one of them changes, it is cleared.
-function clear() {
+function clearTrace() {
   traced = "";
-  rows = [];
+  traceRows = [];
   $("trace-progress").value = 0;
   for (const id of ["trace-progress", "trace-scale"]) $(id).hidden = true;
   $("trace-table").replaceChildren();
   $("trace-output").textContent = "";
 }
 
-function follows() {
-  if (traced && traced !== JSON.stringify(subject())) clear();
-  else if (rows.length > 0) drawTrace();
+function followPrompts() {
+  if (traced && traced !== JSON.stringify(traceSubject())) clearTrace();
+  else if (traceRows.length > 0) drawTracing();
 }
 
 $("trace").addEventListener("click", trace);
-follow(["data", "second", "theme"], follows);
+follow(["data", "second", "theme"], followPrompts);
