@@ -27,12 +27,19 @@ const identity = (x) => JSON.stringify(Object.entries({ ...x, factor: 0 }).sort(
 const same = (x, y) => identity(x) === identity(y);
 const isInForce = (x) => inForce().some((y) => same(x, y));
 const setList = (list) => choose({ interventions: JSON.stringify(list) });
-const end = (x) => setList(inForce().filter((y) => !same(x, y)));
+
+// A change that the browser's button "Back" undoes.
+function setListAnew(list) {
+  history.pushState(null, "", location.href);
+  setList(list);
+}
+
+const end = (x) => setListAnew(inForce().filter((y) => !same(x, y)));
 
 // Add an intervention, or change its factor.
 export function intervene(x) {
   if (isInForce(x)) setList(inForce().map((y) => (same(x, y) ? x : y)));
-  else setList([...inForce(), x]);
+  else setListAnew([...inForce(), x]);
 }
 
 const toggle = (x) => (isInForce(x) ? end(x) : intervene(x));
@@ -150,8 +157,8 @@ document.addEventListener("click", removeClicked, { capture: true });
 for (const radio of document.querySelectorAll("input[name=clicks]")) {
   radio.addEventListener("change", () => choose({ clicks: radio.value }));
 }
-$("remove-all").addEventListener("click", () => setList([]));
-follow(["interventions"], drawList);
+$("remove-all").addEventListener("click", () => setListAnew([]));
+follow(["interventions", "data"], drawList);
 follow(["layer", "head", "query", "key", "clicks", "interventions", "data"], drawRemovals);
 follow(["interventions", "data", "theme", "kind", "position"], markParts);
 follow(["data"], drawChange);

@@ -1,5 +1,5 @@
 // Step 7: a second prompt beside the first one, and ways to patch its vectors into the first one.
-import { at, DATA, has, L, largest, piece, positions, range, T, token, weight, weightsOf } from "../data.js";
+import { at, DATA, has, L, largest, piece, positions, range, T, token, weightsOf } from "../data.js";
 import { $, element, fillTable, legend, painted, ramp, reachable, signColor, td, th, tr, weightColor } from "../elements.js";
 import { fixed, percent, show, signed } from "../numbers.js";
 import { choose, chosen, follow, OPENING, READ } from "../state.js";
@@ -94,7 +94,8 @@ function drawSecondLens() {
 
 // ==== Attention maps: one pixel for each cell, enlarged by the browser
 
-const weightIn = (prompt, query, key) => weight(chosen.layer, chosen.head, query, key, prompt);
+const weightIn = (prompt, query, key) =>
+  key > query ? 0 : weightsOf(chosen.layer, chosen.head, query, prompt)[key];
 
 function paint(id, side, rowOf, color) {
   Object.assign($(id), { width: side, height: side });
@@ -114,7 +115,9 @@ function drawMaps() {
   paint("map-first", T, first, weightColor);
   paint("map-second", length(), second, weightColor);
   const difference = (query) => second(query).map((x, key) => x - first(query)[key]);
-  paint("map-difference", shared().length, difference, (x) => signColor(Math.sign(x) * Math.sqrt(Math.abs(x))));
+  const most = Math.max(...shared().map((query) => largest(difference(query).map(Math.abs))), 1e-6);
+  paint("map-difference", shared().length, difference, (x) => signColor(x / most));
+  $("map-most-different").textContent = `up to ±${show(most, 2)}`;
 }
 
 function describeWeights() {
@@ -160,6 +163,7 @@ function addPatch() {
 
 const addDirection = (position) => intervene({ kind: "direction", layer: chosen.layer, position, factor: 1 });
 
+document.querySelector("nav ol").append(element("li", {}, element("a", { href: "#second" }, "7 A second prompt")));
 let typingSecond; // the timer of a pause
 
 $("second-prompt").addEventListener("input", () => {

@@ -1,7 +1,7 @@
 // Causal tracing: a map of blocks × positions that grows row by row while the server computes it.
 import { L, token } from "../data.js";
-import { $, legend, painted, ramp } from "../elements.js";
-import { percent } from "../numbers.js";
+import { $, legend, painted, signColor } from "../elements.js";
+import { fixed, percent } from "../numbers.js";
 import { follow } from "../state.js";
 import { newest } from "./connection.js";
 import { drawCells, patch, question } from "./second.js";
@@ -17,14 +17,14 @@ function useRow(part) {
   if (JSON.stringify(traceSubject()) !== traced) return;
   if (part.ends) traceAnswer = part;
   else traceRows.push({ name: `before h.${traceRows.length}`, values: part.row });
-  $("trace-progress").value = traceRows.length / L;
-  $("trace-progress").hidden = traceRows.length === L;
+  $("tracing-progress").value = traceRows.length / L;
+  $("tracing-progress").hidden = traceRows.length === L;
   drawTracing();
 }
 
 function failTrace(message) {
-  $("trace-progress").hidden = true;
-  $("trace-output").textContent = message;
+  $("tracing-progress").hidden = true;
+  $("tracing-output").textContent = message;
 }
 
 const askForTrace = newest("trace", useRow, failTrace);
@@ -32,34 +32,36 @@ const askForTrace = newest("trace", useRow, failTrace);
 function trace() {
   clearTrace();
   traced = JSON.stringify(traceSubject());
-  $("trace-progress").hidden = false;
+  $("tracing-progress").hidden = false;
   askForTrace(traceSubject());
 }
 
 function drawTracing() {
   const { answer: text, ends } = traceAnswer;
-  $("trace-output").textContent =
+  $("tracing-output").textContent =
     `The answer of the second prompt is ${text}: p = ${percent(ends[1])} there, and ${percent(ends[0])} after the ` +
     "first prompt.";
   if (traceRows.length === 0) return;
-  const most = Math.max(...ends, ...traceRows.flatMap(({ values }) => values));
-  drawCells("trace-table", "Causal tracing", traceRows, (p, layer, t) => ({
-    style: painted(ramp("blue", p / most)),
-    "data-tip": `${token(t)} before block ${layer}, from the second prompt\np(${text}) = ${percent(p)}`,
+  const [without, whole] = ends;
+  const most = Math.max(...[whole, ...traceRows.flatMap(({ values }) => values)].map((p) => Math.abs(p - without)), 1e-9);
+  const back = (p) => `${fixed((100 * (p - without)) / (whole - without), 0)} % of the difference`;
+  drawCells("tracing-table", "Causal tracing", traceRows, (p, layer, t) => ({
+    style: painted(signColor((p - without) / most)),
+    "data-tip": `${token(t)} before block ${layer}, from the second prompt\np(${text}) = ${percent(p)}, ${back(p)}`,
     onclick: () => patch(`h.${layer}.resid_pre`, t, t),
   }));
-  $("trace-scale").hidden = false;
-  legend("trace-legend", "0 %", percent(most), (share) => ramp("blue", share));
+  $("tracing-scale").hidden = false;
+  legend("tracing-legend", percent(without - most), percent(without + most), (share) => signColor(2 * share - 1));
 }
 
 // The map belongs to both prompts. When one of them changes, it is cleared.
 function clearTrace() {
   traced = "";
   traceRows = [];
-  $("trace-progress").value = 0;
-  for (const id of ["trace-progress", "trace-scale"]) $(id).hidden = true;
-  $("trace-table").replaceChildren();
-  $("trace-output").textContent = "";
+  $("tracing-progress").value = 0;
+  for (const id of ["tracing-progress", "tracing-scale"]) $(id).hidden = true;
+  $("tracing-table").replaceChildren();
+  $("tracing-output").textContent = "";
 }
 
 function followPrompts() {
@@ -67,5 +69,5 @@ function followPrompts() {
   else if (traceRows.length > 0) drawTracing();
 }
 
-$("trace").addEventListener("click", trace);
+$("tracing-start").addEventListener("click", trace);
 follow(["data", "second", "theme"], followPrompts);
