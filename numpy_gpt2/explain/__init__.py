@@ -6,6 +6,7 @@ contributions.py                   what each part adds to a logit, the tokens it
 visible.py                         tokens as text in which every character can be seen
 page.py, page.html, .css, script/  the page: one HTML file that loads nothing else
 size.py                            the size of the page, known before anything is computed
+server.py, live.html, .css         the live page of `--serve`, and its server
 text.py                            the report in the terminal
 __main__.py                        the command, `python -m numpy_gpt2.explain "PROMPT"`
 """
