@@ -1,4 +1,4 @@
-// Step 7: a second prompt beside the first one, and ways to patch its vectors into the first one.
+// The last step: a second prompt beside the first one, and ways to patch its vectors into the first one.
 import { at, DATA, has, L, largest, piece, positions, range, T, token, weightsOf } from "../data.js";
 import { $, element, fillTable, legend, painted, ramp, reachable, signColor, td, th, tr, weightColor } from "../elements.js";
 import { fixed, percent, show, signed } from "../numbers.js";
@@ -163,7 +163,9 @@ function addPatch() {
 
 const addDirection = (position) => intervene({ kind: "direction", layer: chosen.layer, position, factor: 1 });
 
-document.querySelector("nav ol").append(element("li", {}, element("a", { href: "#second" }, "7 A second prompt")));
+const STEPS = document.querySelector("nav ol");
+$("second-number").textContent = STEPS.children.length + 1;
+STEPS.append(element("li", {}, element("a", { href: "#second" }, `${STEPS.children.length + 1} A second prompt`)));
 let typingSecond; // the timer of a pause
 
 $("second-prompt").addEventListener("input", () => {
