@@ -18,7 +18,6 @@ import numpy_gpt2 as gpt2
 from numpy_gpt2 import GPT2Config, init_weights, load, model
 from numpy_gpt2.explain import explain
 from numpy_gpt2.explain import page as page_module
-from numpy_gpt2.explain.analysis import without
 from numpy_gpt2.explain.contributions import largest
 from numpy_gpt2.explain.size import FIXED_BYTES, MAX_BYTES, check_size, page_bytes
 from numpy_gpt2.hub import bundled_folder
@@ -110,18 +109,6 @@ def test_default_target_is_the_most_probable_token(bundled):
     e = explain("ROMEO", bundled)
     assert e.target == [int(e["logits"][-1].argmax())]
     assert "ablation.heads" not in e.arrays
-
-
-def test_ablation_removes_only_the_named_result(bundled):
-    tokens, weights, config = [1, 2, 3], bundled.weights, bundled.config
-    whole = gpt2.hidden_states(tokens, weights, config)
-    for name in ("h.9.attn.z", "attn.z", "mlp_out", "h.1.mlp"):
-        assert np.array_equal(gpt2.hidden_states(tokens, weights, config, hook=without(name)), whole)
-    trace = {}
-    hook = without("h.1.attn.z", 2)
-    gpt2.hidden_states(tokens, weights, config, hook=lambda name, x: gpt2.record(trace)(name, hook(name, x)))
-    assert not trace["h.1.attn.z"][:, 2].any()
-    assert trace["h.1.attn.z"][:, [0, 1, 3]].all()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "int8"])

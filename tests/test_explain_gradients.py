@@ -106,6 +106,11 @@ def test_functions_that_do_not_call_each_other_are_an_error():
         named_gradients([], 1)
 
 
+def test_gradients_of_a_pass_that_a_hook_changes_are_refused(bundled):
+    with pytest.raises(ValueError, match="leave out gradients, or leave out the hook"):
+        explain("To be", bundled, gradients=True, hook=lambda name, x: x)
+
+
 def test_watch_records_calls_in_the_order_in_which_they_return(bundled):
     before, w = sys.getprofile(), np.ones((2, 2))
     with watch(backward) as calls:

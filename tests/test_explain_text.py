@@ -1,5 +1,6 @@
 """The report in the terminal, and the folder's README, whose examples are run."""
 
+import doctest
 import re
 
 import numpy as np
@@ -146,10 +147,8 @@ def merges_of(report: str) -> list[str]:
 def test_readme_report_is_what_the_command_prints(bundled):
     """All words are equal. The last digits of the numbers depend on the processor."""
     e = explain("KING RICHARD III:\nA horse! a horse! my kingdom for a", bundled, ablate=True)
-    merges = "".join(line + "\n" for line in e.text().splitlines() if "→" in line)
-    assert README.partition("| grep →\n")[2].startswith(f"{merges}```")
-    expected = README.partition("THE NEXT TOKEN\n")[2].partition("```")[0]
-    actual = e.text().partition("THE NEXT TOKEN\n")[2]
+    expected = README.partition("WHAT MATTERED\n")[2].partition("```")[0]
+    actual = e.text().partition("WHAT MATTERED\n")[2]
     assert re.sub(NUMBER, "", actual).split() == re.sub(NUMBER, "", expected).split()
     numbers = [[float(x) for x in re.findall(NUMBER, text)] for text in (actual, expected)]
     np.testing.assert_allclose(*numbers, atol=0.011)
@@ -164,6 +163,16 @@ def test_readme_python_runs():
     assert e["h.3.attn.pattern"].shape == (1, H, T, T)
     assert e["lens.tokens"].shape == (L + 1, T, 10)
     assert e["ablation.heads"].shape == (L, H)
+
+
+def test_readme_interventions_give_these_numbers():
+    code = re.search(r"```pycon\n(.*?)```", README, re.DOTALL)[1]
+    names: dict = {"explain": explain, "array": np.array}
+    for example in doctest.DocTestParser().get_examples(code):
+        if not example.want:
+            exec(example.source, names)
+        else:
+            np.testing.assert_allclose(eval(example.source, names), eval(example.want, names), atol=0.011)
 
 
 def test_readme_links_lead_to_files():

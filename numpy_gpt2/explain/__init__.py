@@ -1,6 +1,7 @@
 """One prompt, followed through the code step by step: on a page, in the terminal, or as arrays.
 
 analysis.py                        what is computed, from the arrays that a hook records
+interventions.py                   changes inside a forward pass: heads removed, results patched from a second prompt
 contributions.py                   what each part adds to a logit, the tokens it promotes, and where heads look
 calls.py                           what each function of the core was given and returned, while it runs
 gradients.py                       the gradients of the next tokens' log-probabilities, by backward.py
@@ -22,8 +23,10 @@ from types import ModuleType
 
 from ..checkpoint import Model, load
 from ..hub import choose_model
+from ..model import identity
 from .analysis import MAX_TOKENS, Analysis, analyze
 from .gradients import gradients_of
+from .interventions import Hook
 from .page import page_html
 from .text import text_report
 
@@ -54,6 +57,7 @@ def explain(
     ablate: bool = False,
     gradients: bool = False,
     max_tokens: int = MAX_TOKENS,
+    hook: Hook = identity,
     progress: bool = False,
 ) -> Explanation:
     """Run a prompt through a model and keep everything that can be shown about it.
@@ -61,13 +65,17 @@ def explain(
     `model` is the result of `load`, or a name for it; the default is the model that the commands use. `target` is the
     text whose probability is explained; the default is the most probable next token. `ablate` removes each head and
     each MLP in turn and measures the effect. `gradients` runs the backward pass for each next token. A prompt of more
-    than `max_tokens` tokens is cut from the left. `progress` shows progress bars.
+    than `max_tokens` tokens is cut from the left. `hook` changes intermediate results, see interventions.py. `progress`
+    shows progress bars.
 
-    Raises ValueError for an empty target, for a target that is longer than the window, and for damaged weights.
+    Raises ValueError for an empty target, for a target that is longer than the window, for damaged weights, and for
+    `gradients` with a `hook`.
     """
+    if gradients and hook is not identity:
+        raise ValueError("backward.py does not know what the hook changes; leave out gradients, or leave out the hook")
     if not isinstance(model, Model):
         model = load(choose_model(None) if model is None else model)
-    analysis = analyze(prompt, model, target, ablate, max_tokens, progress)
+    analysis = analyze(prompt, model, target, ablate, max_tokens, hook, progress)
     if gradients:
         analysis.arrays.update(gradients_of(analysis, progress))
     return Explanation(**vars(analysis))

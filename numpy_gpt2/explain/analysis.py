@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, KeysView, Sequence
+from collections.abc import Iterator, KeysView, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -41,8 +41,7 @@ from ..threads import thread_pool
 from ..tokenizer import merge_steps, pieces, prompt_ids, token_ranks
 from ..weights import Weights
 from .contributions import contributions, head_kinds, largest, promoted_in_block
-
-Hook = Callable[[str, np.ndarray], np.ndarray]
+from .interventions import MLP, Head, Hook, Intervention, chain, make_hook
 
 MAX_TOKENS = 64  # of a prompt, by default; the attention maps grow with the square of this
 MAX_PIECE_BYTES = 64  # longer pieces have no list of merges, because it grows with the square of the length
@@ -151,27 +150,39 @@ def read_tokens(
 
 
 def analyze(
-    prompt: str, model: Model, target: str | None, ablate: bool, max_tokens: int, progress: bool = False
+    prompt: str,
+    model: Model,
+    target: str | None,
+    ablate: bool,
+    max_tokens: int,
+    hook: Hook = identity,
+    progress: bool = False,
 ) -> Analysis:
     """Run a prompt through a model, and compute what an explanation shows. `explain` describes the arguments."""
-    analysis = begin(prompt, model, target, max_tokens)
+    analysis = begin(prompt, model, target, max_tokens, hook=hook)
     for arrays in later_arrays(analysis):
         analysis.arrays.update(arrays)
     if ablate:
-        analysis.arrays["ablation.heads"], analysis.arrays["ablation.mlps"] = ablation(analysis, progress)
+        analysis.arrays["ablation.heads"], analysis.arrays["ablation.mlps"] = ablation(analysis, hook, progress)
     return analysis
 
 
 def begin(
-    prompt: str, model: Model, target: str | Sequence[int] | None, max_tokens: int, taken: Sequence[int] = ()
+    prompt: str,
+    model: Model,
+    target: str | Sequence[int] | None,
+    max_tokens: int,
+    taken: Sequence[int] = (),
+    hook: Hook = identity,
 ) -> Analysis:
     """All of an analysis that needs no more time than the forward pass. `taken` are tokens that follow the prompt."""
     weights, config, _ = model
     tokens, n_prompt, target_ids = read_tokens(prompt, model, target, max_tokens, taken)
     arrays: dict[str, np.ndarray] = {}
-    arrays["logits"] = forward(tokens, weights, config, hook=record(arrays))
+    arrays["logits"] = forward(tokens, weights, config, hook=chain(hook, record(arrays)))
     if not np.isfinite(arrays["logits"]).all():
-        raise ValueError("the logits are not finite; the model's weights are damaged")
+        reason = "the model's weights are damaged" if hook is identity else "the hook's changes are too large"
+        raise ValueError(f"the logits are not finite; {reason}")
     target_ids = target_ids or [int(arrays["logits"][-1].argmax())]
     arrays["surprisal"] = surprisal(arrays["logits"], tokens)
     cosines = cosine_similarity(arrays["h.0.resid_pre"][0], np.asarray(weights["wte.weight"]))
@@ -185,7 +196,7 @@ def begin(
     if len(target_ids) == 1:
         log_p = -float(cross_entropy(arrays["logits"][-1:], target_ids))
     else:
-        log_p = log_probability(tokens, target_ids, weights, config)
+        log_p = log_probability(tokens, target_ids, weights, config, hook)
     arrays["target.log_probability"] = np.array(log_p)
     return analysis
 
@@ -310,27 +321,16 @@ def log_probability(
     return -len(target) * float(cross_entropy(logits(x[-len(target) :], weights), target))
 
 
-def without(name: str, part: int | slice = slice(None)) -> Hook:
-    """A hook that replaces a named result by zeros. With `part`, only this part of the second axis becomes zero."""
-
-    def hook(at: str, value: np.ndarray) -> np.ndarray:
-        if at == name:
-            value = value.copy()
-            value[:, part] = 0
-        return value
-
-    return hook
-
-
-def ablation(a: Analysis, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def ablation(a: Analysis, hook: Hook = identity, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """How ln p(target | tokens) changes, in nats, when one head (L, H) or one MLP (L,) is removed.
 
-    Each head and each MLP takes one forward pass.
+    Each head and each MLP takes one forward pass. The changes that `hook` makes stay in force.
     """
     weights, config, _ = a.model
     L, H = config.n_layer, config.n_head
-    hooks = [without(f"h.{layer}.attn.z", head) for layer in range(L) for head in range(H)]
-    hooks += [without(f"h.{layer}.mlp_out") for layer in range(L)]
+    parts: list[Intervention] = [Head(layer, head) for layer in range(L) for head in range(H)]
+    parts += [MLP(layer) for layer in range(L)]
+    hooks = [chain(hook, make_hook([part], config, a)) for part in parts]
     with thread_pool() as pool:
         results = pool.map(lambda hook: log_probability(a.tokens, a.target, weights, config, hook), hooks)
         bar = progress_bar(iterable=results, total=len(hooks), unit="part", desc="ablation", disable=not progress)

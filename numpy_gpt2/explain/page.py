@@ -94,8 +94,9 @@ def page_data(a: Analysis, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "dimensions": dimensions(config, len(a.tokens)),
         "inner": config.inner_size,
         "weights": weight_lengths(a) if has_gradients(a) else {},
+        "removed_edges": [edge for layer in range(config.n_layer) for edge in removed_edges(a, layer)],
         "steps": [[name, letters, array.shape] for name, letters, array in a.forward_steps(layers=1)],
-        "sources": sources(config.activation_function),
+        "sources": sources(asset("page.html"), config.activation_function),
     }
 
 
@@ -186,6 +187,13 @@ def layer_arrays(a: Analysis, layer: int) -> dict[str, np.ndarray]:
     return arrays | {name: np.asarray(a.model.weights[name]) for name in parts}
 
 
+def removed_edges(a: Analysis, layer: int) -> list[list[int]]:
+    """The [layer, head, query, key] whose score is −∞ although it is not masked: a hook has removed this edge."""
+    scores = a[f"h.{layer}.attn.scores"][0]
+    removed = np.isneginf(scores) & causal_mask(*scores.shape[1:])
+    return [[layer, *place] for place in np.argwhere(removed).tolist()]
+
+
 def coded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers as 16-bit codes: x ≈ low + step · code. (..., N) -> codes (..., N) and their low and step (..., 2).
 
@@ -199,9 +207,13 @@ def coded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def coded_rows(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`coded`, for the numbers of a (..., T, T) map that are not masked: row after row, (..., T (T + 1) / 2)."""
+    """`coded`, for the numbers of a (..., T, T) map that are not masked: row after row, (..., T (T + 1) / 2).
+
+    A score of −∞, which a removed edge has, gets the code of the row's largest number.
+    """
     allowed = causal_mask(x.shape[-1], x.shape[-1])
-    codes, ranges = coded(np.where(allowed, x, x[..., :1]))
+    finite = np.where(allowed, x, -np.inf)
+    codes, ranges = coded(np.where(np.isneginf(finite), finite.max(axis=-1, keepdims=True), finite))
     return codes[..., allowed], ranges
 
 
@@ -239,11 +251,11 @@ def dimensions(c: GPT2Config, T: int) -> dict[str, int]:
     return dict(zip("BTSCHDVL", sizes, strict=True))
 
 
-def sources(activation_name: str) -> dict[str, dict[str, str]]:
-    """The source of each function that page.html names. "activation" is the model's activation function."""
+def sources(template: str, activation_name: str) -> dict[str, dict[str, str]]:
+    """The source of each function that a template names. "activation" is the model's activation function."""
     activation = ACTIVATIONS[activation_name]
     own = {"activation": activation, "activation_backward": ACTIVATIONS_BACKWARD[activation]}
-    names = re.findall(r'data-source="([\w.]+)"', asset("page.html"))
+    names = re.findall(r'data-source="([\w.]+)"', template)
     return {name: source(own[name] if name in own else function_named(name)) for name in names}
 
 

@@ -34,7 +34,9 @@ from ..checkpoint import Model, load
 from ..console import print_stderr
 from ..hub import local_models
 from .analysis import begin, later_arrays, read_tokens
+from .compare import begin_changed, second_arrays, trace_lines
 from .contributions import largest
+from .interventions import read_intervention
 from .page import (
     N_CANDIDATES,
     SCRIPTS,
@@ -44,6 +46,7 @@ from .page import (
     page_arrays,
     page_data,
     page_script,
+    sources,
     token_texts,
     tokens_in,
 )
@@ -52,7 +55,9 @@ from .visible import token_bytes
 
 MAX_BODY = 100_000  # bytes of a request
 MAX_CONNECTIONS = 64  # at once
+MAX_INTERVENTIONS = 100
 SECONDS = 10  # for a client to send its request, and again to receive the answer
+LIVE_SCRIPTS = [f"live/{name}" for name in ("connection", "input", "interventions", "second", "tracing", "live")]
 POLICY = "; connect-src 'self'"
 HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",  # the page has the rest
@@ -68,8 +73,11 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt": (lambda x: isinstance(x, str), "a text"),
     "taken": (lambda x: isinstance(x, list) and all(map(is_id, x)), "a list of token ids"),
     "target": (lambda x: x is None or is_id(x), "a token id or null"),
+    "second": (lambda x: x is None or isinstance(x, str), "a text or null"),
+    "interventions": (lambda x: isinstance(x, list) and len(x) <= MAX_INTERVENTIONS, "a list of 100 objects at most"),
 }
-DEFAULTS: dict[str, Any] = {"taken": [], "target": None}
+DEFAULTS: dict[str, Any] = {"taken": [], "target": None, "second": None, "interventions": []}
+QUESTION = ("model", "prompt", "taken", "target", "second", "interventions")
 
 
 class RequestError(Exception):
@@ -97,6 +105,7 @@ class Server(ThreadingHTTPServer):
         self.first, self.dtype, self.max_tokens = model, dtype, max_tokens
         self.folders = {**local_models(), model.tokenizer.name: None}
         self.load = lru_cache(maxsize=2)(self.load_model)
+        self.second = lru_cache(maxsize=2)(lambda name, prompt: begin(prompt, self.model(name), None, max_tokens))
         self.page = live_page({"models": [*self.folders], "model": model.tokenizer.name, "prompt": prompt}).encode()
         self.computing = threading.Lock()  # one forward pass at a time
         self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -154,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer_request({"": self.send_page})
 
     def do_POST(self) -> None:
-        self.answer_request({"tokens": self.send_tokens, "explain": self.send_explanation})
+        self.answer_request({"tokens": self.send_tokens, "explain": self.send_explanation, "trace": self.send_trace})
 
     def answer_request(self, actions: dict[str, Callable[[], None]]) -> None:
         """Run the action of this address, or say what is wrong. Nothing that goes wrong ends the server."""
@@ -229,8 +238,14 @@ class Handler(BaseHTTPRequestHandler):
 
         The page breaks off a request when it sends a newer one, so only the newest one is computed.
         """
-        request = self.read_request("model", "prompt", "taken", "target")
-        parts = explanation_parts(self.server, request)
+        self.send_parts(explanation_parts(self.server, self.read_request(*QUESTION)))
+
+    def send_trace(self) -> None:
+        """Send the rows of a trace as they are computed."""
+        self.send_parts(trace_parts(self.server, self.read_request(*QUESTION)))
+
+    def send_parts(self, parts: Iterator[dict[str, Any]]) -> None:
+        """Send parts, one at a time, as long as the client listens."""
         while True:
             with self.server.computing:
                 if self.client_has_left() or (part := next(parts, None)) is None:
@@ -305,10 +320,12 @@ def live_page(settings: dict[str, Any]) -> str:
     """The page without data, with the controls of a live page. `settings` are its models and what it starts with."""
     return filled(
         settings,
-        page_script([*SCRIPTS, "live/connection", "live/input", "live/live"]),
+        page_script([*SCRIPTS, *LIVE_SCRIPTS]),
         asset("live.css"),
         POLICY,
         CONTROLS=asset("live.html"),
+        CHANGES=asset("changes.html"),
+        SECOND=asset("second.html"),
         FOOTER="With --serve, the page needs the command that made it.",
     )
 
@@ -325,10 +342,13 @@ def explanation_parts(server: Server, request: dict[str, Any]) -> Iterator[dict[
             raise RequestError(HTTPStatus.BAD_REQUEST, f"the model has no token {token}")
     tokens, _, _ = read_tokens(prompt, model, target, server.max_tokens, taken)
     check_size(model.config, len(tokens))
-    analysis = begin(prompt, model, target, server.max_tokens, taken)
-    arrays = page_arrays(analysis)
+    second = None if request["second"] is None else server.second(request["model"], request["second"])
+    interventions = [*map(read_intervention, request["interventions"])]
+    analysis, changes = begin_changed(interventions, second, prompt, model, target, server.max_tokens, taken)
+    arrays = page_arrays(analysis) | changes
     arrays["next.rest"] = largest(analysis["logits"][-1], model.config.vocab_size)[0][N_CANDIDATES:]
     data = page_data(analysis, arrays)
+    data["sources"] |= sources(asset("second.html"), model.config.activation_function)
     yield data | {
         "n_prompt": analysis.n_prompt,
         "typed": prompt + model.tokenizer.decode(taken),
@@ -337,6 +357,23 @@ def explanation_parts(server: Server, request: dict[str, Any]) -> Iterator[dict[
     for arrays in later_arrays(analysis):
         pieces = token_texts(tokens_in(arrays), model)
         yield {"pieces": pieces, "arrays": encoded_arrays(arrays)} if arrays else {}
+    if second is not None:
+        for arrays in later_arrays(second) if "lens.tokens" not in second.arrays else ():
+            second.arrays.update(arrays)
+            yield {}
+            if arrays:
+                break  # the lens is complete
+        arrays = second_arrays(analysis, second)
+        yield {"pieces": token_texts(tokens_in(arrays), model), "arrays": encoded_arrays(arrays)}
+
+
+def trace_parts(server: Server, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of a trace between the prompt and the second prompt."""
+    if request["second"] is None:
+        raise ValueError("there is no second prompt; tracing needs one")
+    model, second = server.model(request["model"]), server.second(request["model"], request["second"])
+    first = begin(request["prompt"], model, None, server.max_tokens, request["taken"])
+    yield from trace_lines(first, second)
 
 
 def encoded_arrays(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, str]]:

@@ -18,8 +18,10 @@ function drawQueries() {
   );
 }
 
+const size = (score) => (score === -Infinity ? 0 : Math.abs(score));
+
 function largestScore(layer, head) {
-  return largest(positions.map((query) => largest(scoresOf(layer, head, query).map(Math.abs))));
+  return largest(positions.map((query) => largest(scoresOf(layer, head, query).map(size))));
 }
 
 // The attention map has four canvases: labels of rows, which stay in place when the map scrolls, labels of columns, the
@@ -74,6 +76,7 @@ function drawMap() {
   for (const query of positions) {
     const row = view === "pattern" ? weightsOf(layer, head, query) : scoresOf(layer, head, query);
     row.forEach((x, key) => {
+      if (x === -Infinity) return;
       const [red, green, blue] = color(x);
       pixels[query * T + key] = red | (green << 8) | (blue << 16) | (255 << 24);
     });

@@ -1,5 +1,5 @@
 // Step 3, one cell of the attention map, computed from its vectors: every number of the sums is shown.
-import { D, DATA, largest, range, scoresOf, softmax, sum, token, vector } from "./data.js";
+import { D, DATA, largest, range, score, scoresOf, softmax, sum, token, vector } from "./data.js";
 import { $, element, span, writeTable } from "./elements.js";
 import { fixed, show } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
@@ -24,7 +24,9 @@ function drawProducts() {
   const total = sum(range(D).map((i) => q[i] * k[i]));
   const scale = DATA.scales[layer];
   $("product-sum").textContent = fixed(total);
-  const masked = key > query ? " The key comes later than the query, so the mask replaces the score by −∞." : "";
+  let masked = "";
+  if (key > query) masked = " The key comes later than the query, so the mask replaces the score by −∞.";
+  else if (score(layer, head, query, key) === -Infinity) masked = " This edge is removed: −∞ replaces the score.";
   $("product-output").replaceChildren(
     `Query ${query} `,
     span("piece", token(query)),

@@ -75,7 +75,14 @@ export function rowOf(name, head, query) {
   return uncoded(codes, at(`${name}.range`, head, query));
 }
 
-export const scoresOf = (layer, head, query) => rowOf(`h.${layer}.attn.scores`, head, query);
+// A removed edge has the score −Infinity.
+export function scoresOf(layer, head, query, prompt = "") {
+  const scores = rowOf(`${prompt}h.${layer}.attn.scores`, head, query);
+  for (const [l, h, q, key] of prompt ? [] : DATA.removed_edges) {
+    if (l === layer && h === head && q === query) scores[key] = -Infinity;
+  }
+  return scores;
+}
 
 export const largest = (values, least = 0) => values.reduce((a, b) => Math.max(a, b), least);
 export const sum = (values) => values.reduce((a, b) => a + b, 0);
@@ -88,7 +95,7 @@ export function softmax(scores) {
   return exponentials.map((x) => x / total);
 }
 
-export const weightsOf = (layer, head, query) => softmax(scoresOf(layer, head, query));
+export const weightsOf = (layer, head, query, prompt) => softmax(scoresOf(layer, head, query, prompt));
 export const score = (layer, head, query, key) => (key > query ? -Infinity : scoresOf(layer, head, query)[key]);
 export const weight = (layer, head, query, key) => (key > query ? 0 : weightsOf(layer, head, query)[key]);
 

@@ -202,10 +202,7 @@ function drawSection() {
   $("no-gradients").hidden = !$("backward").hidden;
 }
 
-// The live page has no gradients.
-function followGradients(properties, draw) {
-  follow(properties, () => has("gradient.stream") && draw());
-}
+const followGradients = (properties, draw) => follow(properties, draw, () => has("gradient.stream"));
 
 prepareSteps();
 document.addEventListener("toggle", toggleBoth, true);

@@ -42,10 +42,12 @@ function drawDirect() {
   drawParts("direct", "Contributions", parts, ({ name, value }) => `${name} adds ${signed(value)} to the logit.`);
   const rest = [last("embed"), last("pos_embed"), last("biases")];
   const [embed, position, biases] = rest.map(signed);
-  const total = sum(parts.map(({ value }) => value)) + sum(rest);
+  const total = at("next.chosen", T - 1);
+  const added = total - sum(parts.map(({ value }) => value)) - sum(rest); // of the hook, such as a patch
+  const intervention = Math.abs(added) > 1e-3 ? ` and ${signed(added)} from interventions` : "";
   $("direct-output").replaceChildren(
     `The token embedding adds ${embed}, the position embedding ${position}, and the biases ${biases}. Together with the `,
-    `cells, the sum is ${fixed(total)}, the logit of `,
+    `cells${intervention}, the sum is ${fixed(total)}, the logit of `,
     span("piece", piece(DATA.target[0])),
     ".",
   );

@@ -72,12 +72,14 @@ function choiceOf(hash) {
 const followers = [];
 
 // Call `draw` whenever one of these properties has changed. "theme" and "width" are those of the window.
-export function follow(properties, draw) {
-  followers.push({ properties, draw });
+// Nothing is drawn while `exists` returns false.
+export function follow(properties, draw, exists = () => true) {
+  followers.push({ properties, draw, exists });
 }
 
 export function redraw(changed) {
-  for (const { properties, draw } of followers) if (properties.some((name) => changed.includes(name))) draw();
+  const isChanged = (name) => changed.includes(name);
+  for (const { properties, draw, exists } of followers) if (properties.some(isChanged) && exists()) draw();
 }
 
 function change(choice) {

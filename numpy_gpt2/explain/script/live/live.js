@@ -3,7 +3,8 @@ import { DATA, take } from "../data.js";
 import { $ } from "../elements.js";
 import { chosen, follow, inAddress, redraw, renew, start } from "../state.js";
 import { newest } from "./connection.js";
-import { drawModel, drawText, say, setAsking, takenIds } from "./input.js";
+import { drawModel, drawText, say, setAsking } from "./input.js";
+import { question } from "./second.js";
 
 // The first part of an answer is new data. The others add arrays and texts to it.
 function draw(part) {
@@ -34,10 +35,10 @@ const askServer = newest("explain", draw, fail);
 
 function ask() {
   setAsking(true);
-  askServer({ model: chosen.model, prompt: chosen.prompt, taken: takenIds() });
+  askServer(question());
 }
 
-follow(["model", "prompt", "taken"], ask);
+follow(["model", "prompt", "taken", "second", "interventions"], ask);
 document.body.classList.add("no-data");
 Object.assign(chosen, inAddress());
 drawModel();

@@ -1,0 +1,118 @@
+"""Two passes compared: before and after interventions, and a prompt with a second prompt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import Model
+from ..model import softmax
+from ..threads import thread_pool
+from .analysis import Analysis, begin, log_probability
+from .contributions import largest
+from .interventions import Intervention, Patch, Record, make_hook
+from .page import layer_arrays
+from .visible import token_text
+
+N_COMPARED = 8  # candidates before and after
+
+
+def trace_patching(first: Analysis, second: Analysis) -> Iterator[np.ndarray]:
+    """p(answer | first prompt) when one vector comes from the second prompt: a row (T,) for each block.
+
+    The answer is the `target` of `second`: what the second prompt leads to. Row l, position t: the residual stream
+    before block l at position t is replaced by that of the second prompt. A high probability means that this vector
+    carries what decides between the two prompts. Each number takes one forward pass. Both prompts have the same number
+    of tokens, so that equal positions correspond; other prompts raise ValueError. This is the causal tracing of Meng et
+    al. 2022, "Locating and Editing Factual Associations in GPT", with a second prompt in place of noise.
+    """
+    weights, config, _ = first.model
+    T, S = len(first.tokens), len(second.tokens)
+    if T != S:
+        raise ValueError(f"the second prompt has {S} tokens; it must have {T}, like the first one, for tracing")
+
+    def probability(patch: Patch) -> float:
+        hook = make_hook([patch], config, first, second)
+        return math.exp(log_probability(first.tokens, second.target, weights, config, hook))
+
+    def row(layer: int) -> np.ndarray:
+        with thread_pool() as pool:
+            return np.array([*pool.map(probability, (Patch(f"h.{layer}.resid_pre", t, t) for t in range(T)))])
+
+    return map(row, range(config.n_layer))
+
+
+def trace_lines(first: Analysis, second: Analysis) -> Iterator[dict[str, Any]]:
+    """`trace_patching` for the page: p(answer) with each prompt, and then one object for each row."""
+    weights, config, _ = first.model
+    rows = trace_patching(first, second)
+    ends = [math.exp(log_probability(e.tokens, second.target, weights, config)) for e in (first, second)]
+    yield {"answer": "".join(token_text(token, second.model) for token in second.target), "ends": ends}
+    yield from ({"row": row.tolist()} for row in rows)
+
+
+def begin_changed(
+    interventions: Sequence[Intervention],
+    second: Record | None,
+    prompt: str,
+    model: Model,
+    target: Sequence[int] | None,
+    max_tokens: int,
+    taken: Sequence[int],
+) -> tuple[Analysis, dict[str, np.ndarray]]:
+    """`begin` with interventions, and what they change, see `change_arrays`.
+
+    The default target is the most probable next token without interventions.
+    """
+    before = begin(prompt, model, target, max_tokens, taken)
+    if not interventions:
+        return before, {}
+    hook = make_hook(interventions, model.config, before, second)
+    after = begin(prompt, model, before.target, max_tokens, taken, hook)
+    return after, change_arrays(before["logits"], after)
+
+
+def change_arrays(before: np.ndarray, after: Analysis) -> dict[str, np.ndarray]:
+    """What interventions change, from the logits (T, V) without them. The target is always among the tokens.
+
+    `change.tokens` (N,) are the most probable next tokens before or after, and `change.probabilities` (N, 2) their
+    probabilities before and after.
+    """
+    p = softmax(np.stack([before[-1], after["logits"][-1]]))
+    tokens = np.unique([*largest(p, N_COMPARED)[0].flat, after.target[0]])
+    tokens = tokens[np.argsort(-p[:, tokens].max(axis=0), kind="stable")]
+    return {"change.tokens": tokens, "change.probabilities": p[:, tokens].T}
+
+
+def second_arrays(first: Analysis, second: Analysis) -> dict[str, np.ndarray]:
+    """What the page shows of a second prompt. The names of the arrays start with "second.".
+
+    `second.distance` (L + 1, N) is 1 − the cosine between the residual streams of both prompts, at the N positions that
+    both have. It is 0 as long as all tokens are the same.
+    """
+    arrays = {name: second[name] for name in ("surprisal", "lens.tokens", "lens.probabilities")}
+    arrays |= {"tokens": second.tokens, "target.tokens": np.array(second.target)}
+    for layer in range(second.model.config.n_layer):
+        arrays |= {name: x for name, x in layer_arrays(second, layer).items() if "attn.scores" in name}
+    arrays["distance"] = stream_distance(streams(first), streams(second))
+    return {f"second.{name}": array for name, array in arrays.items()}
+
+
+def streams(a: Analysis) -> np.ndarray:
+    """The residual stream before block 0, 1, …, and after the last one. (L + 1, T, C)."""
+    return np.concatenate([a.layers("resid_pre"), a.layers("resid_post")[-1:]])
+
+
+def stream_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """1 − x · y / (|x| |y|) at the positions that both have. (L, T, C) and (L, S, C) -> (L, min(T, S)).
+
+    >>> stream_distance(np.array([[[1.0, 0.0], [3.0, 4.0]]]), np.array([[[5.0, 0.0], [4.0, -3.0], [1.0, 1.0]]]))
+    array([[0., 1.]])
+    """
+    n = min(x.shape[1], y.shape[1])
+    x, y = x[:, :n], y[:, :n]
+    lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
+    return 1 - np.vecdot(x, y) / np.maximum(lengths, float(np.finfo(x.dtype).tiny))
