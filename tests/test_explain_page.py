@@ -50,9 +50,9 @@ def test_page_decodes_all_arrays(shown, example):
 
 def test_page_shows_every_source_with_its_sizes(shown, example):
     page = shown(example)
-    data = page_data(example, page_arrays(example))
+    data = page_data(example, page_arrays(example), asset("gradients.html"))
     code = page.evaluate("[...document.querySelectorAll('details.source code')].map(x => x.textContent)")
-    names = re.findall(r'data-source="([\w.]+)"', asset("page.html"))
+    names = re.findall(r'data-source="([\w.]+)"', asset("page.html") + asset("gradients.html"))
     assert sorted(code) == sorted(data["sources"][name]["code"] for name in names)
     numbers = page.evaluate(
         "[...document.querySelectorAll('[data-numbers]')].map(x => [x.textContent, x.dataset.numbers])"

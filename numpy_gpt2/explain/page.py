@@ -27,9 +27,9 @@ from .visible import token_hex, token_text, visible
 FOLDER = Path(__file__).parent
 SCRIPTS = (  # in this order: each uses only those before it
     "data", "numbers", "state", "elements", "source", "tokens", "stream", "heads", "attention", "cell", "mlp", "lens",
-    "sampling", "mattered", "gradients", "overview", "page",
+    "sampling", "mattered", "overview", "page",
 )  # fmt: skip
-START = "embedded"  # the module that starts the page, after all others
+STATIC_SCRIPTS = (*SCRIPTS, "gradients", "embedded")  # the last one starts the page
 FOOTER = "This file needs no other file and no network."
 N_CANDIDATES = 200
 AROUND_LAYER_NORMS = ("resid_pre", "ln_1", "resid_mid", "ln_2")
@@ -39,7 +39,14 @@ def page_html(a: Analysis) -> str:
     """The page, as one HTML file that loads nothing else. Raises ValueError if it would be larger than MAX_BYTES."""
     check_size(a.model.config, len(a.tokens), has_gradients(a))
     arrays = page_arrays(a)
-    page = filled(page_data(a, arrays), page_script([*SCRIPTS, START]), ARRAYS=array_elements(arrays), FOOTER=FOOTER)
+    gradients = asset("gradients.html")
+    page = filled(
+        page_data(a, arrays, gradients),
+        page_script(STATIC_SCRIPTS),
+        ARRAYS=array_elements(arrays),
+        GRADIENTS=gradients,
+        FOOTER=FOOTER,
+    )
     if len(page.encode()) > MAX_BYTES:
         raise ValueError(f"the page is {len(page.encode()) / 1e6:.0f} MB; it must be {MAX_BYTES // 10**6} MB at most")
     return page
@@ -72,8 +79,8 @@ def content_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def page_data(a: Analysis, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What the scripts draw, besides the arrays."""
+def page_data(a: Analysis, arrays: dict[str, np.ndarray], section: str) -> dict[str, Any]:
+    """What the scripts draw, besides the arrays. `section` is what the page has after the sections of page.html."""
     config = a.model.config
     merges = [merges_of(piece, a) for piece in a.pieces]
     parts = [token for piece in merges for step in piece["steps"] for token, _ in step]
@@ -96,7 +103,7 @@ def page_data(a: Analysis, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
         "weights": weight_lengths(a) if has_gradients(a) else {},
         "removed_edges": [edge for layer in range(config.n_layer) for edge in removed_edges(a, layer)],
         "steps": [[name, letters, array.shape] for name, letters, array in a.forward_steps(layers=1)],
-        "sources": sources(asset("page.html"), config.activation_function),
+        "sources": sources(asset("page.html") + section, config.activation_function),
     }
 
 

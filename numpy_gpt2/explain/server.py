@@ -46,7 +46,6 @@ from .page import (
     page_arrays,
     page_data,
     page_script,
-    sources,
     token_texts,
     tokens_in,
 )
@@ -347,8 +346,7 @@ def explanation_parts(server: Server, request: dict[str, Any]) -> Iterator[dict[
     analysis, changes = begin_changed(interventions, second, prompt, model, target, server.max_tokens, taken)
     arrays = page_arrays(analysis) | changes
     arrays["next.rest"] = largest(analysis["logits"][-1], model.config.vocab_size)[0][N_CANDIDATES:]
-    data = page_data(analysis, arrays)
-    data["sources"] |= sources(asset("second.html"), model.config.activation_function)
+    data = page_data(analysis, arrays, asset("second.html"))
     yield data | {
         "n_prompt": analysis.n_prompt,
         "typed": prompt + model.tokenizer.decode(taken),

@@ -154,6 +154,14 @@ export function widthOf(place) {
   return WIDTHS.get(place);
 }
 
+// A step that not every page has. It is the last one so far.
+export function addStep(id, name) {
+  const steps = document.querySelector("nav ol");
+  const number = steps.children.length + 1;
+  document.querySelector(`#${id} h2 b`).textContent = number;
+  steps.append(element("li", {}, element("a", { href: `#${id}` }, `${number} ${name}`)));
+}
+
 // An svg as wide as its place, and the edges of the area to draw in.
 export function chart(place, label, height, left, bottom) {
   const width = Math.max(widthOf(place), 240);

@@ -1,6 +1,6 @@
 // Interventions: ways to add them, the list of those in force, and the prediction without and with them.
-import { at, DATA, H, has, L, largest, piece, T, token } from "../data.js";
-import { $, bar, element, span, td, th, tr } from "../elements.js";
+import { at, DATA, H, has, largest, piece, token } from "../data.js";
+import { $, bar, element, span, td, tr } from "../elements.js";
 import { percent, show } from "../numbers.js";
 import { choose, chosen, follow, OPENING, READ } from "../state.js";
 

@@ -1,6 +1,20 @@
 // The last step: a second prompt beside the first one, and ways to patch its vectors into the first one.
 import { at, DATA, has, L, largest, piece, positions, range, T, token, weightsOf } from "../data.js";
-import { $, element, fillTable, legend, painted, ramp, reachable, signColor, td, th, tr, weightColor } from "../elements.js";
+import {
+  $,
+  addStep,
+  element,
+  fillTable,
+  legend,
+  painted,
+  ramp,
+  reachable,
+  signColor,
+  td,
+  th,
+  tr,
+  weightColor,
+} from "../elements.js";
 import { fixed, percent, show, signed } from "../numbers.js";
 import { choose, chosen, follow, OPENING, READ } from "../state.js";
 import { takenIds } from "./input.js";
@@ -22,8 +36,19 @@ export const question = () => ({
 
 const SECOND = "second.";
 const BLOCK_NAMES = [
-  "resid_pre", "ln_1", "attn.q", "attn.k", "attn.v", "attn.z", "attn_out", "resid_mid", "ln_2", "mlp.pre", "mlp.post",
-  "mlp_out", "resid_post",
+  "resid_pre",
+  "ln_1",
+  "attn.q",
+  "attn.k",
+  "attn.v",
+  "attn.z",
+  "attn_out",
+  "resid_mid",
+  "ln_2",
+  "mlp.pre",
+  "mlp.post",
+  "mlp_out",
+  "resid_post",
 ]; // prettier-ignore
 const length = () => at("second.tokens").length;
 const secondToken = (position) => piece(at("second.tokens", position));
@@ -94,8 +119,7 @@ function drawSecondLens() {
 
 // ==== Attention maps: one pixel for each cell, enlarged by the browser
 
-const weightIn = (prompt, query, key) =>
-  key > query ? 0 : weightsOf(chosen.layer, chosen.head, query, prompt)[key];
+const weightIn = (prompt, query, key) => (key > query ? 0 : weightsOf(chosen.layer, chosen.head, query, prompt)[key]);
 
 function paint(id, side, rowOf, color) {
   Object.assign($(id), { width: side, height: side });
@@ -163,11 +187,9 @@ function addPatch() {
 
 const addDirection = (position) => intervene({ kind: "direction", layer: chosen.layer, position, factor: 1 });
 
-const STEPS = document.querySelector("nav ol");
-$("second-number").textContent = STEPS.children.length + 1;
-STEPS.append(element("li", {}, element("a", { href: "#second" }, `${STEPS.children.length + 1} A second prompt`)));
 let typingSecond; // the timer of a pause
 
+addStep("second", "A second prompt");
 $("second-prompt").addEventListener("input", () => {
   clearTimeout(typingSecond);
   typingSecond = setTimeout(() => choose({ second: $("second-prompt").value }), SECOND_PAUSE);

@@ -43,7 +43,10 @@ function drawTracing() {
     "first prompt.";
   if (traceRows.length === 0) return;
   const [without, whole] = ends;
-  const most = Math.max(...[whole, ...traceRows.flatMap(({ values }) => values)].map((p) => Math.abs(p - without)), 1e-9);
+  const most = Math.max(
+    ...[whole, ...traceRows.flatMap(({ values }) => values)].map((p) => Math.abs(p - without)),
+    1e-9,
+  );
   const back = (p) => `${fixed((100 * (p - without)) / (whole - without), 0)} % of the difference`;
   drawCells("tracing-table", "Causal tracing", traceRows, (p, layer, t) => ({
     style: painted(signColor((p - without) / most)),
