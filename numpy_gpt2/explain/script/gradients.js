@@ -1,6 +1,37 @@
 // Step 7: the backward pass. Each position has an objective, ln p of the token after it. The steps are those of the target.
-import { array, at, DATA, H, has, L, largest, piece, positions, range, rowOf, sum, T, token, weightsOf } from "./data.js";
-import { $, chart, element, fillTable, legend, painted, reachable, signColor, signColors, span, td, themed, tr, writeTable } from "./elements.js";
+import {
+  array,
+  at,
+  DATA,
+  H,
+  has,
+  L,
+  largest,
+  piece,
+  positions,
+  range,
+  rowOf,
+  sum,
+  T,
+  token,
+  weightsOf,
+} from "./data.js";
+import {
+  $,
+  chart,
+  element,
+  fillTable,
+  legend,
+  painted,
+  reachable,
+  signColor,
+  signColors,
+  span,
+  td,
+  themed,
+  tr,
+  writeTable,
+} from "./elements.js";
 import { drawParts, lead, partsOf } from "./mattered.js";
 import { fixed, show, signed } from "./numbers.js";
 import { MODEL_P } from "./sampling.js";
@@ -86,7 +117,9 @@ function drawEstimates() {
   }
   const error = (part) => Math.abs(part.value - measured(part));
   const worst = [...parts].sort((a, b) => error(b) - error(a)).slice(0, 3);
-  const names = worst.map((part) => `${part.name} (estimated ${signed(part.value)}, measured ${signed(measured(part))})`);
+  const names = worst.map(
+    (part) => `${part.name} (estimated ${signed(part.value)}, measured ${signed(measured(part))})`,
+  );
   $("estimate-output").textContent = `The estimate fails most for ${names.join(", ")}.`;
   drawComparison(parts);
 }
@@ -102,7 +135,10 @@ function drawComparison(parts) {
   line(-most, 0, most, 0, { stroke: themed("--line") });
   line(0, -most, 0, most, { stroke: themed("--line") });
   line(-most, -most, most, most, { stroke: themed("--soft"), "stroke-dasharray": "4 4" });
-  for (const [value, anchor] of [[-most, "start"], [most, "end"]]) {
+  for (const [value, anchor] of [
+    [-most, "start"],
+    [most, "end"],
+  ]) {
     draw("text", { x: x(value), y: bottom + 18, "text-anchor": anchor }, signed(value));
     draw("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" }, signed(value));
   }
@@ -124,7 +160,11 @@ function describeResult(name) {
   const { layer, head, position } = chosen;
   const index = [[position], [layer, position], [layer, head, position]][axesOf(name) - 1];
   const block = axesOf(name) > 1;
-  const [, , shape] = DATA.steps.find(([step]) => step === (block ? `h.0.${name}` : name)) ?? [0, 0, [T, DATA.dimensions.V]];
+  const [, , shape] = DATA.steps.find(([step]) => step === (block ? `h.0.${name}` : name)) ?? [
+    0,
+    0,
+    [T, DATA.dimensions.V],
+  ];
   const lengths = ["norm", "gradient.norm"].map((kind) => at(`${kind}.${name}`, ...index));
   return [block ? `h.${layer}.${name}` : name, shape, ...lengths];
 }
@@ -152,7 +192,9 @@ function drawSteps() {
 
 function drawLoss() {
   const rank = at("next.rank");
-  const shown = [...new Set([...range(Math.min(N_LOSS, MODEL_P.length)), rank])].filter((i) => i < at("next.tokens").length);
+  const shown = [...new Set([...range(Math.min(N_LOSS, MODEL_P.length)), rank])].filter(
+    (i) => i < at("next.tokens").length,
+  );
   const rows = shown.map((i) => {
     const isTarget = Number(i === rank);
     const numbers = [MODEL_P[i], isTarget - MODEL_P[i]];
@@ -170,7 +212,12 @@ function drawRow() {
   const products = y.map((weight, i) => weight * dy[i]);
   const total = sum(products);
   const dx = y.map((weight, i) => weight * (dy[i] - total));
-  const rows = range(query + 1).map((i) => [i, token(i), fixed(y[i], 4), ...[dy[i], products[i], dy[i] - total, dx[i]].map((n) => fixed(n, 5))]);
+  const rows = range(query + 1).map((i) => [
+    i,
+    token(i),
+    fixed(y[i], 4),
+    ...[dy[i], products[i], dy[i] - total, dx[i]].map((n) => fixed(n, 5)),
+  ]);
   writeTable("row-table", ["number", "piece", ...Array(5).fill("number")], rows, (row, i) => {
     row.onclick = () => choose({ key: i });
   });
@@ -187,14 +234,17 @@ function drawRow() {
 
 function prepareSteps() {
   for (const pair of document.querySelectorAll(".pair")) {
-    const columns = [...pair.children].map((column) => element("div", {}, element("table", { class: "numbers" }), column));
+    const columns = [...pair.children].map((column) =>
+      element("div", {}, element("table", { class: "numbers" }), column),
+    );
     pair.replaceChildren(...columns);
   }
 }
 
 // Both sources of a step open and close together.
 function toggleBoth(event) {
-  for (const source of event.target.closest(".pair")?.querySelectorAll("details") ?? []) source.open = event.target.open;
+  for (const source of event.target.closest(".pair")?.querySelectorAll("details") ?? [])
+    source.open = event.target.open;
 }
 
 $("backward").hidden = !has("gradient.stream");
