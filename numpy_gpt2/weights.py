@@ -222,7 +222,7 @@ def save_weights(path: Path, weights: Weights) -> None:
 def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None:
     """Write one safetensors file; `map_tensors` explains the format. Raises OSError if it cannot be written.
 
-    The writer of the library safetensors first copies all arrays, and it cannot be interrupted. This one copies nothing,
+    The writer of the library safetensors copies all arrays first, and cannot be interrupted. This one copies nothing,
     and Ctrl-C has an effect after each block. Larger numbers come first, so all arrays are aligned.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
