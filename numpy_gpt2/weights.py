@@ -222,8 +222,8 @@ def save_weights(path: Path, weights: Weights) -> None:
 def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None:
     """Write one safetensors file; `map_tensors` explains the format. Raises OSError if it cannot be written.
 
-    The data is written in blocks, because Ctrl-C has no effect while Python writes one. Larger numbers come first, so
-    all arrays are aligned.
+    The writer of the library safetensors copies all arrays first, and cannot be interrupted. This one copies nothing,
+    and Ctrl-C has an effect after each block. Larger numbers come first, so all arrays are aligned.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
@@ -236,6 +236,7 @@ def save_tensors(path: Path, tensors: Weights, metadata: dict[str, str]) -> None
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     try:
+        path.unlink(missing_ok=True)  # the arrays may be memory maps of this file
         with open(path, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name in names:
