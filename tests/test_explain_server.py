@@ -346,7 +346,9 @@ def test_connections_beyond_the_limit_are_closed(live):
 # ---- the command
 
 
-@pytest.mark.parametrize("option", [["-o", "x.html"], ["--text"], ["--target", " a"], ["--ablate"]])
+@pytest.mark.parametrize(
+    "option", [["-o", "x.html"], ["--text"], ["--target", " a"], ["--ablate"], ["--gradients"], ["--source"]]
+)
 def test_serve_excludes_what_needs_a_file_or_a_report(option, tiny, capsys):
     result = run_in_process(command.main, capsys, "-m", tiny, "--serve", *option)
     assert (result.status, result.out) == (2, "")
