@@ -17,7 +17,7 @@ import pytest
 
 from numpy_gpt2 import forward, load
 from numpy_gpt2.explain import __main__ as command
-from numpy_gpt2.explain import analysis, compare, explain, server
+from numpy_gpt2.explain import analysis, explain, server
 from numpy_gpt2.explain.page import asset, encoded, page_arrays, page_data
 from numpy_gpt2.explain.server import Server
 
@@ -263,7 +263,7 @@ def test_error_in_the_program_is_an_answer(live, monkeypatch, capsys):
     def fail(*arguments):
         raise KeyError("oh")
 
-    monkeypatch.setattr(compare, "begin", fail)
+    monkeypatch.setattr(server, "begin", fail)
     body = json.dumps({"model": "tiny", "prompt": "the"})
     assert refused(live, "KeyError: 'oh'", name="explain", body=body) == 500
     assert "Traceback" not in capsys.readouterr().err
@@ -290,7 +290,7 @@ def test_slow_and_closed_connections_do_not_stop_the_server(live, monkeypatch, c
 
 def test_request_whose_client_has_left_is_not_computed(live, monkeypatch):
     begun = []
-    monkeypatch.setattr(compare, "begin", lambda prompt, *rest: begun.append(prompt) or analysis.begin(prompt, *rest))
+    monkeypatch.setattr(server, "begin", lambda prompt, *rest: begun.append(prompt) or analysis.begin(prompt, *rest))
     clients = []
     with live.computing:
         for prompt in ("one", "two", "three"):
@@ -321,7 +321,7 @@ def test_twenty_requests_at_once_run_one_forward_at_a_time(live, monkeypatch):
         inside.pop()
         return result
 
-    monkeypatch.setattr(compare, "begin", begin)
+    monkeypatch.setattr(server, "begin", begin)
     results = []
     threads = [threading.Thread(target=lambda: results.append(ask(live)[0]["typed"])) for _ in range(20)]
     for thread in threads:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import Model
 from ..model import softmax
 from ..threads import thread_pool
 from .analysis import Analysis, begin, log_probability
@@ -55,23 +54,19 @@ def trace_lines(first: Analysis, second: Analysis) -> Iterator[dict[str, Any]]:
 
 
 def begin_changed(
+    before: Analysis,
     interventions: Sequence[Intervention],
     second: Record | None,
     prompt: str,
-    model: Model,
-    target: Sequence[int] | None,
     max_tokens: int,
     taken: Sequence[int],
 ) -> tuple[Analysis, dict[str, np.ndarray]]:
     """`begin` with interventions, and what they change, see `change_arrays`.
 
-    The default target is the most probable next token without interventions.
+    `before` is the analysis of the same prompt without interventions. The target is its target.
     """
-    before = begin(prompt, model, target, max_tokens, taken)
-    if not interventions:
-        return before, {}
-    hook = make_hook(interventions, model.config, before, second)
-    after = begin(prompt, model, before.target, max_tokens, taken, hook)
+    hook = make_hook(interventions, before.model.config, before, second)
+    after = begin(prompt, before.model, before.target, max_tokens, taken, hook)
     return after, change_arrays(before["logits"], after)
 
 

@@ -29,11 +29,12 @@ Hook = Callable[[str, np.ndarray], np.ndarray]
 
 MAX_FACTOR = 1000
 
-# The named results that have one vector for each position.
-VECTORS = (
-    r"embed|pos_embed|ln_f|h\.(\d{1,4})\."
-    r"(resid_pre|ln_1|attn\.[qkvz]|attn_out|resid_mid|ln_2|mlp\.pre|mlp\.post|mlp_out|resid_post)"
-)
+# The named results of a block that have one vector for each position, and a pattern for all such results.
+BLOCK_VECTORS = (
+    "resid_pre", "ln_1", "attn.q", "attn.k", "attn.v", "attn.z", "attn_out", "resid_mid", "ln_2", "mlp.pre", "mlp.post",
+    "mlp_out", "resid_post",
+)  # fmt: skip
+VECTORS = rf"embed|pos_embed|ln_f|h\.(\d{{1,4}})\.({'|'.join(map(re.escape, BLOCK_VECTORS))})"
 
 
 class Record(Protocol):

@@ -1,11 +1,13 @@
 """The live page: a server on this computer runs the model for the page, `--serve`.
 
 The address that the command prints contains a secret. GET of this address returns the page. The page then sends POST
-requests, with a JSON object, to two addresses below it:
+requests, with a JSON object, to three addresses below it:
 
     tokens    {"model", "prompt"} -> the last tokens of the prompt, as ids and texts, and the number of all tokens
-    explain   {"model", "prompt", "taken", "target"} -> JSON objects, one a line: first everything that one forward pass
-              gives, then the arrays of `later_arrays`. `taken` are token ids after the prompt, `target` an id or null.
+    explain   {"model", "prompt", "taken", "target", "second", "interventions"} -> JSON objects, one a line: first
+              everything that one forward pass gives, then the arrays of `later_arrays` and those of the second prompt.
+              `taken` are token ids after the prompt, `target` an id or null, `second` a text or null.
+    trace     the same fields -> the rows of `trace_patching`, one a line
 
 Nobody else gets in. The server listens on 127.0.0.1 only. Each request needs the secret. Its Host must be the server's
 (a name that an attacker's DNS server resolves to 127.0.0.1 is another host), and its Origin, if it has one, too (pages
@@ -36,7 +38,7 @@ from ..hub import local_models
 from .analysis import begin, later_arrays, read_tokens
 from .compare import begin_changed, second_arrays, trace_lines
 from .contributions import largest
-from .interventions import read_intervention
+from .interventions import BLOCK_VECTORS, read_intervention
 from .page import (
     N_CANDIDATES,
     SCRIPTS,
@@ -105,7 +107,12 @@ class Server(ThreadingHTTPServer):
         self.folders = {**local_models(), model.tokenizer.name: None}
         self.load = lru_cache(maxsize=2)(self.load_model)
         self.second = lru_cache(maxsize=2)(lambda name, prompt: begin(prompt, self.model(name), None, max_tokens))
-        self.page = live_page({"models": [*self.folders], "model": model.tokenizer.name, "prompt": prompt}).encode()
+        self.before = lru_cache(maxsize=1)(  # while interventions change, what they are compared with stays the same
+            lambda name, prompt, target, taken: begin(prompt, self.model(name), target, max_tokens, taken)
+        )
+        self.page = live_page(
+            {"models": [*self.folders], "model": model.tokenizer.name, "prompt": prompt, "vectors": BLOCK_VECTORS}
+        ).encode()
         self.computing = threading.Lock()  # one forward pass at a time
         self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
@@ -334,16 +341,20 @@ def explanation_parts(server: Server, request: dict[str, Any]) -> Iterator[dict[
 
     Raises RequestError for a model or a token that does not exist, ValueError if the answer would be too large.
     """
-    model, prompt, taken = server.model(request["model"]), request["prompt"], request["taken"]
-    target = None if request["target"] is None else [request["target"]]
-    for token in [*taken, *(target or [])]:
+    model, prompt, taken = server.model(request["model"]), request["prompt"], tuple(request["taken"])
+    target = None if request["target"] is None else (request["target"],)
+    for token in (*taken, *(target or ())):
         if token >= model.config.vocab_size or token_bytes(token, model) is None:
             raise RequestError(HTTPStatus.BAD_REQUEST, f"the model has no token {token}")
     tokens, _, _ = read_tokens(prompt, model, target, server.max_tokens, taken)
     check_size(model.config, len(tokens))
     second = None if request["second"] is None else server.second(request["model"], request["second"])
-    interventions = [*map(read_intervention, request["interventions"])]
-    analysis, changes = begin_changed(interventions, second, prompt, model, target, server.max_tokens, taken)
+    changes: dict[str, np.ndarray] = {}
+    if interventions := [*map(read_intervention, request["interventions"])]:
+        before = server.before(request["model"], prompt, target, taken)
+        analysis, changes = begin_changed(before, interventions, second, prompt, server.max_tokens, taken)
+    else:
+        analysis = begin(prompt, model, target, server.max_tokens, taken)
     arrays = page_arrays(analysis) | changes
     arrays["next.rest"] = largest(analysis["logits"][-1], model.config.vocab_size)[0][N_CANDIDATES:]
     data = page_data(analysis, arrays, asset("second.html"))

@@ -7,7 +7,7 @@ import { choose, chosen, follow, OPENING, READ } from "../state.js";
 import { newest } from "./connection.js";
 
 const PAUSE = 40; // milliseconds without a key, after which the page follows
-const SETTINGS = embedded();
+export const SETTINGS = embedded();
 
 // These choices are what the server is asked about. `taken` are the tokens that steps have added to the prompt: their
 // ids, with spaces between them.

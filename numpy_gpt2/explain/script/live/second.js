@@ -17,7 +17,7 @@ import {
 } from "../elements.js";
 import { fixed, percent, show, signed } from "../numbers.js";
 import { choose, chosen, follow, OPENING, READ } from "../state.js";
-import { takenIds } from "./input.js";
+import { SETTINGS, takenIds } from "./input.js";
 import { inForce, intervene } from "./interventions.js";
 
 const SECOND_PAUSE = 150; // milliseconds without a key, after which the page follows
@@ -35,21 +35,6 @@ export const question = () => ({
 });
 
 const SECOND = "second.";
-const BLOCK_NAMES = [
-  "resid_pre",
-  "ln_1",
-  "attn.q",
-  "attn.k",
-  "attn.v",
-  "attn.z",
-  "attn_out",
-  "resid_mid",
-  "ln_2",
-  "mlp.pre",
-  "mlp.post",
-  "mlp_out",
-  "resid_post",
-]; // prettier-ignore
 const length = () => at("second.tokens").length;
 const secondToken = (position) => piece(at("second.tokens", position));
 const shared = () => range(Math.min(T, length()));
@@ -167,7 +152,7 @@ function chooseCell(event) {
 const options = (labels) => labels.map((label, value) => element("option", { value }, label));
 
 function drawPatch() {
-  const names = [...BLOCK_NAMES.map((name) => `h.${chosen.layer}.${name}`), "embed", "ln_f"];
+  const names = [...SETTINGS.vectors.map((name) => `h.${chosen.layer}.${name}`), "embed", "ln_f"];
   const before = $("patch-name").selectedIndex;
   $("patch-name").replaceChildren(...names.map((name) => element("option", {}, name)));
   $("patch-name").selectedIndex = before < 0 ? 0 : before;
