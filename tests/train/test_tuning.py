@@ -106,7 +106,7 @@ def test_loss_at_step_0_is_that_of_evaluate(tune, model, tmp_path, out, capsys):
     assert '<polyline points="64.0,' in (out / "loss.svg").read_text(encoding="utf-8")  # the curve begins at step 0
 
 
-def test_run_ends_with_both_losses_and_both_samples(tune, out, model):
+def test_run_ends_with_both_losses_and_both_samples(tune, cli, out, model):
     result = tune("--max-steps", 4, "--lr", 0.01)
     first, *rows = log(out)
     best = min(rows, key=lambda row: row["val_loss"])
@@ -117,7 +117,14 @@ def test_run_ends_with_both_losses_and_both_samples(tune, out, model):
     before, after = re.fullmatch(r"--- after 0 steps\n(.*)\n--- after \d steps\n(.*)\n", result.out, re.S).groups()
     assert before == run_module.sample(load(model), 3)
     assert after == run_module.sample(load(out), 3) != before
-    shutil.rmtree(out)
+    assert cli("--out", out, "--resume", "--max-steps", 5, "--init-from", model).out.startswith("--- after 0 steps\n")
+    shutil.move(model, model.with_name("moved"))
+    result = cli("--out", out, "--resume", "--max-steps", 6)
+    assert (result.status, "there is no sample after 0 steps" in result.err) == (0, True)
+    assert re.match(r"--- after [1-6] steps\n", result.out)
+
+
+def test_sample_interval_of_0_turns_both_samples_off(tune):
     assert tune("--max-steps", 2, "--sample-interval", 0).out == ""
 
 
