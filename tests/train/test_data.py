@@ -21,15 +21,16 @@ from .conftest import (
 
 
 def test_a_folder_is_its_text_files_in_the_order_of_their_names(tmp_path):
-    for name, text in [("b.txt", "B"), ("a/z.MD", "Z"), ("a/c.txt", "C"), ("x.py", "P"), ("empty.md", "")]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        written(tmp_path / name, text)
-    assert documents(str(tmp_path)) == ["C", "Z", "B"]
+    files = [("b.txt", "B"), ("a/z.MD", "Z"), ("a/c.txt", "C"), ("x.py", "P"), ("empty.md", "")]
+    for name, text in [*files, ("a/merges.txt", "e r"), (".git/h.txt", "H"), (".h.md", "H")]:
+        (tmp_path / ".top" / name).parent.mkdir(exist_ok=True, parents=True)
+        written(tmp_path / ".top" / name, text)
+    assert documents(str(tmp_path / ".top")) == ["C", "Z", "B"]  # nothing hidden, and no tokenizer
 
 
 def test_a_line_of_json_is_a_document(tmp_path):
     lines = ['{"text": "one\\ntwo", "id": 1}', "", '{"text": ""}', ' {"text": "caf\\u00e9 \\ud800"}\r']
-    assert documents(str(written(tmp_path / "a.jsonl", "\n".join(lines)))) == ["one\ntwo", "café �"]
+    assert documents(str(written(tmp_path / "a.jsonl", "\ufeff" + "\n".join(lines)))) == ["one\ntwo", "café �"]
 
 
 def test_documents_of_all_kinds_are_separated_by_endoftext(prepared, tmp_path, out):
