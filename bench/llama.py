@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,12 @@ class Llama:
         import llama_cpp  # type: ignore[import-not-found, unused-ignore]
 
         self.cpp, cores = llama_cpp, os.cpu_count()
-        options = {"n_ctx": n_positions, "n_threads": cores, "n_threads_batch": cores, "n_gpu_layers": 0}
+        options: dict[str, Any] = {
+            "n_ctx": n_positions,
+            "n_threads": cores,
+            "n_threads_batch": cores,
+            "n_gpu_layers": 0,
+        }
         self.llama = llama_cpp.Llama(str(path), verbose=False, n_batch=n_positions, n_ubatch=n_positions, **options)
 
     def generate(self, prompt: list[int], n: int) -> list[int]:
