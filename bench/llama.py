@@ -100,13 +100,9 @@ class Llama:
         import llama_cpp  # type: ignore[import-not-found, unused-ignore]
 
         self.cpp, cores = llama_cpp, os.cpu_count()
-        options: dict[str, Any] = {
-            "n_ctx": n_positions,
-            "n_threads": cores,
-            "n_threads_batch": cores,
-            "n_gpu_layers": 0,
-        }
-        self.llama = llama_cpp.Llama(str(path), verbose=False, n_batch=n_positions, n_ubatch=n_positions, **options)
+        options: dict[str, Any] = {"n_threads": cores, "n_threads_batch": cores, "n_gpu_layers": 0, "verbose": False}
+        options |= dict.fromkeys(["n_ctx", "n_batch", "n_ubatch"], n_positions)
+        self.llama = llama_cpp.Llama(str(path), **options)
 
     def generate(self, prompt: list[int], n: int) -> list[int]:
         """Greedy decoding of n tokens."""
