@@ -63,7 +63,7 @@ def wait_for(page, condition="true"):
 
 def ask(served, name, **content):
     """The JSON objects of the answer."""
-    body = {"model": served.first.tokenizer.name, "prompt": PROMPT, **content}
+    body = {"model": served.models.first.tokenizer.name, "prompt": PROMPT, **content}
     request = Request(served.address + name, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urlopen(request, timeout=30) as answer:
         return [json.loads(line) for line in answer]

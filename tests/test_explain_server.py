@@ -17,7 +17,7 @@ import pytest
 
 from numpy_gpt2 import forward, load
 from numpy_gpt2.explain import __main__ as command
-from numpy_gpt2.explain import analysis, explain, server
+from numpy_gpt2.explain import analysis, answers, explain, server
 from numpy_gpt2.explain.page import asset, encoded, page_arrays, page_data
 from numpy_gpt2.explain.server import Server
 
@@ -60,7 +60,7 @@ def send(live, method="POST", name="", body=b"", headers=JSON, path=None):
 
 def ask(live, name="explain", **content):
     """The JSON objects of the answer to a request that succeeds."""
-    request = {"model": live.first.tokenizer.name, "prompt": "the you the", **content}
+    request = {"model": live.models.first.tokenizer.name, "prompt": "the you the", **content}
     status, _, body = send(live, name=name, body=json.dumps(request))
     assert status == 200, body
     return [json.loads(line) for line in body.splitlines()]
@@ -148,7 +148,7 @@ def test_nothing_is_answered_without_the_secret(live):
     for path in paths:
         for method in ("GET", "POST"):
             assert refused(live, method=method, path=path, body=b"{}") == 403
-    with Server(live.first, "float32", "", 16) as other:
+    with Server(live.models.first, "float32", "", 16) as other:
         assert other.folder != live.folder
 
 
@@ -252,7 +252,7 @@ def test_model_that_cannot_be_read_is_an_answer(live, tmp_path, monkeypatch, mod
     (tmp_path / "owner" / "bad" / "model.safetensors").write_bytes(b"nothing")
     (tmp_path / "not a model").mkdir()
     with running(model, "float32", "", 16) as served:
-        assert {*served.folders} == {"tiny", "shakespeare", "good", "owner/bad"}
+        assert {*served.models.folders} == {"tiny", "shakespeare", "good", "owner/bad"}
         body = json.dumps({"model": "owner/bad", "prompt": "the"})
         assert refused(served, "model.safetensors", name="explain", body=body) == 400
         good, *_ = ask(served, model="good")
@@ -263,12 +263,12 @@ def test_error_in_the_program_is_an_answer(live, monkeypatch, capsys):
     def fail(*arguments):
         raise KeyError("oh")
 
-    monkeypatch.setattr(server, "begin", fail)
+    monkeypatch.setattr(answers, "begin", fail)
     body = json.dumps({"model": "tiny", "prompt": "the"})
     assert refused(live, "KeyError: 'oh'", name="explain", body=body) == 500
     assert "Traceback" not in capsys.readouterr().err
     monkeypatch.undo()
-    monkeypatch.setattr(server, "later_arrays", fail)  # the answer has begun
+    monkeypatch.setattr(answers, "later_arrays", fail)  # the answer has begun
     status, _, answer = send(live, name="explain", body=body)
     assert (status, json.loads(answer.splitlines()[-1])) == (200, {"error": "KeyError: 'oh'"})
 
@@ -290,7 +290,7 @@ def test_slow_and_closed_connections_do_not_stop_the_server(live, monkeypatch, c
 
 def test_request_whose_client_has_left_is_not_computed(live, monkeypatch):
     begun = []
-    monkeypatch.setattr(server, "begin", lambda prompt, *rest: begun.append(prompt) or analysis.begin(prompt, *rest))
+    monkeypatch.setattr(answers, "begin", lambda prompt, *rest: begun.append(prompt) or analysis.begin(prompt, *rest))
     clients = []
     with live.computing:
         for prompt in ("one", "two", "three"):
@@ -321,7 +321,7 @@ def test_twenty_requests_at_once_run_one_forward_at_a_time(live, monkeypatch):
         inside.pop()
         return result
 
-    monkeypatch.setattr(server, "begin", begin)
+    monkeypatch.setattr(answers, "begin", begin)
     results = []
     threads = [threading.Thread(target=lambda: results.append(ask(live)[0]["typed"])) for _ in range(20)]
     for thread in threads:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..checkpoint import Model, load
+from ..console import progress_bar
 from ..hub import choose_model
 from ..model import identity
 from .analysis import MAX_TOKENS, Analysis, analyze
@@ -77,7 +78,9 @@ def explain(
         model = load(choose_model(None) if model is None else model)
     analysis = analyze(prompt, model, target, ablate, max_tokens, hook, progress)
     if gradients:
-        analysis.arrays.update(gradients_of(analysis, progress))
+        steps = {"total": len(analysis.tokens), "unit": "token", "desc": "gradients", "disable": not progress}
+        for arrays in progress_bar(iterable=gradients_of(analysis), **steps):
+            analysis.arrays.update(arrays)
     return Explanation(**vars(analysis))
 
 
