@@ -115,7 +115,6 @@ def test_page_follows_the_typed_text(page, model):
     wait_for(page, f"$('text').value.endsWith('ROM') && {READY}")
     assert_shows(page, "To be, or not to be\nROM", model)
     assert page.evaluate("document.activeElement.id") == "text"
-    assert not page.evaluate("[...document.querySelectorAll('#removal, #ablation')].some(x => x.checkVisibility())")
 
 
 def test_outdated_answers_are_not_drawn(page, model):
@@ -180,6 +179,25 @@ def test_clicked_candidates_and_samples_are_taken(page):
 
 def token_of(page, index):
     return page.evaluate(f"DATA.pieces[DATA.tokens.at({index})]")
+
+
+def test_unused_rows_of_the_table_are_never_taken(page):
+    page.evaluate("DATA.unused = [at('next.tokens', 0), at('next.tokens', 2)]; $('next-table').rows[2].click()")
+    assert text_of(page, "#status").endswith("it is an unused row of its table.")
+    assert page.evaluate("chosen.taken") == ""
+    assert page.evaluate("best() === at('next.tokens', 1)")
+    for share in (0, 0.3, 0.6, 0.9999):
+        assert page.evaluate(f"Math.random = () => {share}; DATA.unused.includes(sampled())") is False
+
+
+def test_strip_stays_visible(page):
+    page.evaluate("goTo('mattered')")
+    top, bottom = page.evaluate(
+        "(({ top, bottom }) => [top, bottom])(document.querySelector('.overview').getBoundingClientRect())"
+    )
+    assert (top, bottom) == (0, 112)
+    assert page.evaluate("$('mattered').getBoundingClientRect().top") >= bottom
+    assert text_of(page, "#strip-prompt") == text_of(page, "#typed")
 
 
 def test_link_and_reload_restore_the_whole_state(page, open_page, served):

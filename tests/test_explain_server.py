@@ -83,13 +83,15 @@ def test_answer_holds_what_the_static_page_holds(live, model):
     first, *others = ask(live)
     e = explain("the you the", model)
     arrays = page_arrays(e)
-    data = json.loads(json.dumps(page_data(e, arrays, asset("second.html"))))
+    data = json.loads(json.dumps(page_data(e, arrays, asset("gradients.html") + asset("second.html"))))
     pieces = {**first["pieces"], **{token: text for part in others for token, text in part["pieces"].items()}}
     assert {**first, "pieces": pieces} == {
         **data,
         "arrays": first["arrays"],
         "typed": "the you the",
         "n_prompt": len(e.tokens),
+        "refused": [],
+        "unused": [],
     }
     found = {name: array for part in (first, *others) for name, array in part["arrays"].items()}
     rest = found.pop("next.rest")
@@ -308,6 +310,39 @@ def test_request_whose_client_has_left_is_not_computed(live, monkeypatch):
     assert b'"typed": "three"' in clients[2].makefile("rb").read()
     clients[2].close()
     assert begun == ["three"]
+
+
+def test_client_that_leaves_stops_a_long_answer(live, monkeypatch):
+    steps = []
+
+    def endless(analysis):
+        while True:
+            steps.append(1)
+            yield {}
+
+    monkeypatch.setattr(answers, "gradients_of", endless)
+    body = json.dumps({"model": "tiny", "prompt": "the you"})
+    with socket.create_connection(live.server_address, 30) as client:
+        client.sendall(
+            f"POST {live.folder}gradients HTTP/1.1\r\nHost: {live.host}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        assert client.recv(100)
+        assert still_answers(live)  # in between
+    deadline, n = time.monotonic() + 30, 0
+    while n != len(steps):
+        n = len(steps)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_rows_without_a_token_are_known_and_cannot_be_taken(tmp_path):
+    padded = load(write_model(tmp_path / "padded", vocab_size=300))
+    n = padded.tokenizer.n_vocab
+    with running(padded, "float32", "", 16) as served:
+        assert ask(served)[0]["unused"] == [*range(n, 300)]
+        body = json.dumps({"model": "padded", "prompt": "the", "taken": [n]})
+        assert refused(served, f"the model has no token {n}", name="explain", body=body) == 400
 
 
 def test_twenty_requests_at_once_run_one_forward_at_a_time(live, monkeypatch):

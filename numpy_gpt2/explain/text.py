@@ -114,7 +114,7 @@ def gradient_lines(a: Analysis) -> Iterator[str]:
     """Gradient × embedding of each token, and the estimated change when a head or an MLP is removed."""
     target = f"ln p({target_text(a)})"
     yield from heading(
-        "The backward pass", f"gradient × embedding: to first order, what {target} loses without it, in nats"
+        "The backward pass", f"gradient × embedding: what {target} loses without it, in nats, to first order"
     )
     yield f"{'position':<10}{'token':<16}{'embed':>11}{'pos_embed':>11}"
     for t, (token, *products) in enumerate(zip(a.tokens, *a["gradient.embeddings"][-1], strict=True)):
