@@ -10,6 +10,8 @@ visible.py                         tokens as text in which every character can b
 page.py, page.html, .css, script/  the page: one HTML file that loads nothing else
 size.py                            the size of the page, known before anything is computed
 server.py, live.html, .css         the live page of `--serve`, and its server
+answers.py                         what the server answers, one part at a time
+compare.py                         two passes compared: before and after interventions, two prompts; tracing
 text.py                            the report in the terminal
 __main__.py                        the command, `python -m numpy_gpt2.explain "PROMPT"`
 """

@@ -51,6 +51,7 @@ def gradients_of(a: Analysis) -> Iterator[Arrays]:
     named, dweights = one_pass(a, T - 1, trace, scores, weights)
     found = {name: first_positions(name, gradient, T) for name, gradient in named.items()}
     found |= {f"weights.{name}": np.asarray(np.linalg.norm(gradient)) for name, gradient in dweights.items()}
+    del dweights  # as large as the model
     rows = []
     for row in map_in_steps(numbers, range(T - 1)):
         rows.append(row)
