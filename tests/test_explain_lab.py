@@ -144,7 +144,7 @@ def test_interventions_that_do_not_fit_are_left_out_with_their_reasons(served, p
     assert [each for each, _ in first["refused"]] == [*wrong.values()]
     assert all(reason.startswith(start) for start, (_, reason) in zip(wrong, first["refused"], strict=True))
     expected = changed(prompts, [HEAD, edges[0]])["target.log_probability"]
-    assert values(first["arrays"]["target.log_probability"]) == pytest.approx(expected, abs=1e-5)
+    assert values(first["arrays"]["target.log_probability"])[0] == pytest.approx(expected.item(), abs=1e-5)
 
 
 def values(sent):
@@ -216,10 +216,10 @@ def test_long_parts_are_computed_on_demand_and_end_with_the_data(page, prompts):
 
 def test_target_is_typed_or_clicked_and_kept_in_the_address(page, prompts):
     ids = {text: prompts[0].model.tokenizer.encode(text) for text in (" that", " Mortimer")}
-    assert [len(tokens) for tokens in ids.values()] == [1, 3]
+    assert [len(tokens) for tokens in ids.values()] == [1, 4]
     page.evaluate("$('target-text').value = ' Mortimer'; $('target-set').click()")
     wait_for(page, "$('target-status').classList.contains('failed')")
-    assert text_of(page, "#target-status").startswith("This is 3 tokens, ·M")
+    assert text_of(page, "#target-status").startswith("This is 4 tokens, ·M")
     page.evaluate("$('target-text').value = ' that'; $('target-text').focus()")
     page.press("Enter")
     wait_for(page, f"DATA.target[0] === {ids[' that'][0]}")
