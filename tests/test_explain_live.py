@@ -242,6 +242,10 @@ def test_failure_is_said_and_the_page_goes_on(page, model):
     wait_for(page, "$('status').classList.contains('failed')")
     assert "it must have 100,000 at most" in text_of(page, "#status")
     assert "413" in page.problems.pop()
+    page.evaluate("choose({ prompt: 'the', target: '999999' })")
+    wait_for(page, "$('status').textContent === 'the model has no token 999999'")
+    assert "400" in page.problems.pop()
+    assert page.evaluate("$('step').ariaDisabled") == "true"
     page.evaluate("$('text').value = 'ROMEO'; $('text').dispatchEvent(new Event('input'))")
     wait_for(page, f"DATA.typed === 'ROMEO' && {READY}")
     assert_shows(page, "ROMEO", model)

@@ -178,6 +178,7 @@ def trace_parts(models: Models, request: Part) -> Iterator[Part]:
 def ablation_parts(models: Models, request: Part) -> Iterator[Part]:
     """The effect of each removal, with the interventions in force. Until it is known, the number of removals so far."""
     analysis, hook, *_ = run(models, request)
+    yield {}
     for i, arrays in enumerate(ablation(analysis, hook), 1):
         yield array_part(arrays, analysis.model) if arrays else {"done": i, "of": ablation_steps(analysis.model.config)}
 
@@ -193,6 +194,7 @@ def gradient_parts(models: Models, request: Part) -> Iterator[Part]:
         raise ValueError(
             "backward.py does not know heads or MLPs that are removed or scaled, and patches; end these interventions"
         )
+    yield {}
     for i, arrays in enumerate(gradients_of(analysis), 1):
         analysis.arrays.update(arrays)
         yield {} if arrays else {"done": i, "of": len(analysis.tokens)}

@@ -69,7 +69,8 @@ function type() {
 function useText() {
   clearTimeout(typing);
   typing = undefined;
-  choose({ prompt: $("text").value, taken: "" });
+  const target = asking || answered ? chosen.target : ""; // it may be what caused an error
+  choose({ prompt: $("text").value, taken: "", target });
   drawButtons();
 }
 
