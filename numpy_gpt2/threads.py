@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -107,3 +107,18 @@ def thread_pool() -> Iterator[Executor]:
             raise
         finally:
             pool.shutdown(wait, cancel_futures=True)
+
+
+def map_in_steps(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """`map`, with one item for each core at a time. Nothing runs while the caller handles a result.
+
+    So between two results, the caller can stop, or let others compute.
+
+    >>> [*map_in_steps(abs, [-3, 2, -1])]
+    [3, 2, 1]
+    """
+    n = thread_count()
+    for start in range(0, len(items), n):
+        with thread_pool() as pool:
+            results = [*pool.map(function, items[start : start + n])]
+        yield from results
