@@ -20,7 +20,11 @@ const askForTarget = newest(
   "tokens",
   ({ tokens, n_prompt, pieces }) => {
     if (n_prompt === 1) setTarget(tokens[0]);
-    else sayTarget(`This is ${n_prompt} tokens, ${tokens.map((id) => pieces[id]).join(" ")}; the target must be one.`, true);
+    else
+      sayTarget(
+        `This is ${n_prompt} tokens, ${tokens.map((id) => pieces[id]).join(" ")}; the target must be one.`,
+        true,
+      );
   },
   (message) => sayTarget(message, true),
 );
