@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from bench import data, generation, sizes, training
+from bench import data, generation, processes, sizes, training
 from bench.__main__ import parser
 from bench.limits import Limits, prefill_operations, weights_per_token
 from bench.measure import DECODE, MEMORY, POSITION, PREFILL, START, Metric, Results, take_turns
@@ -102,6 +102,7 @@ def test_ratio_is_computed_within_each_run_and_above_one_is_better():
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory is measured with os.wait4")
 def test_whole_measurement_works_without_peers(tmp_path, monkeypatch):
     monkeypatch.delenv("NUMPY_GPT2_DATA", raising=False)
+    monkeypatch.setattr(processes, "PAUSE", 0)
     monkeypatch.setattr(generation, "IMPLEMENTATIONS", ["numpy_gpt2", "numpy_gpt2 int8", "naive NumPy", "limits"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notes: list[str] = []
@@ -134,6 +135,7 @@ def test_whole_measurement_works_without_peers(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory is measured with os.wait4")
 def test_sizes_are_measured_without_peers(tmp_path, monkeypatch):
     monkeypatch.setattr(data.gpt2.GPT2Config, "preset", lambda name: GPT2Config(n_layer=1, n_embd=8, n_head=1))
+    monkeypatch.setattr(processes, "PAUSE", 0)
     monkeypatch.setattr(sizes, "find_spec", lambda name: None)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notes: list[str] = []
