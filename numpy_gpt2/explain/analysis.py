@@ -40,7 +40,7 @@ from ..model import cross_entropy, forward, hidden_states, identity, layer_norm,
 from ..threads import thread_pool
 from ..tokenizer import merge_steps, pieces, prompt_ids, token_ranks
 from ..weights import Weights
-from .contributions import contributions, head_kinds, largest, promoted_in_block
+from .contributions import contributions, head_kinds, largest, promoted_in_block, row_chunks
 from .interventions import MLP, Head, Hook, Intervention, chain, make_hook
 
 MAX_TOKENS = 64  # of a prompt, by default; the attention maps grow with the square of this
@@ -185,8 +185,6 @@ def begin(
         raise ValueError(f"the logits are not finite; {reason}")
     target_ids = target_ids or [int(arrays["logits"][-1].argmax())]
     arrays["surprisal"] = surprisal(arrays["logits"], tokens)
-    cosines = cosine_similarity(arrays["h.0.resid_pre"][0], np.asarray(weights["wte.weight"]))
-    arrays["nearest.tokens"], arrays["nearest.cosines"] = largest(cosines, N_NEAREST)
 
     analysis = Analysis(model, tokens, n_prompt, target_ids, merged_pieces(prompt, model, tokens, taken), arrays)
     arrays["heads.norm"] = head_norms(analysis.layers("attn.z"), weights)
@@ -204,14 +202,19 @@ def begin(
 def later_arrays(a: Analysis) -> Iterator[dict[str, np.ndarray]]:
     """The rest of an analysis. It takes longer than the forward pass, so it is computed in small steps.
 
-    Most steps yield nothing. The last step of the lens, and that of the promoted tokens, yield the arrays.
+    Most steps yield nothing. The last step of the lens, the nearest tokens, and the last step of the promoted tokens
+    yield arrays.
     """
     weights, config, _ = a.model
+    L, T = config.n_layer, len(a.tokens)
     rows = []
     for scores in lens_logits(a):
         rows.append(read_out(scores, a.target[0]))
         yield {}
-    yield stacked(("lens.tokens", "lens.probabilities", "lens.target"), rows)
+    tokens, p, p_target = (np.concatenate(column).reshape(L + 1, T, -1) for column in zip(*rows, strict=True))
+    yield {"lens.tokens": tokens, "lens.probabilities": p, "lens.target": p_target[:, -1, 0]}
+    cosines = cosine_similarity(a["h.0.resid_pre"][0], np.asarray(weights["wte.weight"]))
+    yield dict(zip(("nearest.tokens", "nearest.cosines"), largest(cosines, N_NEAREST), strict=True))
     blocks = []
     for layer in range(config.n_layer):
         blocks.append(promoted_in_block(layer, a.arrays, weights, config))
@@ -297,17 +300,20 @@ def lens(x: np.ndarray, weights: Weights, config: GPT2Config) -> np.ndarray:
 
 
 def lens_logits(a: Analysis) -> Iterator[np.ndarray]:
-    """The lens (T, V) before block 0, 1, …, and at the end the model's own logits."""
-    for layer in range(a.model.config.n_layer):
-        yield lens(a[f"h.{layer}.resid_pre"][0], a.model.weights, a.model.config)
+    """The lens for all positions before block 0, then before block 1, …, and at the end the model's own logits.
+
+    A product of few rows takes nearly as long as one of many, so each part (N, V) may span several blocks.
+    """
+    for x in row_chunks(a.layers("resid_pre").reshape(-1, a.model.config.n_embd)):
+        yield lens(x, a.model.weights, a.model.config)
     yield a["logits"]
 
 
-def read_out(logits: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """One row of the lens: each position's best tokens and their probabilities, and p(target) at the last position."""
+def read_out(logits: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best tokens of each row (N, 10), their probabilities, and p(target) (N,)."""
     places, _ = largest(logits, N_LENS)
     p = softmax(logits)
-    return places, np.take_along_axis(p, places, axis=-1), float(p[-1, target])
+    return places, np.take_along_axis(p, places, axis=-1), p[:, target]
 
 
 def log_probability(
