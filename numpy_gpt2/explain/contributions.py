@@ -15,16 +15,16 @@ from ..model import output_head
 from ..weights import Weights
 
 N_PROMOTED = 5
-ROWS = 256  # vectors that are read through the output head together: more take more memory, fewer take more time each
-BLOCK = 128  # numbers whose maximum is compared first, where the largest numbers of a long row are searched
-LONG_ROW = 4 * BLOCK  # times the number of these: longer rows are long
+ROWS = 256  # vectors that go through the output head together; each product takes the time of 60 more, to read the head
+BLOCK = 128  # numbers of a long row that are first compared by their maximum
 KINDS = ("previous", "first", "duplicate", "induction")
 
 
 def largest(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices and values of the n largest along the last axis, in descending order. Equal values keep their order."""
-    V, n = x.shape[-1], min(n, x.shape[-1])
-    if V > LONG_ROW * n:
+    V = x.shape[-1]
+    n = min(n, V)
+    if n * BLOCK < V // 4:
         places = blocks_of_largest(x, n)
         values = np.take_along_axis(x, np.minimum(places, V - 1), axis=-1)
         order, values = largest(np.where(places < V, values, -np.inf), n)
@@ -36,9 +36,9 @@ def largest(x: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def blocks_of_largest(x: np.ndarray, n: int) -> np.ndarray:
-    """The places of the n blocks with the largest maxima. The n largest numbers are in them. (..., V) -> (..., n BLOCK).
+    """Indices of the n blocks with the largest maxima: the n largest numbers are in them. (..., V) -> (..., n · BLOCK).
 
-    To find maxima is much faster than to sort. The last block may reach beyond the end.
+    Finding maxima is much faster than sorting. The last block may reach beyond V.
     """
     maxima = np.maximum.reduceat(x, range(0, x.shape[-1], BLOCK), axis=-1)
     blocks = np.sort(np.argpartition(maxima, -n, axis=-1)[..., -n:])
