@@ -1,6 +1,6 @@
 // Step 3, the grid of all heads: a small picture of each attention map, and a number that says what the head does.
 import { array, at, clamp, following, H, has, L, largest, piece, range, T } from "./data.js";
-import { $, element, legend, painted, ramp, signColors, span, stepOf, td, th, tr, weightColor } from "./elements.js";
+import { $, element, legend, painted, pixelOf, ramp, signColors, span, stepOf, td, th, tr, weightColor } from "./elements.js";
 import { fixed, percent, show, signed } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
 
@@ -12,8 +12,9 @@ function picture(layer, head) {
   const canvas = element("canvas", { width: side, height: side });
   const context = canvas.getContext("2d");
   const image = context.createImageData(side, side);
+  const pixels = new Uint32Array(image.data.buffer);
   at("heads.pictures", layer, head).forEach((root, i) => {
-    if (i % side <= Math.floor(i / side)) image.data.set([...ramp("blue", root / 255), 255], 4 * i);
+    if (i % side <= Math.floor(i / side)) pixels[i] = pixelOf(ramp("blue", root / 255));
   });
   context.putImageData(image, 0, 0);
   return canvas;
