@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, KeysView, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -37,7 +38,8 @@ from ..checkpoint import Model
 from ..config import GPT2Config
 from ..console import progress_bar
 from ..model import cross_entropy, forward, hidden_states, identity, layer_norm, logits, record, softmax
-from ..threads import thread_pool
+from ..prefill import SERIAL_MULTIPLY_ADDS
+from ..threads import single_threaded_products, thread_pool
 from ..tokenizer import merge_steps, pieces, prompt_ids, token_ranks
 from ..weights import Weights
 from .contributions import contributions, head_kinds, largest, promoted_in_block, row_chunks
@@ -179,24 +181,25 @@ def begin(
     weights, config, _ = model
     tokens, n_prompt, target_ids = read_tokens(prompt, model, target, max_tokens, taken)
     arrays: dict[str, np.ndarray] = {}
-    arrays["logits"] = forward(tokens, weights, config, hook=chain(hook, record(arrays)))
-    if not np.isfinite(arrays["logits"]).all():
-        reason = "the model's weights are damaged" if hook is identity else "the hook's changes are too large"
-        raise ValueError(f"the logits are not finite; {reason}")
-    target_ids = target_ids or [int(arrays["logits"][-1].argmax())]
-    arrays["surprisal"] = surprisal(arrays["logits"], tokens)
+    with product_threads(tokens, config):
+        arrays["logits"] = forward(tokens, weights, config, hook=chain(hook, record(arrays)))
+        if not np.isfinite(arrays["logits"]).all():
+            reason = "the model's weights are damaged" if hook is identity else "the hook's changes are too large"
+            raise ValueError(f"the logits are not finite; {reason}")
+        target_ids = target_ids or [int(arrays["logits"][-1].argmax())]
+        arrays["surprisal"] = surprisal(arrays["logits"], tokens)
 
-    analysis = Analysis(model, tokens, n_prompt, target_ids, merged_pieces(prompt, model, tokens, taken), arrays)
-    arrays["heads.norm"] = head_norms(analysis.layers("attn.z"), weights)
-    arrays["heads.kinds"] = head_kinds(analysis.layers("attn.pattern"), tokens)
-    arrays["neurons"], _ = largest(np.abs(analysis.layers("mlp.post")), N_NEURONS)
-    arrays |= contributions(arrays, analysis.following, weights, config)
-    if len(target_ids) == 1:
-        log_p = -float(cross_entropy(arrays["logits"][-1:], target_ids))
-    else:
-        log_p = log_probability(tokens, target_ids, weights, config, hook)
-    arrays["target.log_probability"] = np.array(log_p)
-    return analysis
+        analysis = Analysis(model, tokens, n_prompt, target_ids, merged_pieces(prompt, model, tokens, taken), arrays)
+        arrays["heads.norm"] = head_norms(analysis.layers("attn.z"), weights)
+        arrays["heads.kinds"] = head_kinds(analysis.layers("attn.pattern"), tokens)
+        arrays["neurons"], _ = largest(np.abs(analysis.layers("mlp.post")), N_NEURONS)
+        arrays |= contributions(arrays, analysis.following, weights, config)
+        if len(target_ids) == 1:
+            log_p = -float(cross_entropy(arrays["logits"][-1:], target_ids))
+        else:
+            log_p = log_probability(tokens, target_ids, weights, config, hook)
+        arrays["target.log_probability"] = np.array(log_p)
+        return analysis
 
 
 def later_arrays(a: Analysis) -> Iterator[dict[str, np.ndarray]]:
@@ -205,6 +208,17 @@ def later_arrays(a: Analysis) -> Iterator[dict[str, np.ndarray]]:
     Most steps yield nothing. The last step of the lens, the nearest tokens, and the last step of the promoted tokens
     yield arrays.
     """
+    steps = later_steps(a)
+    while True:
+        with product_threads(a.tokens, a.model.config):
+            arrays = next(steps, None)
+        if arrays is None:
+            return
+        yield arrays
+
+
+def later_steps(a: Analysis) -> Iterator[dict[str, np.ndarray]]:
+    """The steps of `later_arrays`."""
     weights, config, _ = a.model
     L, T = config.n_layer, len(a.tokens)
     rows = []
@@ -220,6 +234,12 @@ def later_arrays(a: Analysis) -> Iterator[dict[str, np.ndarray]]:
         blocks.append(promoted_in_block(layer, a.arrays, weights, config))
         yield {}
     yield stacked(("heads.tokens", "neurons.tokens"), blocks)
+
+
+def product_threads(tokens: np.ndarray, config: GPT2Config) -> AbstractContextManager[None]:
+    """Inside this block, the products of a short prompt in a small model use one thread."""
+    small = len(tokens) * config.n_embd**2 < SERIAL_MULTIPLY_ADDS
+    return single_threaded_products() if small else nullcontext()
 
 
 def stacked(names: Sequence[str], rows: list[tuple[Any, ...]]) -> dict[str, np.ndarray]:

@@ -35,6 +35,7 @@ import numpy as np
 from ..checkpoint import Model, load
 from ..console import print_stderr
 from ..hub import local_models
+from ..threads import FairLock
 from .analysis import begin, later_arrays, read_tokens
 from .compare import begin_changed, second_arrays, trace_lines
 from .contributions import largest
@@ -113,7 +114,7 @@ class Server(ThreadingHTTPServer):
         self.page = live_page(
             {"models": [*self.folders], "model": model.tokenizer.name, "prompt": prompt, "vectors": BLOCK_VECTORS}
         ).encode()
-        self.computing = threading.Lock()  # one forward pass at a time
+        self.computing = FairLock()  # one forward pass at a time
         self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
     def server_bind(self) -> None:
