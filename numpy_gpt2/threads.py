@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -38,17 +37,17 @@ class FairLock:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self.tickets = itertools.count()
-        self.now_serving = 0
+        self.n_asked = self.n_served = 0
 
     def __enter__(self) -> None:
         with self.changed:
-            ticket = next(self.tickets)
-            self.changed.wait_for(lambda: ticket == self.now_serving)
+            ticket = self.n_asked
+            self.n_asked += 1
+            self.changed.wait_for(lambda: ticket == self.n_served)
 
     def __exit__(self, *_: object) -> None:
         with self.changed:
-            self.now_serving += 1
+            self.n_served += 1
             self.changed.notify_all()
 
 
