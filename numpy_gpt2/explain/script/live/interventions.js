@@ -123,8 +123,9 @@ function removeClicked(event) {
 }
 
 function markParts() {
+  const changed = new Set(inForce().map(identity));
   for (const place of document.querySelectorAll("#head-grid button, #direct-table td, #ablation-table td")) {
-    place.classList.toggle("changed", isInForce(partOf(place)));
+    place.classList.toggle("changed", changed.size > 0 && changed.has(identity(partOf(place))));
   }
 }
 
