@@ -48,6 +48,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 let theme = dark.matches ? "dark" : "light";
 dark.addEventListener("change", () => {
   theme = dark.matches ? "dark" : "light";
+  THEMED.clear();
   redraw(["theme"]);
 });
 const RAMPS = {
@@ -82,7 +83,6 @@ export const pixelOf = ([red, green, blue]) => red | (green << 8) | (blue << 16)
 
 // A color of page.css, read once for each theme: to read it, the browser computes the styles of all that has changed.
 const THEMED = new Map();
-follow(["theme"], () => THEMED.clear());
 
 export function themed(name) {
   if (!THEMED.has(name)) THEMED.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
