@@ -27,6 +27,8 @@ Results = dict[Metric, Values]
 DECODE = "decode, batch {}"
 POSITION = "decode at position {}"
 PREFILL = "prefill of {:,} tokens"
+BUSY_DECODE = "decode, batch 1, one busy program beside it"
+BUSY_PREFILL = "prefill of {:,} tokens, one busy program beside it"
 START = Metric("shell to first token", "s")
 MEMORY = Metric("peak memory of this process", "MB")
 

@@ -58,7 +58,13 @@ def print_gain(run: Run) -> None:
 
 
 def write_both_samples(run: Run, folder: Path) -> None:
-    """Write a text of the model that the run began with, and one of the best model, with the same random numbers."""
+    """Write a text of the model that the run began with, and one of the best model, with the same random numbers.
+
+    A resumed run that trains all weights does not need the first model, so it may be gone.
+    """
     return_freed_memory()  # a step's arrays and a second model would take more memory than `memory` says
-    for step, model in ((0, run.options.init_from), (run.best_step, folder)):
-        write_sample(step or 0, sample(load(str(model)), run.options.seed))
+    try:
+        write_sample(0, sample(load(str(run.options.init_from)), run.options.seed))
+    except FileNotFoundError as error:
+        print_stderr(f"there is no sample after 0 steps: {error}")
+    write_sample(run.best_step or 0, sample(load(str(folder)), run.options.seed))

@@ -201,9 +201,10 @@ def save_log(run: Run, folder: Path) -> None:
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the log in a folder. There are none without a log."""
-    path = folder / LOG
-    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    """The rows of the log in a folder. There are none without a log, or if it is damaged."""
+    with suppress(FileNotFoundError, ValueError):
+        return [json.loads(line) for line in (folder / LOG).read_bytes().splitlines()]
+    return []
 
 
 def is_complete(run: Run, folder: Path) -> bool:
