@@ -460,7 +460,7 @@ def test_charts_have_the_colors_of_the_theme(page):
     found = []
     for theme in ("dark", "light"):
         page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
-        page.evaluate("new Promise(requestAnimationFrame)")
+        page.evaluate(f"(async () => {{ while (theme !== '{theme}') await new Promise(requestAnimationFrame); }})()")
         found.append(page.evaluate(f"{names}.map((x) => themed(x))"))
         assert found[-1] == page.evaluate(defined)
     assert not set(found[0]) & set(found[1])
