@@ -163,8 +163,9 @@ class Page:
 
     def press(self, key: str) -> None:
         """Press a key, such as ArrowDown or Tab, on the focused element."""
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=CODES[key])
+        text = {"text": "\r"} if key == "Enter" else {}  # without it, a button is not clicked
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=CODES[key], **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=CODES[key])
 
     def point(self, x: float, y: float) -> None:
         """Move the mouse to this point of the window."""

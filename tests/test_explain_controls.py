@@ -98,7 +98,7 @@ def test_links_of_the_pipeline_lead_to_their_steps(page):
         top, room = page.evaluate(
             f"[document.querySelector('{link}').getBoundingClientRect().top, scrollY + innerHeight]"
         )
-        assert -100 < top < 120 or room >= page.evaluate("document.documentElement.scrollHeight - 1")
+        assert 112 <= top < 190 or room >= page.evaluate("document.documentElement.scrollHeight - 1")
         assert page.evaluate("location.hash") == f"#layer=2&head={chosen(page)['head']}&step={link[1:]}"
 
 

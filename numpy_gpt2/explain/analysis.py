@@ -39,7 +39,7 @@ from ..config import GPT2Config
 from ..console import progress_bar
 from ..model import cross_entropy, forward, hidden_states, identity, layer_norm, logits, record, softmax
 from ..prefill import SERIAL_MULTIPLY_ADDS
-from ..threads import single_threaded_products, thread_pool
+from ..threads import map_in_steps, single_threaded_products
 from ..tokenizer import merge_steps, pieces, prompt_ids, token_ranks
 from ..weights import Weights
 from .contributions import contributions, head_kinds, largest, promoted_in_block, row_chunks
@@ -165,7 +165,9 @@ def analyze(
     for arrays in later_arrays(analysis):
         analysis.arrays.update(arrays)
     if ablate:
-        analysis.arrays["ablation.heads"], analysis.arrays["ablation.mlps"] = ablation(analysis, hook, progress)
+        steps = {"total": ablation_steps(model.config), "unit": "part", "desc": "ablation", "disable": not progress}
+        for arrays in progress_bar(iterable=ablation(analysis, hook), **steps):
+            analysis.arrays.update(arrays)
     return analysis
 
 
@@ -348,18 +350,30 @@ def log_probability(
     return -len(target) * float(cross_entropy(logits(x[-len(target) :], weights), target))
 
 
-def ablation(a: Analysis, hook: Hook = identity, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def ablation_steps(config: GPT2Config) -> int:
+    """The number of heads and MLPs."""
+    return config.n_layer * (config.n_head + 1)
+
+
+def ablation(a: Analysis, hook: Hook = identity) -> Iterator[dict[str, np.ndarray]]:
     """How ln p(target | tokens) changes, in nats, when one head (L, H) or one MLP (L,) is removed.
 
-    Each head and each MLP takes one forward pass. The changes that `hook` makes stay in force.
+    Each head and each MLP takes one forward pass and is one step. Each step but the last yields no arrays. The changes
+    that `hook` makes stay in force.
     """
     weights, config, _ = a.model
     L, H = config.n_layer, config.n_head
     parts: list[Intervention] = [Head(layer, head) for layer in range(L) for head in range(H)]
     parts += [MLP(layer) for layer in range(L)]
-    hooks = [chain(hook, make_hook([part], config, a)) for part in parts]
-    with thread_pool() as pool:
-        results = pool.map(lambda hook: log_probability(a.tokens, a.target, weights, config, hook), hooks)
-        bar = progress_bar(iterable=results, total=len(hooks), unit="part", desc="ablation", disable=not progress)
-        changes = np.array([*bar]) - a["target.log_probability"]
-    return changes[: L * H].reshape(L, H), changes[L * H :]
+
+    def change(part: Intervention) -> float:
+        removed = chain(hook, make_hook([part], config, a))
+        return log_probability(a.tokens, a.target, weights, config, removed) - float(a["target.log_probability"])
+
+    changes = []
+    for number in map_in_steps(change, parts):
+        changes.append(number)
+        if len(changes) < len(parts):
+            yield {}
+    found = np.array(changes)
+    yield {"ablation.heads": found[: L * H].reshape(L, H), "ablation.mlps": found[L * H :]}

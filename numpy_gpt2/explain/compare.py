@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice, product
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from ..model import softmax
 from ..threads import map_in_steps
-from .analysis import Analysis, begin, log_probability
+from .analysis import Analysis, lens, log_probability
 from .contributions import largest
-from .interventions import Intervention, Patch, Record, make_hook
+from .interventions import Patch, make_hook
 from .page import layer_arrays
 from .visible import token_text
 
@@ -68,23 +68,6 @@ def trace_lines(first: Analysis, second: Analysis) -> Iterator[dict[str, Any]]:
             yield {}
 
 
-def begin_changed(
-    before: Analysis,
-    interventions: Sequence[Intervention],
-    second: Record | None,
-    prompt: str,
-    max_tokens: int,
-    taken: Sequence[int],
-) -> tuple[Analysis, dict[str, np.ndarray]]:
-    """`begin` with interventions, and what they change, see `change_arrays`.
-
-    `before` is the analysis of the same prompt without interventions. The target is its target.
-    """
-    hook = make_hook(interventions, before.model.config, before, second)
-    after = begin(prompt, before.model, before.target, max_tokens, taken, hook)
-    return after, change_arrays(before["logits"], after)
-
-
 def change_arrays(before: np.ndarray, after: Analysis) -> dict[str, np.ndarray]:
     """What interventions change, from the logits (T, V) without them. The target is always among the tokens.
 
@@ -109,6 +92,23 @@ def second_arrays(first: Analysis, second: Analysis) -> dict[str, np.ndarray]:
         arrays |= {name: x for name, x in layer_arrays(second, layer).items() if "attn.scores" in name}
     arrays["distance"] = stream_distance(streams(first), streams(second))
     return {f"second.{name}": array for name, array in arrays.items()}
+
+
+def lens_difference(first: Analysis, second: Analysis) -> Iterator[dict[str, np.ndarray]]:
+    """½ Σ |p − q| between the logit lenses p and q of both prompts, at the N positions that both have.
+
+    This is the total variation distance: 0 for equal probabilities, 1 if no token is possible in both. Each row takes
+    one step, and the last step yields all rows, `second.lens.difference` (L + 1, N).
+    """
+    weights, config, _ = first.model
+    x, y = streams(first), streams(second)
+    n = min(x.shape[1], y.shape[1])
+    rows = []
+    for pair in zip(x[:, :n], y[:, :n], strict=True):
+        p, q = (softmax(lens(stream, weights, config)) for stream in pair)
+        rows.append(np.abs(p - q).sum(axis=-1) / 2)
+        yield {}
+    yield {"second.lens.difference": np.array(rows)}
 
 
 def streams(a: Analysis) -> np.ndarray:

@@ -108,6 +108,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[st
     if "init_from" in given and (other := given.keys() & {"tokenizer", "n_layer", "n_head", "n_embd"}):
         names = ", ".join(map(flag, sorted(other)))
         parser.error(f"--init-from takes the tokenizer and the sizes from the model; leave out {names}")
+    if given.get("train", "all") != "all" and not ("init_from" in given or arguments.resume):
+        parser.error(f"--train {given['train']} needs --init-from: without it, the weights that stay frozen are random")
     return arguments, given
 
 

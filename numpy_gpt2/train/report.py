@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..checkpoint import load
 from ..cli import return_freed_memory
-from ..console import print_stderr
+from ..console import print_stderr, quantity
 from .cost import MANY_PASSES, check_space, disk, memory, passes, size
 from .data import Tokens
 from .run import sample, saved_bytes, write_sample
@@ -21,9 +21,11 @@ def print_plan(run: Run, tokens: Tokens, folder: Path) -> None:
         f"{run.config.num_parameters():,} parameters; {len(tokens.training):,} training tokens,"
         f" {len(tokens.held_out):,} held out"
     )
+    steps, in_step = quantity(options.max_steps, "step"), quantity(n_in_step, "window")
+    windows = quantity(n_windows, "window")
     print_stderr(
-        f"{options.max_steps:,} steps, each on {n_in_step:,} windows of {options.n_positions:,} tokens; the training"
-        f" text has {n_windows:,} windows, so the run passes over it {n_passes:,.1f} times"
+        f"{steps}, each on {in_step} of {options.n_positions:,} tokens; the training text has {windows}, so the run"
+        f" passes over it {n_passes:,.{1 if n_passes >= 0.1 else 3}f} times"
     )
     needed = disk(run)
     print_stderr(

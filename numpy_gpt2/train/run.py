@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from ..checkpoint import Model, load, staged_model
 from ..cli import return_freed_memory
 from ..config import GPT2Config
-from ..console import print_stderr, progress_bar, write
+from ..console import print_stderr, progress_bar, quantity, write
 from ..files import staged_writes
 from ..generate import generate
 from ..model import cross_entropy, forward
@@ -295,7 +295,7 @@ class Loop:
         if left:
             with self.bar.external_write_mode():
                 print_stderr(
-                    f"a step takes {seconds:.2g} s; the {left:,} steps that are left take about"
+                    f"a step takes {seconds:.2g} s; the rest of the run, {quantity(left, 'step')}, takes about"
                     f" {duration(seconds * left + self.evaluating * n_evaluations)}"
                 )
 

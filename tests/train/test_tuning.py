@@ -150,7 +150,7 @@ def test_run_states_what_it_takes_before_the_first_step(cli, corpus, out):
     assert re.fullmatch(
         r"about \d+ MB of memory; 1 MB on the disk, and 1 MB more while a checkpoint is saved", lines[2]
     )
-    assert re.search(r"a step takes [\de.-]+ s; the 12 steps that are left take about 1 second", result.err)
+    assert re.search(r"a step takes [\de.-]+ s; the rest of the run, 12 steps, takes about 1 second", result.err)
     assert "warning" not in result.err
 
 

@@ -25,10 +25,10 @@ async function* linesOf(response) {
 }
 
 // A kind of request of which only the newest matters. A newer one breaks off the one before, so the server does not
-// compute it if it has not begun. `use` gets each part of the answer, `fail` the message of an error.
+// compute it any further. `use` gets each part of the answer, `fail` the message of an error.
 export function newest(address, use, fail) {
   let running = new AbortController();
-  return async (content) => {
+  const ask = async (content) => {
     running.abort();
     running = new AbortController();
     const { signal } = running;
@@ -41,4 +41,5 @@ export function newest(address, use, fail) {
       if (!signal.aborted) fail(error.message);
     }
   };
+  return Object.assign(ask, { cancel: () => running.abort() });
 }
