@@ -208,8 +208,12 @@ def test_too_many_blocks_or_ranks_are_errors(cli, corpus, model, out, train, lar
 
 
 def test_new_model_is_trained_whole(cli, corpus, out):
-    assert_one_error(cli(corpus, "--out", out, "--train", "lora:4"), 1, "lora:4", "init_from")
+    result = cli(corpus, "--out", out, "--train", "lora:4")
+    assert result.status == 2
+    assert "--train lora:4 needs --init-from" in result.err
     assert not out.exists()
+    with pytest.raises(ValueError, match=r"train is last:1; it must be all without init_from"):
+        TrainConfig(train="last:1")
 
 
 # Against PyTorch
