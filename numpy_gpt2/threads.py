@@ -29,6 +29,28 @@ def thread_count() -> int:
     return max(original_counts or [library.num_threads for library in blas()], default=1)
 
 
+class FairLock:
+    """A lock that threads get in the order in which they asked for it.
+
+    `threading.Lock` may go to the thread that has just released it, again and again, while others wait.
+    """
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.n_asked = self.n_served = 0
+
+    def __enter__(self) -> None:
+        with self.changed:
+            ticket = self.n_asked
+            self.n_asked += 1
+            self.changed.wait_for(lambda: ticket == self.n_served)
+
+    def __exit__(self, *_: object) -> None:
+        with self.changed:
+            self.n_served += 1
+            self.changed.notify_all()
+
+
 @contextmanager
 def single_threaded_products() -> Iterator[None]:
     """Inside this block, each matrix product uses one thread.

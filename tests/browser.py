@@ -195,6 +195,14 @@ def text_of(page, selector):
     return page.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
 
 
+def shown_text(page):
+    """All text on the page. `innerText` leaves out long tables that are not near the window."""
+    return page.evaluate(
+        "[document.querySelector('main').innerText,"
+        " ...[...document.querySelectorAll('.tall :is(td, th)')].map(x => x.textContent)].join('\\n')"
+    )
+
+
 def cells_of(page, selector):
     """The text of a table's cells, row by row."""
     rows = f"document.querySelector({json.dumps(selector)}).rows"

@@ -54,7 +54,8 @@ def test_tracing_equals_transformers(references, prompts):
     assert start["answer"] == "'s"
     p = [math.exp(prompts[1]["target.log_probability"]), softmax(prompts[0]["logits"][-1])[prompts[1].target[0]]]
     np.testing.assert_allclose(start["ends"], p[::-1], rtol=1e-5)
-    assert [line["row"] for line in lines] == [row.tolist() for row in rows]
+    assert [line["row"] for line in lines if line] == [row.tolist() for row in rows]
+    assert len(lines) == np.size(rows)  # an empty line where a row is not complete yet: others get their turn
 
 
 def test_tracing_needs_prompts_of_equal_length(prompts, example):

@@ -34,6 +34,7 @@ from typing import Any
 
 from ..checkpoint import Model
 from ..console import print_stderr
+from ..threads import FairLock
 from .answers import (
     Models,
     RequestError,
@@ -103,7 +104,7 @@ class Server(ThreadingHTTPServer):
                 "head_vectors": HEAD_VECTORS,
             }
         ).encode()
-        self.computing = threading.Lock()  # one forward pass at a time
+        self.computing = FairLock()  # one forward pass at a time
         self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
     def server_bind(self) -> None:

@@ -12,12 +12,12 @@ async function post(address, content, signal) {
 
 // The JSON objects of an answer, one a line, as they arrive.
 async function* linesOf(response) {
-  let rest = "";
+  const pieces = []; // of a line that has not ended
   for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
-    const lines = (rest + text).split("\n");
-    rest = lines.pop();
-    for (const line of lines) {
-      const part = JSON.parse(line);
+    const [end, ...starts] = text.split("\n");
+    pieces.push(end);
+    for (const start of starts) {
+      const part = JSON.parse(pieces.splice(0, Infinity, start).join(""));
       if (part.error) throw new Error(part.error);
       yield part;
     }

@@ -6,7 +6,7 @@ import { settled } from "../sampling.js";
 import { choose, chosen, follow, OPENING, READ } from "../state.js";
 import { newest } from "./connection.js";
 
-const PAUSE = 40; // milliseconds without a key, after which the page follows
+const PAUSE = 20; // milliseconds without a key, after which the page follows
 export const SETTINGS = embedded();
 
 // These choices are what the server is asked about. `taken` are the tokens that steps have added to the prompt: their

@@ -136,9 +136,10 @@ function removeClicked(event) {
 }
 
 function markParts() {
+  const changed = new Set(inForce().map(identity));
   for (const place of document.querySelectorAll("#head-grid button, #direct-table td, #ablation-table td")) {
     const part = partOf(place);
-    place.classList.toggle("changed", isInForce(part) && !refusal(part));
+    place.classList.toggle("changed", changed.has(identity(part)) && !refusal(part));
   }
 }
 
