@@ -1,6 +1,18 @@
 // Step 3, attention: queries and keys, and the map of one head.
 import { at, clamp, DATA, largest, positions, score, scoresOf, T, token, weight, weightsOf } from "./data.js";
-import { $, announceTip, element, legend, pixelOf, signColor, span, stepOf, themed, weightColor, widthOf } from "./elements.js";
+import {
+  $,
+  announceTip,
+  element,
+  legend,
+  pixelOf,
+  signColor,
+  span,
+  stepOf,
+  themed,
+  weightColor,
+  widthOf,
+} from "./elements.js";
 import { percent, show } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
 

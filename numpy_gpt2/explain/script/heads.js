@@ -1,6 +1,20 @@
 // Step 3, the grid of all heads: a small picture of each attention map, and a number that says what the head does.
 import { array, at, clamp, following, H, has, L, largest, piece, range, T } from "./data.js";
-import { $, element, legend, painted, pixelOf, ramp, signColors, span, stepOf, td, th, tr, weightColor } from "./elements.js";
+import {
+  $,
+  element,
+  legend,
+  painted,
+  pixelOf,
+  ramp,
+  signColors,
+  span,
+  stepOf,
+  td,
+  th,
+  tr,
+  weightColor,
+} from "./elements.js";
 import { fixed, percent, show, signed } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
 
