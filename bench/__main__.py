@@ -46,12 +46,12 @@ def training_step(title: str, name: str) -> Sample:
 
 
 def training(runs: int, quick: bool, notes: list[str]) -> Iterator[Results]:
-    """Training steps of a small model and, unless `quick`, of larger ones."""
+    """Training steps of a small model and, unless `quick`, of larger ones. Each process warms up by itself."""
     names = ["numpy_gpt2", "transformers"]
     if not (find_spec("torch") and find_spec("transformers")):
         notes.append(f"{names.pop()} is absent from training: it needs PyTorch.")
     for title in list(TRAINING)[: 1 if quick else None]:
-        yield take_turns(runs, [partial(training_step, title, name) for name in names])
+        yield take_turns(runs, [partial(training_step, title, name) for name in names], warm_up=0)
 
 
 def parser() -> argparse.ArgumentParser:
