@@ -247,6 +247,18 @@ def test_wrong_headers_get_a_clear_answer(head, status, live):
     assert still_answers(live)
 
 
+def test_requests_at_once_load_a_model_once(model, bundled, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(answers, "load", lambda *_: loaded.append(time.sleep(0.05)) or bundled)
+    models = answers.Models(model, "float32", 16)
+    threads = [threading.Thread(target=models.model, args=("shakespeare",)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loaded) == 1
+
+
 def test_model_that_cannot_be_read_is_an_answer(live, tmp_path, monkeypatch, model):
     monkeypatch.setenv("NUMPY_GPT2_WEIGHTS", str(tmp_path))
     write_model(tmp_path / "good", seed=1)
