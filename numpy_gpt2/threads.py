@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,35 @@ def started_pool(n_threads: int) -> Executor:
     finally:
         started.set()
     return pool
+
+
+@functools.cache
+def helpers() -> Executor:
+    """The threads that help this one in `run_in_threads`. They live as long as the process."""
+    return started_pool(thread_count() - 1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=helpers.cache_clear)  # a forked process has the object but not the threads
+
+
+def run_in_threads(work: Callable[[], Any], n_threads: int) -> None:
+    """Run `work` in this thread and in up to n_threads − 1 others. All of them take tasks from the same iterator.
+
+    A thread that has not started when this one has finished is not waited for. Inside `single_threaded_products`, and
+    if no thread can be started, this thread does all the work.
+    """
+    futures: list[Future[Any]] = []
+    try:
+        if n_threads > 1 and not active_limits:
+            with suppress(RuntimeError):  # no thread can be started
+                for _ in range(min(n_threads, thread_count()) - 1):
+                    futures.append(helpers().submit(work))
+        work()
+    finally:
+        for future in futures:
+            if not future.cancel():
+                future.result()
 
 
 @contextmanager
