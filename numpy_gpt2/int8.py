@@ -33,7 +33,8 @@ INT8 = {"I8": "i1", "F32": "<f4"}
 TABLES = ("wte.weight", "lm_head.weight")  # (V, C): a row for each output channel. Other matrices have a column.
 
 BLOCK = 1 << 18  # weights that are converted together: 1 MB in float32. From 460,000 on, OpenBLAS uses two threads.
-SHARED = 1 << 20  # weights per thread: with fewer, handing over the work takes longer than the work
+SHARED = 1 << 19  # weights per thread: with fewer, handing over the work takes longer than the work
+FEW_ROWS = 4  # up to here, a product for each row is faster. Products of more rows are fastest with 8 blocks together.
 
 
 class Int8Matrix:
@@ -73,9 +74,11 @@ class Int8Transpose:
 
     def __rmatmul__(self, x: np.ndarray) -> np.ndarray:
         C, N = self.shape
-        rows, n = x.reshape(-1, C), max(1, BLOCK // C)
-        y = np.empty((len(rows), N), np.result_type(x, self.dtype))
-        starts = iter(range(0, N, n))  # the threads take blocks from it
+        few = x.size <= FEW_ROWS * C
+        batches = x.reshape(-1, 1, C) if few else x.reshape(1, -1, C)
+        y = np.empty((*batches.shape[:2], N), np.result_type(x, self.dtype))
+        n = max(1, (BLOCK if few else 8 * BLOCK) // C)
+        starts = iter(range(0, N, n))  # each thread takes the next block from it
 
         def multiply_blocks() -> None:
             buffer = np.empty((n, C), np.float32)
@@ -83,9 +86,10 @@ class Int8Transpose:
                 block = self.T.values[start : start + n]
                 floats = buffer[: len(block)]
                 np.copyto(floats, block)
-                y[:, start : start + n] = np.dot(rows, floats.T)  # `np.dot` always releases the GIL; `@` may not
+                for i, rows in enumerate(batches):
+                    y[i, :, start : start + n] = np.dot(rows, floats.T)  # `np.dot` always releases the GIL
 
-        run_in_threads(multiply_blocks, N * C // SHARED if len(rows) == 1 else 1)
+        run_in_threads(multiply_blocks, N * C // SHARED if few else 1)
         y *= self.T.scales
         return y.reshape(*x.shape[:-1], N)
 
@@ -97,8 +101,7 @@ def load_int8(folder: str | Path) -> Weights:
     is made again when the model's own files have changed, or when its tensors cannot be those of the model. Raises the
     same errors as `load_weights`.
     """
-    folder = Path(folder)
-    saved = own_folder(folder) / FILE
+    folder, saved = Path(folder), own_folder(Path(folder)) / FILE
     config = GPT2Config.from_json(folder / "config.json")
     paths = [folder / "config.json", *weight_files(folder)]
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
