@@ -12,6 +12,7 @@ cache-sized buffer. Decoding one token reads a quarter of the bytes, and the con
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ class Int8Transpose:
         few = x.size <= FEW_ROWS * C
         batches = x.reshape(-1, 1, C) if few else x.reshape(1, -1, C)
         y = np.empty((*batches.shape[:2], N), np.result_type(x, self.dtype))
-        n = max(1, (BLOCK if few else 8 * BLOCK) // C)
+        n_blocks = 2 * math.ceil(N * C / (2 * BLOCK if few else 8 * BLOCK))  # even, and of equal size
+        n = math.ceil(N / n_blocks)
         starts = iter(range(0, N, n))  # each thread takes the next block from it
 
         def multiply_blocks() -> None:
@@ -89,7 +91,7 @@ class Int8Transpose:
                 for i, rows in enumerate(batches):
                     y[i, :, start : start + n] = np.dot(rows, floats.T)  # `np.dot` always releases the GIL
 
-        run_in_threads(multiply_blocks, N * C // SHARED if few else 1)
+        run_in_threads(multiply_blocks, N * C // SHARED)
         y *= self.T.scales
         return y.reshape(*x.shape[:-1], N)
 

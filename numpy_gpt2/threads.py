@@ -6,8 +6,8 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -104,20 +104,20 @@ if hasattr(os, "register_at_fork"):
 def run_in_threads(work: Callable[[], Any], n_threads: int) -> None:
     """Run `work` in this thread and in up to n_threads − 1 others. All of them take tasks from the same iterator.
 
-    A thread that has not started when this one has finished is not waited for. Inside `single_threaded_products`, and
-    if no thread can be started, this thread does all the work.
+    Each matrix product inside uses one thread. A thread that has not started when this one has finished is not waited
+    for. Inside `single_threaded_products`, and if no thread can be started, this thread does all the work.
     """
-    futures: list[Future[Any]] = []
-    try:
-        if n_threads > 1 and not active_limits:
-            with suppress(RuntimeError):  # no thread can be started
-                for _ in range(min(n_threads, thread_count()) - 1):
-                    futures.append(helpers().submit(work))
-        work()
-    finally:
-        for future in futures:
-            if not future.cancel():
-                future.result()
+    n_threads = 1 if active_limits else min(n_threads, thread_count())
+    if n_threads < 2 or isinstance(pool := helpers(), SerialExecutor):
+        return work()
+    with single_threaded_products():
+        futures = [pool.submit(work) for _ in range(n_threads - 1)]
+        try:
+            work()
+        finally:
+            for future in futures:
+                if not future.cancel():
+                    future.result()
 
 
 @contextmanager
