@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,24 @@ TABLES = ("wte.weight", "lm_head.weight")  # (V, C): a row for each output chann
 BLOCK = 1 << 18  # weights that are converted together: 1 MB in float32. From 460,000 on, OpenBLAS uses two threads.
 SHARED = 1 << 19  # weights per thread: with fewer, handing over the work takes longer than the work
 FEW_ROWS = 4  # up to here, a product for each row is faster. Products of more rows are fastest with 8 blocks together.
+
+
+class FloatBuffer(threading.local):
+    """Memory for a block in float32, one for each thread. NumPy gets huge pages for it, because it has over 4 MB."""
+
+    def __init__(self) -> None:
+        self.floats = np.empty(8 * BLOCK, np.float32)
+
+    def convert(self, block: np.ndarray) -> np.ndarray:
+        """Return the block in float32. The array is valid until the next call in this thread."""
+        if block.size > self.floats.size:
+            self.floats = np.empty(block.size, np.float32)
+        floats = self.floats[: block.size].reshape(block.shape)
+        np.copyto(floats, block)
+        return floats
+
+
+buffer = FloatBuffer()
 
 
 class Int8Matrix:
@@ -78,18 +97,14 @@ class Int8Transpose:
         few = x.size <= FEW_ROWS * C
         batches = x.reshape(-1, 1, C) if few else x.reshape(1, -1, C)
         y = np.empty((*batches.shape[:2], N), np.result_type(x, self.dtype))
-        n_blocks = 2 * math.ceil(N * C / (2 * BLOCK if few else 8 * BLOCK))  # even, and of equal size
-        n = math.ceil(N / n_blocks)
-        starts = iter(range(0, N, n))  # each thread takes the next block from it
+        n = math.ceil(N / (2 * math.ceil(N * C / (2 * BLOCK if few else 8 * BLOCK))))  # an even number of equal blocks
+        blocks = iter([slice(start, start + n) for start in range(0, N, n)])  # each thread takes the next one
 
         def multiply_blocks() -> None:
-            buffer = np.empty((n, C), np.float32)
-            for start in starts:
-                block = self.T.values[start : start + n]
-                floats = buffer[: len(block)]
-                np.copyto(floats, block)
+            for block in blocks:
+                floats = buffer.convert(self.T.values[block])
                 for i, rows in enumerate(batches):
-                    y[i, :, start : start + n] = np.dot(rows, floats.T)  # `np.dot` always releases the GIL
+                    y[i, :, block] = np.dot(rows, floats.T)  # `np.dot` always releases the GIL; `@` may not
 
         run_in_threads(multiply_blocks, N * C // SHARED)
         y *= self.T.scales
@@ -168,10 +183,9 @@ def quantize_all(tensors: Weights) -> Weights:
     quantized: Weights = {}
     for name in progress_bar(iterable=tensors, desc="int8", unit="tensor", delay=1, leave=False):
         tensor = as_dtype(tensors[name], np.dtype(np.float32))
+        quantized[name] = tensor
         if is_quantized(name, tensor.shape):
             quantized[name], quantized[name + SCALES] = quantize(tensor if name in TABLES else tensor.T, name)
-        else:
-            quantized[name] = tensor
     return quantized
 
 
