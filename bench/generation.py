@@ -17,14 +17,28 @@ from numpy_gpt2.lookup import LONGEST_DRAFT
 
 from .data import data_path
 from .limits import prefill_operations, weights_per_token
-from .measure import DECODE, MEMORY, POSITION, PREFILL, START, Metric, Results, Sample, take_turns
-from .processes import Worker, first_token_commands, run_process, start_workers
+from .measure import (
+    BUSY_DECODE,
+    BUSY_PREFILL,
+    DECODE,
+    MEMORY,
+    POSITION,
+    PREFILL,
+    START,
+    Metric,
+    Results,
+    Sample,
+    take_turns,
+)
+from .processes import Worker, counting_loop, first_token_commands, run_process, start_workers
 from .worker import IMPLEMENTATIONS
 
 SHORT = 16  # tokens of a prompt for decoding
 BATCHES = (1, 4, 16)
 LENGTHS = (128, 512, 1000)  # tokens of a prompt for prefill
 POSITIONS = (16, 128, 256, 512, 900)
+ONE_TEXT = ("naive NumPy", "llama.cpp", "llama.cpp q8_0")  # these are measured without batches
+CHECKED = 16  # greedy tokens that every float32 implementation must agree on
 REPETITIVE = 200  # tokens after which greedy decoding repeats itself, even with random weights
 
 BANDWIDTH = Metric("read bandwidth", "GB/s")
@@ -75,8 +89,9 @@ class Generation:
         self.ids = np.random.default_rng(0).integers(self.config.vocab_size, size=self.window).tolist()
         self.tokens = min(24 if quick else 64, self.window - SHORT)
         names = [name for name in IMPLEMENTATIONS if not (quick and name == "naive NumPy")]
-        self.workers = start_workers(names, folder, scratch, stack, notes)
+        self.workers, self.absent = start_workers(names, folder, scratch, stack)
         self.limits = self.workers.pop("limits")
+        self.compare_tokens()
 
     def groups(self) -> Iterator[Results]:
         """Measure everything, one group after another."""
@@ -86,7 +101,19 @@ class Generation:
         yield self.lookup()
         if not self.quick:
             yield self.positions()
+            yield self.busy()
             self.loss()
+
+    def compare_tokens(self) -> None:
+        """Note whether the float32 implementations generate the same tokens. Otherwise they are not the same model."""
+        tokens = {
+            name: worker("generate", prompt=self.ids[:SHORT], batch=1, n=CHECKED)
+            for name, worker in self.workers.items()
+            if not name.endswith(("int8", "q8_0"))
+        }
+        different = [name for name, found in tokens.items() if found != tokens["numpy_gpt2"]]
+        same = f"All float32 implementations generate the same {CHECKED} greedy tokens."
+        self.notes.append(f"OTHER GREEDY TOKENS than numpy_gpt2: {', '.join(different)}." if different else same)
 
     def first_token(self) -> Results:
         """Time and memory of whole processes."""
@@ -106,7 +133,7 @@ class Generation:
         turns = [partial(bandwidth, self.limits, metrics[:1], self.config)]
         for metric in metrics:
             for name, worker in self.workers.items():
-                if metric.size == 1 or name != "naive NumPy":
+                if metric.size == 1 or name not in ONE_TEXT:
                     turns.append(partial(decode, worker, metric, batch=metric.size, **arguments))
         results = take_turns(self.runs, turns)
         results[metrics[-1]]["batch 1"] = results[metrics[0]]["numpy_gpt2"]
@@ -145,6 +172,17 @@ class Generation:
         results[metrics[-1]]["position 16"] = results[metrics[0]]["numpy_gpt2"]
         return results
 
+    def busy(self) -> Results:
+        """Decoding and prefill while another program keeps one core busy."""
+        n = min(LENGTHS[-1], self.window)
+        decoding, reading = Metric(BUSY_DECODE, "tokens/s"), Metric(BUSY_PREFILL, "s", n)
+        arguments: dict[str, Any] = {"prompt": self.ids[:SHORT], "tokens": self.tokens}
+        workers = [worker for name, worker in self.workers.items() if name != "naive NumPy"]
+        turns = [partial(decode, worker, decoding, **arguments) for worker in workers]
+        turns += [partial(prefill, worker, reading, self.ids[:n]) for worker in workers]
+        with counting_loop():
+            return take_turns(self.runs, turns)
+
     def lookup(self) -> Results:
         """Tokens per second with and without lookup drafts, where most drafts are accepted and where few are."""
         ours = self.workers["numpy_gpt2"]
@@ -176,7 +214,7 @@ class Generation:
             return
         text = path.read_text("utf-8")
         with ExitStack() as stack:
-            workers = start_workers(["numpy_gpt2", "numpy_gpt2 int8"], bundled_folder(), self.scratch, stack, [])
+            workers, _ = start_workers(["numpy_gpt2", "numpy_gpt2 int8"], bundled_folder(), self.scratch, stack)
             before, after = [worker("loss", text=text[int(0.9 * len(text)) :]) for worker in workers.values()]
         self.notes.append(
             f"int8 weights change the bundled model's loss on the last tenth of tinyshakespeare from {before:.4f} to"

@@ -27,16 +27,18 @@ Results = dict[Metric, Values]
 DECODE = "decode, batch {}"
 POSITION = "decode at position {}"
 PREFILL = "prefill of {:,} tokens"
+BUSY_DECODE = "decode, batch 1, one busy program beside it"
+BUSY_PREFILL = "prefill of {:,} tokens, one busy program beside it"
 START = Metric("shell to first token", "s")
 MEMORY = Metric("peak memory of this process", "MB")
 
 
-def take_turns(runs: int, turns: Sequence[Callable[[], Sample]]) -> Results:
-    """Call every function once per run. A first run warms up and is not counted."""
+def take_turns(runs: int, turns: Sequence[Callable[[], Sample]], warm_up: int = 1) -> Results:
+    """Call every function once per run. The first `warm_up` runs are not counted."""
     results: Results = {}
-    for run in progress_bar(iterable=range(1 + runs), unit="run", leave=False):
+    for run in progress_bar(iterable=range(warm_up + runs), unit="run", leave=False):
         for turn in turns:
             for (metric, name), value in turn().items():
-                if run > 0:
+                if run >= warm_up:
                     results.setdefault(metric, {}).setdefault(name, []).append(value)
     return results

@@ -1,4 +1,4 @@
-"""The pictures of `RESULTS.md`."""
+"""The pictures of `RESULTS.md` and `SIZES.md`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from .measure import DECODE, MEMORY, POSITION, PREFILL, START, Results, Values
+from numpy_gpt2 import GPT2Config
+from numpy_gpt2.config import RELEASED_SIZES
+
+from .measure import DECODE, MEMORY, POSITION, PREFILL, START, Metric, Results, Values
 from .report import number
+from .sizes import PEAK, READ, STARTED, TOKEN
 
 # Okabe and Ito's palette, which people with color blindness can tell apart.
 COLORS = {
@@ -22,6 +26,8 @@ COLORS = {
     "transformers": "#d55e00",
     "CTranslate2": "#009e73",
     "CTranslate2 int8": "#e69f00",
+    "llama.cpp": "#cc79a7",
+    "llama.cpp q8_0": "#f0e442",
     "naive NumPy": "#999999",
 }
 LIMITS = {
@@ -75,15 +81,46 @@ def curves(ax: Axes, series: dict[int, Values], title: str, label: str) -> None:
     ax.grid(axis="y", color="#eeeeee")
 
 
+def save(path: Path) -> None:
+    """Write the picture that was drawn last."""
+    plt.savefig(path, metadata={"Date": None, "Creator": None})
+    plt.close()
+
+
+def draw_sizes(results: Results, folder: Path) -> dict[str, str]:
+    """Write the picture of `SIZES.md` into a folder. Returns file name -> title."""
+    panels = {
+        (STARTED, "s"): "shell to first token, s",
+        (READ, "s"): "prompt of 128 tokens, s",
+        (TOKEN, "tokens/s"): "one token, ms",
+        (PEAK, "MB"): "peak memory, MB",
+    }
+    with plt.rc_context(STYLE):
+        picture, axes = plt.subplots(1, len(panels), figsize=(9, 2.6))
+        for ax, ((metric, unit), title) in zip(axes, panels.items(), strict=True):
+            for name, color in (COLORS | {"limit: reading the file": "#000000"}).items():
+                points = {
+                    GPT2Config.preset(size).num_parameters() / 1e6: median(values[name])
+                    for size in RELEASED_SIZES
+                    if name in (values := results.get(Metric(metric.format(size), unit), {}))
+                }
+                costs = [1000 / value if unit == "tokens/s" else value for value in points.values()]
+                if points:
+                    style = "--" if name.startswith("limit") else "o-"
+                    ax.plot([*points], costs, style, color=color, markersize=3, label=name)
+            ax.set(title=title, xlabel="million parameters", xlim=(0, None), ylim=(0, None))
+            ax.grid(axis="y", color="#eeeeee")
+        handles = {handle.get_label(): handle for ax in axes for handle in ax.get_lines()}
+        picture.legend(handles=handles.values(), loc="outside lower center", ncols=4)
+        save(folder / "sizes.svg")
+    return {"sizes.svg": "Time and memory by the model's size"}
+
+
 def draw(results: Results, folder: Path) -> dict[str, str]:
-    """Write the pictures into a folder. Returns file name -> title."""
+    """Write the pictures of `RESULTS.md` into a folder. Returns file name -> title."""
 
     def sizes(name: str) -> dict[int, Values]:
         return {metric.size: values for metric, values in results.items() if metric.name == name}
-
-    def save(file: str) -> None:
-        plt.savefig(folder / file, metadata={"Date": None, "Creator": None})
-        plt.close()
 
     with plt.rc_context(STYLE):
         batches = sizes(DECODE)
@@ -91,7 +128,7 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
         _, axes = plt.subplots(1, len(batches), figsize=(9, 2.4), sharey=True)
         for ax, (batch, values) in zip(axes, batches.items(), strict=True):
             bars(ax, values, names, f"decoding a batch of {batch}", "tokens/s, all rows")
-        save("decode.svg")
+        save(folder / "decode.svg")
 
         speeds = {
             n: {name: [n / seconds for seconds in runs] for name, runs in values.items()}
@@ -102,13 +139,13 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
         curves(right, sizes(POSITION), "decoding, batch 1", "position")
         handles = {handle.get_label(): handle for ax in (left, right) for handle in ax.get_lines()}
         picture.legend(handles=handles.values(), loc="outside right center")
-        save("length.svg")
+        save(folder / "length.svg")
 
         _, (left, right) = plt.subplots(1, 2, figsize=(9, 2.2), sharey=True)
         names = [name for name in COLORS if name in results[START]]
         bars(left, results[START], names, "from the shell to the first token", "seconds")
         bars(right, results[MEMORY], names, "peak memory", "MB")
-        save("start.svg")
+        save(folder / "start.svg")
 
     return {
         "decode.svg": "Tokens per second by batch size and implementation",

@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,13 @@ results = generator.generate_batch([tokenizer.encode(prompt).tokens], **options)
 print(tokenizer.decode(results[0].sequences_ids[0]))
 """
 
+LLAMA_CPP = """
+import sys
+from llama_cpp import Llama
+path, prompt = sys.argv[1:]
+print(Llama(path, n_ctx=1024, verbose=False)(prompt, max_tokens=1, temperature=0)["choices"][0]["text"])
+"""
+
 # A process inherits its parent's peak memory. This small process therefore starts the one that is measured.
 LAUNCHER = """
 import os, subprocess, sys, time
@@ -59,35 +66,46 @@ class Worker:
         process = stack.enter_context(subprocess.Popen(command, env=ENVIRONMENT, **pipes))
         assert process.stdin is not None
         assert process.stdout is not None
-        self.name, self.requests, self.answers = name, process.stdin, process.stdout
+        self.name, self.process, self.requests, self.answers = name, process, process.stdin, process.stdout
 
-    def answer(self) -> Any:
-        """Read its next line. The first one is null, or says why the implementation is absent."""
+    def problem(self) -> str | None:
+        """Why the implementation is absent, from the worker's first line. None if it is ready."""
+        line = self.answers.readline()
+        return json.loads(line) if line else f"its process ended with status {self.process.wait()}"
+
+    def __call__(self, method: str, **arguments: object) -> Any:
+        time.sleep(PAUSE)
+        print(json.dumps({"method": method, **arguments}), file=self.requests, flush=True)
         line = self.answers.readline()
         if not line:
             sys.exit(f"the worker of {self.name} failed; its error is above")
         return json.loads(line)
 
-    def __call__(self, method: str, **arguments: object) -> Any:
-        time.sleep(PAUSE)
-        print(json.dumps({"method": method, **arguments}), file=self.requests, flush=True)
-        return self.answer()
-
 
 def start_workers(
-    names: Iterable[str], folder: Path, scratch: Path, stack: ExitStack, notes: list[str]
-) -> dict[str, Worker]:
-    """Start a worker for each implementation, all at once. Absent implementations are left out, and noted."""
+    names: Iterable[str], folder: Path, scratch: Path, stack: ExitStack
+) -> tuple[dict[str, Worker], dict[str, str]]:
+    """Start a worker for each implementation, all at once. Also returns why the others are absent."""
     workers = {name: Worker(name, folder, scratch, stack) for name in names}
-    absent = {name: problem for name, worker in workers.items() if (problem := worker.answer())}
+    absent = {name: problem for name, worker in workers.items() if (problem := worker.problem())}
     if "numpy_gpt2" in absent:
         sys.exit(f"numpy_gpt2 cannot load {folder}: {absent['numpy_gpt2']}")
-    notes += [f"{name} is absent: {problem}" for name, problem in absent.items()]
-    return {name: worker for name, worker in workers.items() if name not in absent}
+    return {name: worker for name, worker in workers.items() if name not in absent}, absent
+
+
+@contextmanager
+def counting_loop() -> Iterator[None]:
+    """Another program that keeps one core busy, as long as this block runs."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def first_token_commands(folder: Path, scratch: Path) -> dict[str, list[str]]:
-    """Arguments for `python` that make each implementation print one token. `scratch` holds CTranslate2's models."""
+    """Arguments for `python` that make each implementation print one token. `scratch` holds the peers' files."""
     ours = ["-m", "numpy_gpt2", "-m", str(folder), "-n", "1", "--greedy", "--no-lookup", PROMPT]
     return {
         "numpy_gpt2": ours,
@@ -95,6 +113,8 @@ def first_token_commands(folder: Path, scratch: Path) -> dict[str, list[str]]:
         "transformers": ["-c", TRANSFORMERS, str(folder), PROMPT],
         "CTranslate2": ["-c", CTRANSLATE2, str(folder), str(scratch / "float32"), "float32", PROMPT],
         "CTranslate2 int8": ["-c", CTRANSLATE2, str(folder), str(scratch / "int8"), "int8", PROMPT],
+        "llama.cpp": ["-c", LLAMA_CPP, str(scratch / "float32.gguf"), PROMPT],
+        "llama.cpp q8_0": ["-c", LLAMA_CPP, str(scratch / "q8_0.gguf"), PROMPT],
     }
 
 

@@ -17,10 +17,11 @@ from .measure import POSITION, Results
 # What each variant of numpy_gpt2 is compared with, if both were measured.
 AGAINST = {
     "numpy_gpt2": [
-        *("transformers", "CTranslate2", "naive NumPy"),
-        *("limit: bandwidth", "limit: products", "limit: the weights", "batch 1", "position 16"),
+        *("transformers", "CTranslate2", "llama.cpp", "naive NumPy"),
+        *("limit: bandwidth", "limit: products", "limit: the weights", "limit: reading the file"),
+        *("batch 1", "position 16"),
     ],
-    "numpy_gpt2 int8": ["numpy_gpt2", "CTranslate2 int8", "limit: bandwidth int8"],
+    "numpy_gpt2 int8": ["numpy_gpt2", "CTranslate2 int8", "llama.cpp q8_0", "limit: bandwidth int8"],
     "with lookup": ["without lookup"],
 }
 
@@ -79,6 +80,12 @@ def table_lines(results: Results) -> Iterator[str]:
                 title = ""
 
 
+def absent_lines(absent: dict[str, str]) -> Iterator[str]:
+    """A row for each implementation that is absent, with the reason."""
+    for name, problem in absent.items():
+        yield row("", "", "", name, "absent", "", problem.replace("|", "/"))
+
+
 def machine() -> str:
     """The processor, the kernels that NumPy's products use, and the versions of the packages."""
     processor = platform.processor() or platform.machine()
@@ -86,16 +93,20 @@ def machine() -> str:
         cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(entry.partition(": ")[2] for entry in cpuinfo if entry.startswith("model name"))
     parts = [f"{os.cpu_count()} cores of {processor}", f"Python {platform.python_version()}"]
-    parts += [f"{library['internal_api']} {library['architecture']}" for library in threadpool_info()]
-    for package in ("numpy", "torch", "transformers", "ctranslate2"):
+    chosen = os.environ.get("OPENBLAS_CORETYPE")
+    by = f"OPENBLAS_CORETYPE={chosen}" if chosen else "its own choice"
+    parts += [f"{library['internal_api']} {library['architecture']} ({by})" for library in threadpool_info()]
+    for package in ("numpy", "torch", "transformers", "ctranslate2", "llama-cpp-python"):
         with suppress(importlib.metadata.PackageNotFoundError):
             parts.append(f"{package} {importlib.metadata.version(package)}")
     return ", ".join(parts)
 
 
-def page(command: str, runs: int, results: Results, notes: list[str], pictures: dict[str, str]) -> str:
+def page(
+    command: str, runs: int, results: Results, absent: dict[str, str], notes: list[str], pictures: dict[str, str]
+) -> str:
     """The text of `RESULTS.md`. `pictures` maps each file to its title."""
-    table = "\n".join([HEADER, *table_lines(results)])
+    table = "\n".join([HEADER, *table_lines(results), *absent_lines(absent)])
     note_list = "\n".join(f"- {note}" for note in notes)
     images = [f"![{title}]({file})" for file, title in pictures.items()]
     parts = ["# Results", f"`{command}` on {machine()}.", CAPTION.format(runs=runs), table, note_list, *images]

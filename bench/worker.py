@@ -123,12 +123,30 @@ class CTranslate2(Implementation):
         return results[0].sequences_ids[0]
 
 
+class LlamaCpp(Implementation):
+    """llama.cpp, through llama-cpp-python. The package gguf writes the model into `scratch`, in llama.cpp's format."""
+
+    def __init__(self, folder: Path, scratch: Path, dtype: str = "float32") -> None:
+        from numpy_gpt2 import GPT2Config
+
+        from .llama import Llama, write_gguf
+
+        path = scratch / f"{dtype}.gguf"
+        write_gguf(folder, path, dtype)
+        self.llama = Llama(path, GPT2Config.from_json(folder / "config.json").n_positions)
+
+    def generate(self, prompt: list[int], batch: int, n: int) -> list[int]:
+        return self.llama.generate(prompt, n)
+
+
 IMPLEMENTATIONS: dict[str, Callable[[Path, Path], Implementation | Limits]] = {
     "numpy_gpt2": NumpyGPT2,
     "numpy_gpt2 int8": partial(NumpyGPT2, dtype="int8"),
     "transformers": Transformers,
     "CTranslate2": CTranslate2,
     "CTranslate2 int8": partial(CTranslate2, dtype="int8"),
+    "llama.cpp": LlamaCpp,
+    "llama.cpp q8_0": partial(LlamaCpp, dtype="q8_0"),
     "naive NumPy": Naive,
     "limits": lambda folder, scratch: Limits(),
 }
@@ -144,6 +162,8 @@ def main(name: str, folder: str, scratch: str) -> None:
 
     try:
         implementation = IMPLEMENTATIONS[name](Path(folder), Path(scratch))
+        if isinstance(implementation, Implementation):
+            implementation.generate([0, 1], 1, 2)  # what cannot run is absent, too
     except Exception as error:  # it cannot be loaded, for whatever reason
         return answer(str(error).splitlines()[-1] if str(error) else repr(error))
     answer(None)

@@ -201,4 +201,15 @@ def status_of(command: Callable[[], int]) -> int:
 
 def print_error(error: Exception) -> None:
     """Say on standard error why a command failed. `--with` replaces this function, to name the learner's line."""
-    print_stderr(f"error: {str(error) or 'out of memory'}")
+    print_stderr(f"error: {describe(error)}")
+
+
+def describe(error: Exception) -> str:
+    """An error in one line. Python's own text of an OSError begins with "[Errno 2]".
+
+    >>> describe(FileNotFoundError(2, "No such file or directory", "notes.txt")), describe(MemoryError())
+    ("No such file or directory: 'notes.txt'", 'out of memory')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
+    return str(error) or "out of memory"

@@ -41,6 +41,15 @@ def lossy_stderr() -> TextIO:
     return io.TextIOWrapper(file, "utf-8", "replace", line_buffering=True)
 
 
+def quantity(n: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> quantity(1, "step"), quantity(1200, "step")
+    ('1 step', '1,200 steps')
+    """
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def print_stderr(message: str) -> None:
     """Print one line on standard error. Does nothing if standard error is closed."""
     if sys.stderr:

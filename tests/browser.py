@@ -163,8 +163,9 @@ class Page:
 
     def press(self, key: str) -> None:
         """Press a key, such as ArrowDown or Tab, on the focused element."""
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=CODES[key])
+        text = {"text": "\r"} if key == "Enter" else {}  # without it, a button is not clicked
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=CODES[key], **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=CODES[key])
 
     def point(self, x: float, y: float) -> None:
         """Move the mouse to this point of the window."""
@@ -192,6 +193,14 @@ class Page:
 
 def text_of(page, selector):
     return page.evaluate(f"document.querySelector({json.dumps(selector)}).textContent")
+
+
+def shown_text(page):
+    """All text on the page. `innerText` leaves out long tables that are not near the window."""
+    return page.evaluate(
+        "[document.querySelector('main').innerText,"
+        " ...[...document.querySelectorAll('.tall :is(td, th)')].map(x => x.textContent)].join('\\n')"
+    )
 
 
 def cells_of(page, selector):

@@ -18,7 +18,7 @@ from numpy_gpt2.explain import Explanation, explain
 from numpy_gpt2.hub import bundled_folder, weights_folder
 from numpy_gpt2.tokenizer import CHARACTER_OF_BYTE, ENDOFTEXT
 
-from .browser import Browser, Page, find
+from .browser import Browser, Page, find, shown_text
 from .fake_hub import MODEL, Hub, serve
 
 os.environ["HF_HUB_CACHE"] = os.devnull  # no test depends on the models of this computer
@@ -167,7 +167,7 @@ def shown(browser, tmp_path) -> Iterator[Callable[..., Page]]:
 
     yield show
     for file, page in opened:
-        assert not re.search("NaN|undefined", page.evaluate("document.querySelector('main').innerText"))
+        assert not re.search("NaN|undefined", shown_text(page))
         assert page.problems == []
         assert page.requests == [file.as_uri()]
         page.close()

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import json
 import math
 import os
 import re
@@ -12,7 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from bench import data, generation, training
+from bench import data, generation, processes, sizes, training
 from bench.__main__ import parser
 from bench.limits import Limits, prefill_operations, weights_per_token
 from bench.measure import DECODE, MEMORY, POSITION, PREFILL, START, Metric, Results, take_turns
@@ -101,6 +102,7 @@ def test_ratio_is_computed_within_each_run_and_above_one_is_better():
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory is measured with os.wait4")
 def test_whole_measurement_works_without_peers(tmp_path, monkeypatch):
     monkeypatch.delenv("NUMPY_GPT2_DATA", raising=False)
+    monkeypatch.setattr(processes, "PAUSE", 0)
     monkeypatch.setattr(generation, "IMPLEMENTATIONS", ["numpy_gpt2", "numpy_gpt2 int8", "naive NumPy", "limits"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notes: list[str] = []
@@ -115,13 +117,37 @@ def test_whole_measurement_works_without_peers(tmp_path, monkeypatch):
         "decode, repetitive text, tokens/s",
         "decode, other text, tokens/s",
         "decode at position 16, tokens/s",
+        "decode, batch 1, one busy program beside it, tokens/s",
+        "prefill of 63 tokens, one busy program beside it, s",
     }
     # Speeds come from differences of times. For so small a model, a busy machine may make one of them negative.
     assert all(math.isfinite(value) for values in results.values() for runs in values.values() for value in runs)
-    text = page("python -m bench", 1, results, notes, {"decode.svg": "Speed"})
+    text = page("python -m bench", 1, results, {"llama.cpp": "No module named 'gguf'"}, notes, {"decode.svg": "Speed"})
     assert HEADER in text
     assert "![Speed](decode.svg)" in text
+    assert re.search(
+        r"^\|  +\|  +\|  +\| llama.cpp +\|   absent \|  +\| No module named 'gguf' \|$", text, re.MULTILINE
+    )
+    assert "- All float32 implementations generate the same 16 greedy tokens." in text
     assert "- The loss with int8 weights is not measured. It needs data/tinyshakespeare.txt" in text
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory is measured with os.wait4")
+def test_sizes_are_measured_without_peers(tmp_path, monkeypatch):
+    monkeypatch.setattr(data.gpt2.GPT2Config, "preset", lambda name: GPT2Config(n_layer=1, n_embd=8, n_head=1))
+    monkeypatch.setattr(processes, "PAUSE", 0)
+    monkeypatch.setattr(sizes, "find_spec", lambda name: None)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notes: list[str] = []
+    results = sizes.one_size("gpt2-xl", tmp_path, 1, notes)
+    titles = ("load gpt2-xl, s", "decode, batch 1, gpt2-xl, tokens/s", "prefill of 128 tokens, gpt2-xl, s")
+    assert {str(metric) for metric in results} >= {
+        *titles,
+        "shell to first token, gpt2-xl, s",
+        "peak memory, gpt2-xl, MB",
+    }
+    assert all({*values} >= {"numpy_gpt2", "numpy_gpt2 int8"} for values in results.values())
+    assert notes == ["transformers is absent: it needs PyTorch."]
 
 
 def test_training_step_is_timed(monkeypatch):
@@ -131,7 +157,7 @@ def test_training_step_is_timed(monkeypatch):
 
 def test_pictures_are_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="the pictures of bench need matplotlib")
-    from bench.pictures import draw
+    from bench.pictures import draw, draw_sizes
 
     values = {"numpy_gpt2": [1.0, 2.0], "transformers": [0.5, 0.6]}
     results: Results = {
@@ -142,7 +168,12 @@ def test_pictures_are_drawn(tmp_path):
         **{Metric(POSITION, "tokens/s", n): values for n in (16, 900)},
     }
     titles = draw(results, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(titles)
+    sized: Results = {
+        Metric(metric.format("gpt2"), unit): values
+        for metric, unit in ((sizes.STARTED, "s"), (sizes.TOKEN, "tokens/s"))
+    }
+    of_sizes = draw_sizes(sized, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*titles, *of_sizes}
     for name, title in titles.items():
         assert f"![{title}]({name})" in RESULTS
         assert f"![{title}]({name})" in README
@@ -167,7 +198,11 @@ def test_checkpoint_without_gpt2s_tokenizer_is_noted(tmp_path, monkeypatch):
     notes: list[str] = []
     data.make_checkpoint(tmp_path / "random", notes)
     assert any("NUMPY_GPT2_DATA" in note for note in notes)
-    assert (tmp_path / "random" / "model.safetensors").exists()
+    weights, config, tokenizer = data.gpt2.load(tmp_path / "random")
+    assert tokenizer.n_vocab == config.vocab_size == len(weights["wte.weight"])
+    assert tokenizer.decode(tokenizer.encode_ordinary("The dog – 狗")) == "The dog – 狗"
+    vocabulary = json.loads((tmp_path / "random" / "vocab.json").read_text(encoding="utf-8"))
+    assert sorted(vocabulary.values()) == [*range(config.vocab_size)]
 
 
 # The pages

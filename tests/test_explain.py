@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import GPT2Config, init_weights, load, model
-from numpy_gpt2.explain import explain
+from numpy_gpt2.explain import contributions, explain
 from numpy_gpt2.explain import page as page_module
 from numpy_gpt2.explain.contributions import largest
 from numpy_gpt2.explain.size import FIXED_BYTES, MAX_BYTES, check_size, page_bytes
@@ -70,6 +70,15 @@ def test_arrays_hold_every_recorded_result(example, bundled):
     assert len(trace) == 15 * bundled.config.n_layer + 3
     for name, array in trace.items():
         assert np.array_equal(example[name], array), name
+
+
+def test_products_of_any_number_of_rows_give_the_same_lens_and_tokens(example, bundled, monkeypatch):
+    monkeypatch.setattr(contributions, "ROWS", 7)  # some products span two blocks
+    e = explain(PROMPT, bundled, target=" question")
+    for name in ("lens.tokens", "heads.tokens", "neurons.tokens"):
+        assert np.array_equal(e[name], example[name]), name
+    for name in ("lens.probabilities", "lens.target"):
+        np.testing.assert_allclose(e[name], example[name], rtol=1e-5, atol=1e-7)
 
 
 def test_a_wrong_name_is_an_error_with_the_nearest_name(example):
@@ -187,7 +196,7 @@ def test_impossible_arguments_are_errors(options, message, bundled):
         explain("a", bundled, **options)
 
 
-@given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 12), st.booleans())
+@given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 12) | st.integers(500, 3000), st.booleans())
 def test_largest_equals_a_full_sort(seed, n, size, ties):
     rng = np.random.default_rng(seed)
     x = rng.integers(0, 4, (3, 2, size)) if ties else rng.permutation(6 * size).reshape(3, 2, size)

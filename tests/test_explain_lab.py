@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from numpy_gpt2.explain import explain
-from numpy_gpt2.explain.compare import change_arrays, second_arrays, trace_patching
+from numpy_gpt2.explain.compare import change_arrays, lens_difference, second_arrays, trace_patching
+from numpy_gpt2.explain.gradients import gradients_of
 from numpy_gpt2.explain.interventions import make_hook, read_intervention
+from numpy_gpt2.explain.page import gradient_arrays
 from numpy_gpt2.explain.server import Server
 
 from .browser import KINDS, text_of
@@ -63,7 +65,7 @@ def wait_for(page, condition="true"):
 
 def ask(served, name, **content):
     """The JSON objects of the answer."""
-    body = {"model": served.first.tokenizer.name, "prompt": PROMPT, **content}
+    body = {"model": served.models.first.tokenizer.name, "prompt": PROMPT, **content}
     request = Request(served.address + name, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urlopen(request, timeout=30) as answer:
         return [json.loads(line) for line in answer]
@@ -113,10 +115,10 @@ def test_trace_has_a_row_for_each_block(served, prompts):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("explain", {"interventions": [INTERVENTIONS[3]]}, "there is no second prompt"),
-        ("explain", {"interventions": [{**HEAD, "layer": 6}]}, "layer is 6; it must be 0 to 5"),
         ("explain", {"interventions": [HEAD] * 101}, "it must be a list of 100 objects at most"),
         ("explain", {"second": 3}, "second is 3; it must be a text or null"),
+        ("gradients", {"interventions": [HEAD]}, "backward.py does not know heads or MLPs that are removed or scaled"),
+        ("ablation", {"target": 5000}, "the model has no token 5000"),
         ("trace", {}, "there is no second prompt"),
         ("trace", {"second": "The"}, "the second prompt has 1 tokens; it must have 8"),
     ],
@@ -126,6 +128,127 @@ def test_impossible_requests_get_a_clear_answer(name, content, message, served):
         ask(served, name, **content)
     assert error.value.code == 400
     assert message in json.loads(error.value.read())["error"]
+
+
+def test_interventions_that_do_not_fit_are_left_out_with_their_reasons(served, prompts):
+    edges = [{"kind": "edge", "layer": 0, "head": 0, "query": 1, "key": key} for key in (0, 1)]
+    wrong = {
+        "there is no second prompt": INTERVENTIONS[3],
+        "layer is 6; it must be 0 to 5": {**HEAD, "layer": 6},
+        "head is 4; it must be 0 to 3": {**HEAD, "head": 4},
+        "query is 8; it must be 0 to 7": {**edges[0], "query": 8},
+        "the kind of an intervention is None": {},
+        "query 1 of head 0 in block 0 has no key left": edges[1],
+    }
+    first, *_ = ask(served, "explain", interventions=[HEAD, edges[0], *wrong.values()])
+    assert [each for each, _ in first["refused"]] == [*wrong.values()]
+    assert all(reason.startswith(start) for start, (_, reason) in zip(wrong, first["refused"], strict=True))
+    expected = changed(prompts, [HEAD, edges[0]])["target.log_probability"]
+    assert values(first["arrays"]["target.log_probability"])[0] == pytest.approx(expected.item(), abs=1e-5)
+
+
+def values(sent):
+    """The numbers of an array in an answer."""
+    return np.frombuffer(base64.b64decode(sent["numbers"]), KINDS[sent["kind"]])
+
+
+def test_removals_keep_the_interventions_and_the_target(served, prompts):
+    model = prompts[0].model
+    *progress, last = ask(served, "ablation", interventions=[HEAD], target=300)
+    assert progress == [{"done": i, "of": 30} for i in range(1, 30)]
+    hook = make_hook([read_intervention(HEAD)], model.config, prompts[0])
+    e = explain(PROMPT, model, target=model.tokenizer.decode([300]), ablate=True, hook=hook)
+    assert e.target == [300]
+    for name in ("ablation.heads", "ablation.mlps"):
+        np.testing.assert_allclose(values(last["arrays"][name]), e[name].ravel(), atol=1e-5, err_msg=name)
+
+
+def test_backward_pass_is_that_of_the_static_page(served):
+    e = explain(PROMPT, served.models.first, gradients=True)
+    *progress, last = ask(served, "gradients")
+    assert progress == [{"done": i, "of": 8} for i in range(1, 8)]
+    for name, array in gradient_arrays(e).items():
+        expected = array if array.dtype == np.uint16 else array.astype(np.float32)
+        np.testing.assert_allclose(values(last["arrays"][name]), expected.ravel(), rtol=1e-3, atol=2, err_msg=name)
+    assert last["weights"].keys() == e.model.weights.keys()
+
+
+def test_gradients_with_edges_and_directions_are_right(served, prompts):
+    """A small direction before block 4 changes the objective by its inner product with the gradient there."""
+    interventions = [INTERVENTIONS[2], INTERVENTIONS[4]]
+    *_, last = ask(served, "gradients", second=SECOND, interventions=interventions)
+    after = changed(prompts, interventions)
+    *_, found = gradients_of(after)
+    np.testing.assert_allclose(values(last["arrays"]["gradient.heads"]), found["gradient.heads"].ravel(), atol=1e-4)
+    direction = prompts[1]["h.4.resid_pre"][0, -1] - prompts[0]["h.4.resid_pre"][0, -1]
+    expected = (found["gradient.h.4.resid_pre"][0] @ direction).sum()
+    log_p = [
+        changed(prompts, [interventions[0], {**interventions[1], "factor": 0.3 + step}])["target.log_probability"]
+        for step in (-0.02, 0.02)
+    ]
+    assert (log_p[1] - log_p[0]) / 0.04 == pytest.approx(expected, rel=0.01)
+
+
+def test_long_parts_are_computed_on_demand_and_end_with_the_data(page, prompts):
+    e = explain(PROMPT, prompts[0].model, ablate=True, gradients=True)
+    assert text_of(page, "#no-gradients button") == "Compute the gradients"
+    for place, first in (("no-ablation", "ablation.heads"), ("no-gradients", "gradient.stream")):
+        page.evaluate(f"document.querySelector('#{place} button').focus()")
+        page.press("Enter")
+        wait_for(page, f"has('{first}')")
+    assert page.evaluate("document.activeElement.id") == "objective"
+    shown = [[x.replace("−", "-") for x in cells(page, f"#{name}-table tbody tr")] for name in ("ablation", "estimate")]
+    real = np.column_stack([e["ablation.heads"], e["ablation.mlps"]])
+    estimates = -np.column_stack([e["gradient.heads"][-1], e["gradient.mlps"][-1]])
+    np.testing.assert_allclose(np.array(shown, float), [real.ravel(), estimates.ravel()], atol=6e-4)
+    assert page.evaluate("$('estimate-figure').checkVisibility() && document.querySelectorAll('.pair pre').length > 20")
+    page.evaluate("choose({ prompt: 'The king' })")
+    wait_for(page, "DATA.typed === 'The king'")
+    for place in ("no-ablation", "no-gradients"):
+        assert page.evaluate(f"$('{place}').checkVisibility()")
+    assert not page.evaluate("$('backward').checkVisibility() || $('ablation').checkVisibility()")
+    page.evaluate("document.querySelector('#no-gradients button').click(); choose({ prompt: 'The queen is' })")
+    wait_for(page, "DATA.typed === 'The queen is'")
+    page.evaluate("new Promise(done => setTimeout(done, 300))")
+    assert not page.evaluate("has('gradient.stream')")
+    assert text_of(page, "#no-gradients button") == "Compute the gradients"
+
+
+def test_target_is_typed_or_clicked_and_kept_in_the_address(page, prompts):
+    ids = {text: prompts[0].model.tokenizer.encode(text) for text in (" that", " Mortimer")}
+    assert [len(tokens) for tokens in ids.values()] == [1, 4]
+    page.evaluate("$('target-text').value = ' Mortimer'; $('target-set').click()")
+    wait_for(page, "$('target-status').classList.contains('failed')")
+    assert text_of(page, "#target-status").startswith("This is 4 tokens, ·M")
+    page.evaluate("$('target-text').value = ' that'; $('target-text').focus()")
+    page.press("Enter")
+    wait_for(page, f"DATA.target[0] === {ids[' that'][0]}")
+    assert text_of(page, "#target-output").startswith("The target is ·that: p = ")
+    assert f"target={ids[' that'][0]}" in page.evaluate("location.hash")
+    page.evaluate("document.querySelector('[name=picks][value=explain]').click(); $('next-table').rows[3].click()")
+    third = page.evaluate("at('next.tokens', 3)")
+    wait_for(page, f"DATA.target[0] === {third}")
+    assert page.evaluate("[chosen.taken, chosen.target]") == ["", str(third)]
+    page.evaluate("$('target-reset').click()")
+    wait_for(page, "DATA.target[0] === at('next.tokens', 0)")
+
+
+def test_intervention_that_no_longer_fits_is_shown_and_the_page_goes_on(page):
+    page.evaluate(f"choose({{ second: {json.dumps(SECOND)}, layer: 2, position: 7 }})")
+    wait_for(page)
+    page.evaluate("$('patch-name').value = 'h.2.attn.z'; $('patch-name').dispatchEvent(new Event('change'))")
+    page.evaluate("$('patch-head').value = 1; $('add-patch').click()")
+    patch = {"kind": "patch", "name": "h.2.attn.z", "position": 7, "from": 7, "head": 1}
+    assert page.evaluate("inForce()") == [patch]
+    wait_for(page, "has('change.tokens')")
+    assert cells(page, "#change-list tr")[0].startswith("head 1 of h.2.attn.z at position 7")
+    page.evaluate("choose({ prompt: 'The king' })")
+    wait_for(page, "DATA.typed === 'The king' && !has('change.tokens')")
+    assert cells(page, "#change-list tr")[2] == "not in force: position is 7; it must be 0 to 1"
+    assert not page.evaluate("$('status').classList.contains('failed')")
+    page.evaluate(f"choose({{ prompt: {json.dumps(PROMPT)} }})")
+    wait_for(page, "has('change.tokens')")
+    assert cells(page, "#change-list tr")[2] == ""
 
 
 def test_clicks_on_heads_and_mlps_remove_them_and_bring_them_back(page, prompts):
@@ -198,6 +321,11 @@ def test_second_prompt_is_drawn_beside_the_first(page, prompts):
     blue, red = colors[:, 2], colors[:, 0]
     clear = np.abs(difference[:5]) > 0.005
     assert ((blue > red) == (difference[:5] > 0))[clear].all()
+    wait_for(page, "has('second.lens.difference')")
+    *_, rows = lens_difference(*prompts)
+    tips = page.evaluate("[...document.querySelectorAll('#lens-difference-table td')].map(x => x.dataset.tip)")
+    shown = [float(re.search(r"difference ([\d.]+) %", tip)[1]) for tip in tips]
+    np.testing.assert_allclose(shown, 100 * rows["second.lens.difference"].ravel(), atol=0.06)
     assert cells(page, "#second-lens tbody tr:last-child")[3:] == [
         "'s",
         f"{100 * second['lens.probabilities'][-1, 7, 0]:.1f} %",

@@ -115,7 +115,6 @@ def test_page_follows_the_typed_text(page, model):
     wait_for(page, f"$('text').value.endsWith('ROM') && {READY}")
     assert_shows(page, "To be, or not to be\nROM", model)
     assert page.evaluate("document.activeElement.id") == "text"
-    assert not page.evaluate("[...document.querySelectorAll('#removal, #ablation')].some(x => x.checkVisibility())")
 
 
 def test_outdated_answers_are_not_drawn(page, model):
@@ -182,6 +181,25 @@ def token_of(page, index):
     return page.evaluate(f"DATA.pieces[DATA.tokens.at({index})]")
 
 
+def test_unused_rows_of_the_table_are_never_taken(page):
+    page.evaluate("DATA.unused = [at('next.tokens', 0), at('next.tokens', 2)]; $('next-table').rows[2].click()")
+    assert text_of(page, "#status").endswith("it is an unused row of its table.")
+    assert page.evaluate("chosen.taken") == ""
+    assert page.evaluate("best() === at('next.tokens', 1)")
+    for share in (0, 0.3, 0.6, 0.9999):
+        assert page.evaluate(f"Math.random = () => {share}; DATA.unused.includes(sampled())") is False
+
+
+def test_strip_stays_visible(page):
+    page.evaluate("goTo('mattered')")
+    top, bottom = page.evaluate(
+        "(({ top, bottom }) => [top, bottom])(document.querySelector('.overview').getBoundingClientRect())"
+    )
+    assert (top, bottom) == (0, 112)
+    assert page.evaluate("$('mattered').getBoundingClientRect().top") >= bottom
+    assert text_of(page, "#strip-prompt") == text_of(page, "#typed")
+
+
 def test_link_and_reload_restore_the_whole_state(page, open_page, served):
     type_text(page, " é & #1")
     wait_for(page, f"DATA.typed.endsWith('#1') && {READY}")
@@ -224,6 +242,10 @@ def test_failure_is_said_and_the_page_goes_on(page, model):
     wait_for(page, "$('status').classList.contains('failed')")
     assert "it must have 100,000 at most" in text_of(page, "#status")
     assert "413" in page.problems.pop()
+    page.evaluate("choose({ prompt: 'the', target: '999999' })")
+    wait_for(page, "$('status').textContent === 'the model has no token 999999'")
+    assert "400" in page.problems.pop()
+    assert page.evaluate("$('step').ariaDisabled") == "true"
     page.evaluate("$('text').value = 'ROMEO'; $('text').dispatchEvent(new Event('input'))")
     wait_for(page, f"DATA.typed === 'ROMEO' && {READY}")
     assert_shows(page, "ROMEO", model)

@@ -128,7 +128,7 @@ def test_merge_table_is_empty_without_a_piece(shown, bundled):
 
 
 def test_embedding_table_shows_lengths_and_neighbors(shown, example):
-    rows = shown(example).evaluate("[...document.querySelector('#embedding-table tbody').rows].map(x => x.innerText)")
+    rows = shown(example).evaluate("[...document.querySelector('#embedding-table tbody').rows].map(x => x.textContent)")
     for t, row in enumerate(rows):
         numbers = [example[name][t] for name in ("embed", "pos_embed")] + [example["h.0.resid_pre"][0, t]]
         for vector in numbers:

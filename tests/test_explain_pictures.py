@@ -452,3 +452,15 @@ def test_direct_contributions_add_up_on_the_page(page, example):
     expected = [example[f"direct.{name}"][-1] for name in ("embed", "pos_embed", "biases")]
     assert rest == pytest.approx(expected, abs=6e-4)
     assert total == pytest.approx(example["logits"][-1, example.target[0]], abs=6e-4)
+
+
+def test_charts_have_the_colors_of_the_theme(page):
+    names = "['--ink', '--blue', '--orange', '--line']"
+    defined = f"{names}.map((x) => getComputedStyle(document.documentElement).getPropertyValue(x).trim())"
+    found = []
+    for theme in ("dark", "light"):
+        page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+        page.evaluate(f"(async () => {{ while (theme !== '{theme}') await new Promise(requestAnimationFrame); }})()")
+        found.append(page.evaluate(f"{names}.map((x) => themed(x))"))
+        assert found[-1] == page.evaluate(defined)
+    assert not set(found[0]) & set(found[1])

@@ -17,7 +17,7 @@ import pytest
 
 from numpy_gpt2 import forward, load
 from numpy_gpt2.explain import __main__ as command
-from numpy_gpt2.explain import analysis, explain, server
+from numpy_gpt2.explain import analysis, answers, explain, server
 from numpy_gpt2.explain.page import asset, encoded, page_arrays, page_data
 from numpy_gpt2.explain.server import Server
 
@@ -60,7 +60,7 @@ def send(live, method="POST", name="", body=b"", headers=JSON, path=None):
 
 def ask(live, name="explain", **content):
     """The JSON objects of the answer to a request that succeeds."""
-    request = {"model": live.first.tokenizer.name, "prompt": "the you the", **content}
+    request = {"model": live.models.first.tokenizer.name, "prompt": "the you the", **content}
     status, _, body = send(live, name=name, body=json.dumps(request))
     assert status == 200, body
     return [json.loads(line) for line in body.splitlines()]
@@ -83,13 +83,15 @@ def test_answer_holds_what_the_static_page_holds(live, model):
     first, *others = ask(live)
     e = explain("the you the", model)
     arrays = page_arrays(e)
-    data = json.loads(json.dumps(page_data(e, arrays, asset("second.html"))))
+    data = json.loads(json.dumps(page_data(e, arrays, asset("gradients.html") + asset("second.html"))))
     pieces = {**first["pieces"], **{token: text for part in others for token, text in part["pieces"].items()}}
     assert {**first, "pieces": pieces} == {
         **data,
         "arrays": first["arrays"],
         "typed": "the you the",
         "n_prompt": len(e.tokens),
+        "refused": [],
+        "unused": [],
     }
     found = {name: array for part in (first, *others) for name, array in part["arrays"].items()}
     rest = found.pop("next.rest")
@@ -148,7 +150,7 @@ def test_nothing_is_answered_without_the_secret(live):
     for path in paths:
         for method in ("GET", "POST"):
             assert refused(live, method=method, path=path, body=b"{}") == 403
-    with Server(live.first, "float32", "", 16) as other:
+    with Server(live.models.first, "float32", "", 16) as other:
         assert other.folder != live.folder
 
 
@@ -252,7 +254,7 @@ def test_model_that_cannot_be_read_is_an_answer(live, tmp_path, monkeypatch, mod
     (tmp_path / "owner" / "bad" / "model.safetensors").write_bytes(b"nothing")
     (tmp_path / "not a model").mkdir()
     with running(model, "float32", "", 16) as served:
-        assert {*served.folders} == {"tiny", "shakespeare", "good", "owner/bad"}
+        assert {*served.models.folders} == {"tiny", "shakespeare", "good", "owner/bad"}
         body = json.dumps({"model": "owner/bad", "prompt": "the"})
         assert refused(served, "model.safetensors", name="explain", body=body) == 400
         good, *_ = ask(served, model="good")
@@ -263,12 +265,12 @@ def test_error_in_the_program_is_an_answer(live, monkeypatch, capsys):
     def fail(*arguments):
         raise KeyError("oh")
 
-    monkeypatch.setattr(server, "begin", fail)
+    monkeypatch.setattr(answers, "begin", fail)
     body = json.dumps({"model": "tiny", "prompt": "the"})
     assert refused(live, "KeyError: 'oh'", name="explain", body=body) == 500
     assert "Traceback" not in capsys.readouterr().err
     monkeypatch.undo()
-    monkeypatch.setattr(server, "later_arrays", fail)  # the answer has begun
+    monkeypatch.setattr(answers, "later_arrays", fail)  # the answer has begun
     status, _, answer = send(live, name="explain", body=body)
     assert (status, json.loads(answer.splitlines()[-1])) == (200, {"error": "KeyError: 'oh'"})
 
@@ -290,7 +292,7 @@ def test_slow_and_closed_connections_do_not_stop_the_server(live, monkeypatch, c
 
 def test_request_whose_client_has_left_is_not_computed(live, monkeypatch):
     begun = []
-    monkeypatch.setattr(server, "begin", lambda prompt, *rest: begun.append(prompt) or analysis.begin(prompt, *rest))
+    monkeypatch.setattr(answers, "begin", lambda prompt, *rest: begun.append(prompt) or analysis.begin(prompt, *rest))
     clients = []
     with live.computing:
         for prompt in ("one", "two", "three"):
@@ -310,6 +312,39 @@ def test_request_whose_client_has_left_is_not_computed(live, monkeypatch):
     assert begun == ["three"]
 
 
+def test_client_that_leaves_stops_a_long_answer(live, monkeypatch):
+    steps = []
+
+    def endless(analysis):
+        while True:
+            steps.append(1)
+            yield {}
+
+    monkeypatch.setattr(answers, "gradients_of", endless)
+    body = json.dumps({"model": "tiny", "prompt": "the you"})
+    with socket.create_connection(live.server_address, 30) as client:
+        client.sendall(
+            f"POST {live.folder}gradients HTTP/1.1\r\nHost: {live.host}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        assert client.recv(100)
+        assert still_answers(live)  # in between
+    deadline, n = time.monotonic() + 30, 0
+    while n != len(steps):
+        n = len(steps)
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_rows_without_a_token_are_known_and_cannot_be_taken(tmp_path):
+    padded = load(write_model(tmp_path / "padded", vocab_size=300))
+    n = padded.tokenizer.n_vocab
+    with running(padded, "float32", "", 16) as served:
+        assert ask(served)[0]["unused"] == [*range(n, 300)]
+        body = json.dumps({"model": "padded", "prompt": "the", "taken": [n]})
+        assert refused(served, f"the model has no token {n}", name="explain", body=body) == 400
+
+
 def test_twenty_requests_at_once_run_one_forward_at_a_time(live, monkeypatch):
     inside, most = [], []
 
@@ -321,7 +356,7 @@ def test_twenty_requests_at_once_run_one_forward_at_a_time(live, monkeypatch):
         inside.pop()
         return result
 
-    monkeypatch.setattr(server, "begin", begin)
+    monkeypatch.setattr(answers, "begin", begin)
     results = []
     threads = [threading.Thread(target=lambda: results.append(ask(live)[0]["typed"])) for _ in range(20)]
     for thread in threads:

@@ -53,6 +53,18 @@ def test_visible_text_is_printable_for_any_bytes(token):
     assert " " not in text
 
 
+def test_report_has_the_backward_pass(example, bundled):
+    assert "THE BACKWARD PASS" not in example.text()
+    e = explain("To be, or", bundled, gradients=True)
+    lines = e.text().partition("THE BACKWARD PASS")[2].splitlines()
+    rows = [line.split() for line in lines if re.match(r" +\d", line)]
+    assert [row[:2] for row in rows] == [[str(t), token_text(token, bundled)] for t, token in enumerate(e.tokens)]
+    np.testing.assert_allclose(np.array([row[2:] for row in rows], float).T, e["gradient.embeddings"][-1], atol=6e-4)
+    rows = [line.split()[1:] for line in lines if line.startswith("h.")]
+    estimates = -np.column_stack([e["gradient.heads"][-1], e["gradient.mlps"][-1]])
+    np.testing.assert_allclose(np.array(rows, float), estimates, atol=6e-4)
+
+
 def test_unused_ids_of_a_padded_vocabulary_are_marked(tmp_path):
     padded = load(write_model(tmp_path / "padded", vocab_size=300))
     e = explain("the you", padded)

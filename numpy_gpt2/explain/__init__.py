@@ -10,6 +10,8 @@ visible.py                         tokens as text in which every character can b
 page.py, page.html, .css, script/  the page: one HTML file that loads nothing else
 size.py                            the size of the page, known before anything is computed
 server.py, live.html, .css         the live page of `--serve`, and its server
+answers.py                         what the server answers, one part at a time
+compare.py                         two passes compared: before and after interventions, two prompts; tracing
 text.py                            the report in the terminal
 __main__.py                        the command, `python -m numpy_gpt2.explain "PROMPT"`
 """
@@ -22,6 +24,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..checkpoint import Model, load
+from ..console import progress_bar
 from ..hub import choose_model
 from ..model import identity
 from .analysis import MAX_TOKENS, Analysis, analyze
@@ -77,7 +80,9 @@ def explain(
         model = load(choose_model(None) if model is None else model)
     analysis = analyze(prompt, model, target, ablate, max_tokens, hook, progress)
     if gradients:
-        analysis.arrays.update(gradients_of(analysis, progress))
+        steps = {"total": len(analysis.tokens), "unit": "token", "desc": "gradients", "disable": not progress}
+        for arrays in progress_bar(iterable=gradients_of(analysis), **steps):
+            analysis.arrays.update(arrays)
     return Explanation(**vars(analysis))
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, KeysView, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -37,10 +38,11 @@ from ..checkpoint import Model
 from ..config import GPT2Config
 from ..console import progress_bar
 from ..model import cross_entropy, forward, hidden_states, identity, layer_norm, logits, record, softmax
-from ..threads import thread_pool
+from ..prefill import SERIAL_MULTIPLY_ADDS
+from ..threads import map_in_steps, single_threaded_products
 from ..tokenizer import merge_steps, pieces, prompt_ids, token_ranks
 from ..weights import Weights
-from .contributions import contributions, head_kinds, largest, promoted_in_block
+from .contributions import contributions, head_kinds, largest, promoted_in_block, row_chunks
 from .interventions import MLP, Head, Hook, Intervention, chain, make_hook
 
 MAX_TOKENS = 64  # of a prompt, by default; the attention maps grow with the square of this
@@ -163,7 +165,9 @@ def analyze(
     for arrays in later_arrays(analysis):
         analysis.arrays.update(arrays)
     if ablate:
-        analysis.arrays["ablation.heads"], analysis.arrays["ablation.mlps"] = ablation(analysis, hook, progress)
+        steps = {"total": ablation_steps(model.config), "unit": "part", "desc": "ablation", "disable": not progress}
+        for arrays in progress_bar(iterable=ablation(analysis, hook), **steps):
+            analysis.arrays.update(arrays)
     return analysis
 
 
@@ -179,44 +183,65 @@ def begin(
     weights, config, _ = model
     tokens, n_prompt, target_ids = read_tokens(prompt, model, target, max_tokens, taken)
     arrays: dict[str, np.ndarray] = {}
-    arrays["logits"] = forward(tokens, weights, config, hook=chain(hook, record(arrays)))
-    if not np.isfinite(arrays["logits"]).all():
-        reason = "the model's weights are damaged" if hook is identity else "the hook's changes are too large"
-        raise ValueError(f"the logits are not finite; {reason}")
-    target_ids = target_ids or [int(arrays["logits"][-1].argmax())]
-    arrays["surprisal"] = surprisal(arrays["logits"], tokens)
-    cosines = cosine_similarity(arrays["h.0.resid_pre"][0], np.asarray(weights["wte.weight"]))
-    arrays["nearest.tokens"], arrays["nearest.cosines"] = largest(cosines, N_NEAREST)
+    with product_threads(tokens, config):
+        arrays["logits"] = forward(tokens, weights, config, hook=chain(hook, record(arrays)))
+        if not np.isfinite(arrays["logits"]).all():
+            reason = "the model's weights are damaged" if hook is identity else "the hook's changes are too large"
+            raise ValueError(f"the logits are not finite; {reason}")
+        target_ids = target_ids or [int(arrays["logits"][-1].argmax())]
+        arrays["surprisal"] = surprisal(arrays["logits"], tokens)
 
-    analysis = Analysis(model, tokens, n_prompt, target_ids, merged_pieces(prompt, model, tokens, taken), arrays)
-    arrays["heads.norm"] = head_norms(analysis.layers("attn.z"), weights)
-    arrays["heads.kinds"] = head_kinds(analysis.layers("attn.pattern"), tokens)
-    arrays["neurons"], _ = largest(np.abs(analysis.layers("mlp.post")), N_NEURONS)
-    arrays |= contributions(arrays, analysis.following, weights, config)
-    if len(target_ids) == 1:
-        log_p = -float(cross_entropy(arrays["logits"][-1:], target_ids))
-    else:
-        log_p = log_probability(tokens, target_ids, weights, config, hook)
-    arrays["target.log_probability"] = np.array(log_p)
-    return analysis
+        analysis = Analysis(model, tokens, n_prompt, target_ids, merged_pieces(prompt, model, tokens, taken), arrays)
+        arrays["heads.norm"] = head_norms(analysis.layers("attn.z"), weights)
+        arrays["heads.kinds"] = head_kinds(analysis.layers("attn.pattern"), tokens)
+        arrays["neurons"], _ = largest(np.abs(analysis.layers("mlp.post")), N_NEURONS)
+        arrays |= contributions(arrays, analysis.following, weights, config)
+        if len(target_ids) == 1:
+            log_p = -float(cross_entropy(arrays["logits"][-1:], target_ids))
+        else:
+            log_p = log_probability(tokens, target_ids, weights, config, hook)
+        arrays["target.log_probability"] = np.array(log_p)
+        return analysis
 
 
 def later_arrays(a: Analysis) -> Iterator[dict[str, np.ndarray]]:
     """The rest of an analysis. It takes longer than the forward pass, so it is computed in small steps.
 
-    Most steps yield nothing. The last step of the lens, and that of the promoted tokens, yield the arrays.
+    Most steps yield nothing. The last step of the lens, the nearest tokens, and the last step of the promoted tokens
+    yield arrays.
     """
+    steps = later_steps(a)
+    while True:
+        with product_threads(a.tokens, a.model.config):
+            arrays = next(steps, None)
+        if arrays is None:
+            return
+        yield arrays
+
+
+def later_steps(a: Analysis) -> Iterator[dict[str, np.ndarray]]:
+    """The steps of `later_arrays`."""
     weights, config, _ = a.model
+    L, T = config.n_layer, len(a.tokens)
     rows = []
     for scores in lens_logits(a):
         rows.append(read_out(scores, a.target[0]))
         yield {}
-    yield stacked(("lens.tokens", "lens.probabilities", "lens.target"), rows)
+    tokens, p, p_target = (np.concatenate(column).reshape(L + 1, T, -1) for column in zip(*rows, strict=True))
+    yield {"lens.tokens": tokens, "lens.probabilities": p, "lens.target": p_target[:, -1, 0]}
+    cosines = cosine_similarity(a["h.0.resid_pre"][0], np.asarray(weights["wte.weight"]))
+    yield dict(zip(("nearest.tokens", "nearest.cosines"), largest(cosines, N_NEAREST), strict=True))
     blocks = []
     for layer in range(config.n_layer):
         blocks.append(promoted_in_block(layer, a.arrays, weights, config))
         yield {}
     yield stacked(("heads.tokens", "neurons.tokens"), blocks)
+
+
+def product_threads(tokens: np.ndarray, config: GPT2Config) -> AbstractContextManager[None]:
+    """Inside this block, the products of a short prompt in a small model use one thread."""
+    small = len(tokens) * config.n_embd**2 < SERIAL_MULTIPLY_ADDS
+    return single_threaded_products() if small else nullcontext()
 
 
 def stacked(names: Sequence[str], rows: list[tuple[Any, ...]]) -> dict[str, np.ndarray]:
@@ -297,17 +322,21 @@ def lens(x: np.ndarray, weights: Weights, config: GPT2Config) -> np.ndarray:
 
 
 def lens_logits(a: Analysis) -> Iterator[np.ndarray]:
-    """The lens (T, V) before block 0, 1, …, and at the end the model's own logits."""
-    for layer in range(a.model.config.n_layer):
-        yield lens(a[f"h.{layer}.resid_pre"][0], a.model.weights, a.model.config)
+    """The lens for all positions before block 0, then before block 1, …, and at the end the model's own logits.
+
+    A product of few rows takes nearly as long as one of many, so each part (N, V) may span several blocks.
+    """
+    for x in row_chunks(a.layers("resid_pre").reshape(-1, a.model.config.n_embd)):
+        yield lens(x, a.model.weights, a.model.config)
     yield a["logits"]
 
 
-def read_out(logits: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """One row of the lens: each position's best tokens and their probabilities, and p(target) at the last position."""
+def read_out(logits: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best tokens of each row (N, 10), their probabilities, and p(target) (N,)."""
     places, _ = largest(logits, N_LENS)
-    p = softmax(logits)
-    return places, np.take_along_axis(p, places, axis=-1), float(p[-1, target])
+    listed = np.insert(places, 0, target, axis=-1)
+    p = np.array([softmax(row)[tokens] for row, tokens in zip(logits, listed, strict=True)])  # a row fits in the cache
+    return places, p[:, 1:], p[:, 0]
 
 
 def log_probability(
@@ -321,18 +350,30 @@ def log_probability(
     return -len(target) * float(cross_entropy(logits(x[-len(target) :], weights), target))
 
 
-def ablation(a: Analysis, hook: Hook = identity, progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def ablation_steps(config: GPT2Config) -> int:
+    """The number of heads and MLPs."""
+    return config.n_layer * (config.n_head + 1)
+
+
+def ablation(a: Analysis, hook: Hook = identity) -> Iterator[dict[str, np.ndarray]]:
     """How ln p(target | tokens) changes, in nats, when one head (L, H) or one MLP (L,) is removed.
 
-    Each head and each MLP takes one forward pass. The changes that `hook` makes stay in force.
+    Each head and each MLP takes one forward pass and is one step. Each step but the last yields no arrays. The changes
+    that `hook` makes stay in force.
     """
     weights, config, _ = a.model
     L, H = config.n_layer, config.n_head
     parts: list[Intervention] = [Head(layer, head) for layer in range(L) for head in range(H)]
     parts += [MLP(layer) for layer in range(L)]
-    hooks = [chain(hook, make_hook([part], config, a)) for part in parts]
-    with thread_pool() as pool:
-        results = pool.map(lambda hook: log_probability(a.tokens, a.target, weights, config, hook), hooks)
-        bar = progress_bar(iterable=results, total=len(hooks), unit="part", desc="ablation", disable=not progress)
-        changes = np.array([*bar]) - a["target.log_probability"]
-    return changes[: L * H].reshape(L, H), changes[L * H :]
+
+    def change(part: Intervention) -> float:
+        removed = chain(hook, make_hook([part], config, a))
+        return log_probability(a.tokens, a.target, weights, config, removed) - float(a["target.log_probability"])
+
+    changes = []
+    for number in map_in_steps(change, parts):
+        changes.append(number)
+        if len(changes) < len(parts):
+            yield {}
+    found = np.array(changes)
+    yield {"ablation.heads": found[: L * H].reshape(L, H), "ablation.mlps": found[L * H :]}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
 
 from ..model import softmax
-from ..threads import thread_pool
-from .analysis import Analysis, begin, log_probability
+from ..threads import map_in_steps
+from .analysis import Analysis, lens, log_probability
 from .contributions import largest
-from .interventions import Intervention, Patch, Record, make_hook
+from .interventions import Patch, make_hook
 from .page import layer_arrays
 from .visible import token_text
 
@@ -28,6 +29,13 @@ def trace_patching(first: Analysis, second: Analysis) -> Iterator[np.ndarray]:
     of tokens, so that equal positions correspond; other prompts raise ValueError. This is the causal tracing of Meng et
     al. 2022, "Locating and Editing Factual Associations in GPT", with a second prompt in place of noise.
     """
+    probabilities = trace_probabilities(first, second)
+    T = len(first.tokens)
+    return (np.array([*islice(probabilities, T)]) for _ in range(first.model.config.n_layer))
+
+
+def trace_probabilities(first: Analysis, second: Analysis) -> Iterator[float]:
+    """The numbers of `trace_patching`, one after another. Each one takes one forward pass."""
     weights, config, _ = first.model
     T, S = len(first.tokens), len(second.tokens)
     if T != S:
@@ -37,37 +45,27 @@ def trace_patching(first: Analysis, second: Analysis) -> Iterator[np.ndarray]:
         hook = make_hook([patch], config, first, second)
         return math.exp(log_probability(first.tokens, second.target, weights, config, hook))
 
-    def row(layer: int) -> np.ndarray:
-        with thread_pool() as pool:
-            return np.array([*pool.map(probability, (Patch(f"h.{layer}.resid_pre", t, t) for t in range(T)))])
-
-    return map(row, range(config.n_layer))
+    places = product(range(config.n_layer), range(T))
+    return map_in_steps(probability, [Patch(f"h.{layer}.resid_pre", t, t) for layer, t in places])
 
 
 def trace_lines(first: Analysis, second: Analysis) -> Iterator[dict[str, Any]]:
-    """`trace_patching` for the page: p(answer) with each prompt, and then one object for each row."""
+    """`trace_patching` for the page: p(answer) with each prompt, and then one object for each row.
+
+    An empty object after each other forward pass gives other requests their turn.
+    """
     weights, config, _ = first.model
-    rows = trace_patching(first, second)
+    probabilities = trace_probabilities(first, second)
     ends = [math.exp(log_probability(e.tokens, second.target, weights, config)) for e in (first, second)]
     yield {"answer": "".join(token_text(token, second.model) for token in second.target), "ends": ends}
-    yield from ({"row": row.tolist()} for row in rows)
-
-
-def begin_changed(
-    before: Analysis,
-    interventions: Sequence[Intervention],
-    second: Record | None,
-    prompt: str,
-    max_tokens: int,
-    taken: Sequence[int],
-) -> tuple[Analysis, dict[str, np.ndarray]]:
-    """`begin` with interventions, and what they change, see `change_arrays`.
-
-    `before` is the analysis of the same prompt without interventions. The target is its target.
-    """
-    hook = make_hook(interventions, before.model.config, before, second)
-    after = begin(prompt, before.model, before.target, max_tokens, taken, hook)
-    return after, change_arrays(before["logits"], after)
+    row: list[float] = []
+    for p in probabilities:
+        row.append(p)
+        if len(row) == len(first.tokens):
+            yield {"row": row}
+            row = []
+        else:
+            yield {}
 
 
 def change_arrays(before: np.ndarray, after: Analysis) -> dict[str, np.ndarray]:
@@ -94,6 +92,23 @@ def second_arrays(first: Analysis, second: Analysis) -> dict[str, np.ndarray]:
         arrays |= {name: x for name, x in layer_arrays(second, layer).items() if "attn.scores" in name}
     arrays["distance"] = stream_distance(streams(first), streams(second))
     return {f"second.{name}": array for name, array in arrays.items()}
+
+
+def lens_difference(first: Analysis, second: Analysis) -> Iterator[dict[str, np.ndarray]]:
+    """½ Σ |p − q| between the logit lenses p and q of both prompts, at the N positions that both have.
+
+    This is the total variation distance: 0 for equal probabilities, 1 if no token is possible in both. Each row takes
+    one step, and the last step yields all rows, `second.lens.difference` (L + 1, N).
+    """
+    weights, config, _ = first.model
+    x, y = streams(first), streams(second)
+    n = min(x.shape[1], y.shape[1])
+    rows = []
+    for pair in zip(x[:, :n], y[:, :n], strict=True):
+        p, q = (softmax(lens(stream, weights, config)) for stream in pair)
+        rows.append(np.abs(p - q).sum(axis=-1) / 2)
+        yield {}
+    yield {"second.lens.difference": np.array(rows)}
 
 
 def streams(a: Analysis) -> np.ndarray:

@@ -17,9 +17,8 @@ import numpy as np
 
 from .. import backward
 from ..backward import cross_entropy_backward, forward_backward
-from ..console import progress_bar
 from ..model import forward, record
-from ..threads import thread_pool
+from ..threads import map_in_steps
 from ..weights import Weights
 from .analysis import Analysis
 from .calls import Call, watch
@@ -29,8 +28,8 @@ Arrays = dict[str, np.ndarray]
 EMBEDDINGS = ("embed", "pos_embed")
 
 
-def gradients_of(a: Analysis, progress: bool = False) -> Arrays:
-    """The gradients that an explanation shows. Raises ValueError if functions from --with do not call each other.
+def gradients_of(a: Analysis) -> Iterator[Arrays]:
+    """The gradients that an explanation shows, in T steps. Each step but the last yields no arrays, the last one all.
 
     gradient.embed … gradient.ln_f, .logits   of the last objective, for each named result; the shapes are the same
     gradient.weights.wte.weight, … ()         of the last objective: length of the gradient of each weight
@@ -38,6 +37,8 @@ def gradients_of(a: Analysis, progress: bool = False) -> Arrays:
                                               position, before block 0, then after each attention and each MLP
     gradient.embeddings (T, 2, T)             of each objective: gradient × embed and gradient × pos_embed, by position
     gradient.heads (T, L, H), .mlps (T, L)    of each objective: gradient × output, summed over positions
+
+    Raises ValueError if functions from --with do not call each other.
     """
     T = len(a.tokens)
     weights = {name: np.asarray(weight) for name, weight in a.model.weights.items()}  # int8 matrices as float32
@@ -48,14 +49,16 @@ def gradients_of(a: Analysis, progress: bool = False) -> Arrays:
         return objective_numbers(a, named, trace)
 
     named, dweights = one_pass(a, T - 1, trace, scores, weights)
-    with thread_pool() as pool:
-        results = pool.map(numbers, range(T - 1))
-        bar = progress_bar(iterable=results, initial=1, total=T, unit="token", desc="gradients", disable=not progress)
-        rows = [*bar, objective_numbers(a, named, trace)]
     found = {name: first_positions(name, gradient, T) for name, gradient in named.items()}
     found |= {f"weights.{name}": np.asarray(np.linalg.norm(gradient)) for name, gradient in dweights.items()}
+    del dweights  # as large as the model
+    rows = []
+    for row in map_in_steps(numbers, range(T - 1)):
+        rows.append(row)
+        yield {}
+    rows.append(objective_numbers(a, named, trace))
     found |= {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return {f"gradient.{name}": array for name, array in found.items()}
+    yield {f"gradient.{name}": array for name, array in found.items()}
 
 
 def objective_numbers(a: Analysis, named: Arrays, trace: Arrays) -> Arrays:

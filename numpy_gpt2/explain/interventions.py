@@ -3,7 +3,7 @@
     Head(layer, head, factor)                   scale what one head adds; a factor of 0 removes the head
     MLP(layer, factor)                          the same for one MLP
     Edge(layer, head, query, key)               one query of one head no longer sees one key
-    Patch(name, position, source)               take one vector from a second prompt
+    Patch(name, position, source, head)         take one vector from a second prompt: that of all heads, or of one
     Direction(layer, factor, position)          add the difference between a second prompt and this one
 
 `first` is what the hook `record` kept of the prompt's own forward pass, and `second` that of the second prompt, both of
@@ -34,6 +34,7 @@ BLOCK_VECTORS = (
     "resid_pre", "ln_1", "attn.q", "attn.k", "attn.v", "attn.z", "attn_out", "resid_mid", "ln_2", "mlp.pre", "mlp.post",
     "mlp_out", "resid_post",
 )  # fmt: skip
+HEAD_VECTORS = ("attn.q", "attn.k", "attn.v", "attn.z")  # each head has its own
 VECTORS = rf"embed|pos_embed|ln_f|h\.(\d{{1,4}})\.({'|'.join(map(re.escape, BLOCK_VECTORS))})"
 
 
@@ -122,8 +123,8 @@ class Edge:
 class Patch:
     """x[position] ← x[source] of the second prompt, for any result that has one vector for each position.
 
-    For q, k, v and z, these are the vectors of all heads. Vig et al. 2020, "Investigating Gender Bias in Language
-    Models Using Causal Mediation Analysis".
+    For q, k, v and z, `head` chooses one head; without it, these are the vectors of all heads. Vig et al. 2020,
+    "Investigating Gender Bias in Language Models Using Causal Mediation Analysis".
 
     >>> x = np.zeros((1, 2, 3))
     >>> Patch("h.0.resid_post", position=1, source=0).change(x, {}, {"h.0.resid_post": np.array([[[1, 2, 3]]])})
@@ -135,10 +136,14 @@ class Patch:
     name: str
     position: int
     source: int
+    head: int | None = None
 
     def change(self, x: np.ndarray, first: Record, second: Record) -> None:
-        """Change x (..., T, C) in place."""
-        x[..., self.position, :] = second[self.name][..., self.source, :]
+        """Change x (..., T, C) in place. The results of heads are (B, H, T, D)."""
+        y = second[self.name]
+        if self.head is not None:
+            x, y = x[:, self.head], y[:, self.head]
+        x[..., self.position, :] = y[..., self.source, :]
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,7 @@ def read_intervention(data: Any) -> Intervention:
     """The intervention that a JSON object describes. Its `from` is the `source` of a patch.
 
     >>> read_intervention({"kind": "patch", "name": "ln_f", "position": 3, "from": 2})
-    Patch(name='ln_f', position=3, source=2)
+    Patch(name='ln_f', position=3, source=2, head=None)
     >>> read_intervention({"kind": "head", "layer": 3})
     Traceback (most recent call last):
     ValueError: the fields of 'head' are layer; they must be layer, head, factor
@@ -254,6 +259,8 @@ def check(intervention: Intervention, config: GPT2Config, first: Record, second:
         if second is None:
             raise ValueError("there is no second prompt; a patch and a direction need one")
         limits["source"] = len(second["embed"])
+        if isinstance(intervention, Patch) and intervention.head is not None:
+            check_head_vector(intervention.name)
     for field in fields(intervention):
         value = getattr(intervention, field.name)
         if field.name == "name":
@@ -261,7 +268,7 @@ def check(intervention: Intervention, config: GPT2Config, first: Record, second:
         elif field.name == "factor":
             if not isinstance(value, int | float) or not -MAX_FACTOR <= value <= MAX_FACTOR:
                 raise ValueError(f"factor is {value!r}; it must be a number from -{MAX_FACTOR} to {MAX_FACTOR}")
-        elif value is not None or field.default is not None:  # a direction's position may be None
+        elif value is not None or field.default is not None:  # of a direction and a patch, one may be None
             check_index(field.name, value, limits[field.name])
 
 
@@ -279,6 +286,12 @@ def check_name(name: Any, config: GPT2Config) -> None:
         raise ValueError(f"name is {name!r}; it must be {wanted}")
     if match[1] is not None:
         check_index("layer", int(match[1]), config.n_layer)
+
+
+def check_head_vector(name: Any) -> None:
+    """Raise ValueError if this is not a result of which each head has its own vectors."""
+    if not str(name).endswith(HEAD_VECTORS):
+        raise ValueError(f"{name} has no heads; a head can be chosen for {', '.join(HEAD_VECTORS)}")
 
 
 def check_queries(edges: Iterable[Edge]) -> None:

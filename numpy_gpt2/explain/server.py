@@ -1,13 +1,15 @@
 """The live page: a server on this computer runs the model for the page, `--serve`.
 
 The address that the command prints contains a secret. GET of this address returns the page. The page then sends POST
-requests, with a JSON object, to three addresses below it:
+requests, with a JSON object, to addresses below it:
 
     tokens    {"model", "prompt"} -> the last tokens of the prompt, as ids and texts, and the number of all tokens
     explain   {"model", "prompt", "taken", "target", "second", "interventions"} -> JSON objects, one a line: first
               everything that one forward pass gives, then the arrays of `later_arrays` and those of the second prompt.
               `taken` are token ids after the prompt, `target` an id or null, `second` a text or null.
     trace     the same fields -> the rows of `trace_patching`, one a line
+    ablation, gradients
+              the same fields -> {"done", "of"} while parts are removed, or backward passes run; then the arrays
 
 Nobody else gets in. The server listens on 127.0.0.1 only. Each request needs the secret. Its Host must be the server's
 (a name that an attacker's DNS server resolves to 127.0.0.1 is another host), and its Origin, if it has one, too (pages
@@ -22,43 +24,34 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
-import numpy as np
-
-from ..checkpoint import Model, load
+from ..checkpoint import Model
 from ..console import print_stderr
-from ..hub import local_models
-from .analysis import begin, later_arrays, read_tokens
-from .compare import begin_changed, second_arrays, trace_lines
-from .contributions import largest
-from .interventions import BLOCK_VECTORS, read_intervention
-from .page import (
-    N_CANDIDATES,
-    SCRIPTS,
-    asset,
-    encoded,
-    filled,
-    page_arrays,
-    page_data,
-    page_script,
-    token_texts,
-    tokens_in,
+from ..threads import FairLock
+from .answers import (
+    Models,
+    RequestError,
+    ablation_parts,
+    explanation_parts,
+    gradient_parts,
+    token_part,
+    trace_parts,
 )
-from .size import check_size
-from .visible import token_bytes
+from .interventions import BLOCK_VECTORS, HEAD_VECTORS
+from .page import SCRIPTS, asset, filled, page_script
 
 MAX_BODY = 100_000  # bytes of a request
 MAX_CONNECTIONS = 64  # at once
 MAX_INTERVENTIONS = 100
 SECONDS = 10  # for a client to send its request, and again to receive the answer
-LIVE_SCRIPTS = [f"live/{name}" for name in ("connection", "input", "interventions", "second", "tracing", "live")]
+LIVE_SCRIPTS = ("connection", "input", "target", "interventions", "second", "tracing", "demand", "live")
 POLICY = "; connect-src 'self'"
 HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",  # the page has the rest
@@ -79,14 +72,12 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 DEFAULTS: dict[str, Any] = {"taken": [], "target": None, "second": None, "interventions": []}
 QUESTION = ("model", "prompt", "taken", "target", "second", "interventions")
-
-
-class RequestError(Exception):
-    """A request that is refused, with its HTTP status."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+ANSWERS = {
+    "explain": explanation_parts,
+    "trace": trace_parts,
+    "ablation": ablation_parts,
+    "gradients": gradient_parts,
+}
 
 
 class Server(ThreadingHTTPServer):
@@ -103,17 +94,17 @@ class Server(ThreadingHTTPServer):
         self.host = f"127.0.0.1:{self.server_address[1]}"
         self.folder = f"/{secrets.token_urlsafe()}/"
         self.address = f"http://{self.host}{self.folder}"
-        self.first, self.dtype, self.max_tokens = model, dtype, max_tokens
-        self.folders = {**local_models(), model.tokenizer.name: None}
-        self.load = lru_cache(maxsize=2)(self.load_model)
-        self.second = lru_cache(maxsize=2)(lambda name, prompt: begin(prompt, self.model(name), None, max_tokens))
-        self.before = lru_cache(maxsize=1)(  # while interventions change, what they are compared with stays the same
-            lambda name, prompt, target, taken: begin(prompt, self.model(name), target, max_tokens, taken)
-        )
+        self.models = Models(model, dtype, max_tokens)
         self.page = live_page(
-            {"models": [*self.folders], "model": model.tokenizer.name, "prompt": prompt, "vectors": BLOCK_VECTORS}
+            {
+                "models": [*self.models.folders],
+                "model": model.tokenizer.name,
+                "prompt": prompt,
+                "vectors": BLOCK_VECTORS,
+                "head_vectors": HEAD_VECTORS,
+            }
         ).encode()
-        self.computing = threading.Lock()  # one forward pass at a time
+        self.computing = FairLock()  # one forward pass at a time
         self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
     def server_bind(self) -> None:
@@ -133,18 +124,6 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has left is no error. Others are answered, see `Handler.answer_request`."""
-
-    def load_model(self, name: str) -> Model:
-        """One of the models of the list. `load` keeps the last two."""
-        folder = self.folders[name]
-        return self.first if folder is None else load(folder, self.dtype)
-
-    def model(self, name: str) -> Model:
-        """One of the models of the list. Raises RequestError for another name."""
-        if name not in self.folders:
-            names = ", ".join(self.folders)
-            raise RequestError(HTTPStatus.NOT_FOUND, f"there is no model {name!r:.60} here; it must be one of {names}")
-        return self.load(name)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -169,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer_request({"": self.send_page})
 
     def do_POST(self) -> None:
-        self.answer_request({"tokens": self.send_tokens, "explain": self.send_explanation, "trace": self.send_trace})
+        self.answer_request({"tokens": self.send_tokens} | {name: partial(self.send_parts, name) for name in ANSWERS})
 
     def answer_request(self, actions: dict[str, Callable[[], None]]) -> None:
         """Run the action of this address, or say what is wrong. Nothing that goes wrong ends the server."""
@@ -233,25 +212,14 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(self.server.page)
 
     def send_tokens(self) -> None:
-        request = self.read_request("model", "prompt")
-        model = self.server.model(request["model"])
-        shown, n, _ = read_tokens(request["prompt"], model, None, self.server.max_tokens)
-        pieces = token_texts(shown.tolist(), model)
-        self.answer(HTTPStatus.OK, {"tokens": shown.tolist(), "n_prompt": n, "pieces": pieces})
+        self.answer(HTTPStatus.OK, token_part(self.server.models, self.read_request("model", "prompt")))
 
-    def send_explanation(self) -> None:
-        """Send each part when it is computed. A request whose client has left is not computed any further.
+    def send_parts(self, name: str) -> None:
+        """Send the parts of an answer as they are computed, as long as the client listens.
 
         The page breaks off a request when it sends a newer one, so only the newest one is computed.
         """
-        self.send_parts(explanation_parts(self.server, self.read_request(*QUESTION)))
-
-    def send_trace(self) -> None:
-        """Send the rows of a trace as they are computed."""
-        self.send_parts(trace_parts(self.server, self.read_request(*QUESTION)))
-
-    def send_parts(self, parts: Iterator[dict[str, Any]]) -> None:
-        """Send parts, one at a time, as long as the client listens."""
+        parts = ANSWERS[name](self.server.models, self.read_request(*QUESTION))
         while True:
             with self.server.computing:
                 if self.client_has_left() or (part := next(parts, None)) is None:
@@ -326,65 +294,13 @@ def live_page(settings: dict[str, Any]) -> str:
     """The page without data, with the controls of a live page. `settings` are its models and what it starts with."""
     return filled(
         settings,
-        page_script([*SCRIPTS, *LIVE_SCRIPTS]),
+        page_script([*SCRIPTS, "gradients", *(f"live/{name}" for name in LIVE_SCRIPTS)]),
         asset("live.css"),
         POLICY,
         CONTROLS=asset("live.html"),
         CHANGES=asset("changes.html"),
+        TARGET=asset("target.html"),
+        GRADIENTS=asset("gradients.html"),
         SECOND=asset("second.html"),
         FOOTER="With --serve, the page needs the command that made it.",
     )
-
-
-def explanation_parts(server: Server, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The parts of an answer, as they are computed. An empty part gives other requests their turn.
-
-    Raises RequestError for a model or a token that does not exist, ValueError if the answer would be too large.
-    """
-    model, prompt, taken = server.model(request["model"]), request["prompt"], tuple(request["taken"])
-    target = None if request["target"] is None else (request["target"],)
-    for token in (*taken, *(target or ())):
-        if token >= model.config.vocab_size or token_bytes(token, model) is None:
-            raise RequestError(HTTPStatus.BAD_REQUEST, f"the model has no token {token}")
-    tokens, _, _ = read_tokens(prompt, model, target, server.max_tokens, taken)
-    check_size(model.config, len(tokens))
-    second = None if request["second"] is None else server.second(request["model"], request["second"])
-    changes: dict[str, np.ndarray] = {}
-    if interventions := [*map(read_intervention, request["interventions"])]:
-        before = server.before(request["model"], prompt, target, taken)
-        analysis, changes = begin_changed(before, interventions, second, prompt, server.max_tokens, taken)
-    else:
-        analysis = begin(prompt, model, target, server.max_tokens, taken)
-    arrays = page_arrays(analysis) | changes
-    arrays["next.rest"] = largest(analysis["logits"][-1], model.config.vocab_size)[0][N_CANDIDATES:]
-    data = page_data(analysis, arrays, asset("second.html"))
-    yield data | {
-        "n_prompt": analysis.n_prompt,
-        "typed": prompt + model.tokenizer.decode(taken),
-        "arrays": encoded_arrays(arrays),
-    }
-    for arrays in later_arrays(analysis):
-        pieces = token_texts(tokens_in(arrays), model)
-        yield {"pieces": pieces, "arrays": encoded_arrays(arrays)} if arrays else {}
-    if second is not None:
-        for arrays in later_arrays(second) if "lens.tokens" not in second.arrays else ():
-            second.arrays.update(arrays)
-            yield {}
-            if arrays:
-                break  # the lens is complete
-        arrays = second_arrays(analysis, second)
-        yield {"pieces": token_texts(tokens_in(arrays), model), "arrays": encoded_arrays(arrays)}
-
-
-def trace_parts(server: Server, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of a trace between the prompt and the second prompt."""
-    if request["second"] is None:
-        raise ValueError("there is no second prompt; tracing needs one")
-    model, second = server.model(request["model"]), server.second(request["model"], request["second"])
-    first = begin(request["prompt"], model, None, server.max_tokens, request["taken"])
-    yield from trace_lines(first, second)
-
-
-def encoded_arrays(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, str]]:
-    """Arrays for JSON."""
-    return {name: encoded(array) for name, array in arrays.items()}

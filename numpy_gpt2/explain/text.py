@@ -8,6 +8,8 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator
 
+import numpy as np
+
 from .analysis import MOST_BITS, OUTPUT, Analysis, norm
 from .visible import token_hex, token_text, visible
 
@@ -20,6 +22,8 @@ def text_report(a: Analysis, width: int) -> str:
     lines += [*token_lines(a), *merge_lines(a, width), *forward_lines(a), *lens_lines(a, width), *next_token_lines(a)]
     if "ablation.heads" in a.arrays:
         lines += ablation_lines(a)
+    if "gradient.heads" in a.arrays:
+        lines += gradient_lines(a)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -96,9 +100,27 @@ def ablation_lines(a: Analysis) -> Iterator[str]:
     """What the removal of each head and each MLP changes."""
     what = f"the change of ln p({target_text(a)}), in nats, when a head or an MLP is removed"
     yield from heading("What mattered", what)
-    yield " " * 8 + "".join(f"{f'head {head}':>9}" for head in range(a.model.config.n_head)) + f"{'MLP':>9}"
-    for layer, (heads, change) in enumerate(zip(a["ablation.heads"], a["ablation.mlps"], strict=True)):
-        yield f"{f'h.{layer}':<8}" + "".join(f"{x:>+9.3f}" for x in [*heads, change])
+    yield from part_lines(a["ablation.heads"], a["ablation.mlps"])
+
+
+def part_lines(heads: np.ndarray, mlps: np.ndarray) -> Iterator[str]:
+    """A table of numbers for heads (L, H) and MLPs (L,)."""
+    yield " " * 8 + "".join(f"{f'head {head}':>9}" for head in range(heads.shape[1])) + f"{'MLP':>9}"
+    for layer, (row, mlp) in enumerate(zip(heads, mlps, strict=True)):
+        yield f"{f'h.{layer}':<8}" + "".join(f"{x:>+9.3f}" for x in [*row, mlp])
+
+
+def gradient_lines(a: Analysis) -> Iterator[str]:
+    """Gradient × embedding of each token, and the estimated change when a head or an MLP is removed."""
+    target = f"ln p({target_text(a)})"
+    yield from heading(
+        "The backward pass", f"gradient × embedding: what {target} loses without it, in nats, to first order"
+    )
+    yield f"{'position':<10}{'token':<16}{'embed':>11}{'pos_embed':>11}"
+    for t, (token, *products) in enumerate(zip(a.tokens, *a["gradient.embeddings"][-1], strict=True)):
+        yield f"{t:>8}  {fit(token_text(token, a.model), 16)}" + "".join(f"{x:>+11.3f}" for x in products)
+    yield from ["", f"−(gradient × output): the estimated change of {target}, in nats, when a part is removed", ""]
+    yield from part_lines(-a["gradient.heads"][-1], -a["gradient.mlps"][-1])
 
 
 def heading(title: str, description: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from ..checkpoint import Model
 
@@ -19,6 +20,7 @@ def visible(token: bytes) -> str:
     return base + "".join(map(visible_character, text))
 
 
+@lru_cache(maxsize=1000)
 def visible_character(c: str) -> str:
     """One character, or a sign in place of one that cannot be seen."""
     if c in SIGNS:

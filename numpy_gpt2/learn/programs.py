@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from ..console import print_stderr
+from ..console import print_stderr, quantity
 from .checking import hook_problems
 from .own import error_text, line_of, load_file
 from .process import run_in_process
@@ -25,7 +25,7 @@ def use_file(name: str, needs_hook: bool) -> None:
     used = [function for function in own.functions if function not in problems]
     own.install(used)
     which = f": {', '.join(used)}" if 0 < len(used) <= MOST_NAMES else ""
-    print_stderr(f"note: using {len(used)} function{'s' * (len(used) != 1)} of {name}{which}")
+    print_stderr(f"note: using {quantity(len(used), 'function')} of {name}{which}")
     if problems:
         print_stderr(
             f"note: not used, because this program needs the hook there: {', '.join(problems)}. For more:"

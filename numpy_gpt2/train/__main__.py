@@ -108,6 +108,8 @@ def parse_arguments(argv: list[str] | None) -> tuple[argparse.Namespace, dict[st
     if "init_from" in given and (other := given.keys() & {"tokenizer", "n_layer", "n_head", "n_embd"}):
         names = ", ".join(map(flag, sorted(other)))
         parser.error(f"--init-from takes the tokenizer and the sizes from the model; leave out {names}")
+    if given.get("train", "all") != "all" and not ("init_from" in given or arguments.resume):
+        parser.error(f"--train {given['train']} needs --init-from: without it, the weights that stay frozen are random")
     return arguments, given
 
 
@@ -155,6 +157,11 @@ def begin(given: dict[str, Any], paths: list[str], folder: Path) -> tuple[Run, T
         )
     options = TrainConfig(**given)
     texts = read_texts(paths, options)
+    if options.val_file and texts.held_out in texts.training:
+        print_stderr(
+            f"warning: the text of {options.val_file} is in the training text, too, so the held-out loss will be too"
+            " low; remove it from one of them"
+        )
     if options.init_from:
         weights, config, tokenizer = model_to_tune(options.init_from, given.get("n_positions", 1))
         sizes = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd")}

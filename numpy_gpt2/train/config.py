@@ -44,7 +44,7 @@ NON_NEGATIVE = Kind("X", float, lambda x: 0 <= x < math.inf, "a number, 0 or mor
 FRACTION = Kind("P", float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 SWITCH = Kind("on|off", lambda x: {"on": True, "off": False}.get(x, x), lambda x: type(x) is bool, "on or off")
 SCHEDULE = Kind("NAME", str, lambda name: name in ("cosine", "linear"), "cosine or linear")
-MODEL = Kind("MODEL", str, lambda name: True, "the name of a model")
+MODEL = Kind("MODEL", str, lambda name: name != "", "the name of a model")
 FILE = Kind("FILE", str, lambda name: name != "", "a file or a folder")
 TRAINED = Kind(
     "WHAT",

@@ -59,21 +59,32 @@ def joined(paths: Iterable[str]) -> str:
 def documents(path: str) -> list[str]:
     """The documents in a file or a folder. A JSON-lines file has one in each line; any other file is one document.
 
-    In a folder, these are the files *.txt and *.md, also in its subfolders, in the order of their names. Raises
+    In a folder, these are its files *.txt and *.md, also in its subfolders, in the order of their names. Raises
     OSError, or ValueError with the line for a file that is not UTF-8 or not JSON.
     """
     if path != "-" and Path(path).is_dir():
-        files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = sorted(file for file in Path(path).rglob("*") if is_text(file.relative_to(path)) and file.is_file())
         if found := [text for text in map(read_utf8, files) if text]:
             return found
         raise ValueError(f"{path} has no text in files *.txt or *.md; it must have at least one")
     return json_lines(path) if path.lower().endswith(".jsonl") else [read_text(path)]
 
 
+def is_text(file: Path) -> bool:
+    """Whether a file of a folder is read. Hidden files and folders are not, and neither is the file of a tokenizer.
+
+    >>> [is_text(Path(name)) for name in ("a/b.md", "c.TXT", "d.py", ".git/e.txt", "model/merges.txt")]
+    [True, True, False, False, False]
+    """
+    is_hidden = any(part.startswith(".") for part in file.parts)
+    return file.suffix.lower() in SUFFIXES and not is_hidden and file.name != "merges.txt"
+
+
 def json_lines(path: str) -> list[str]:
     """The field `text` of each line of a JSON-lines file. Empty lines and empty texts are left out."""
     texts = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    lines = read_text(path).removeprefix("\ufeff").split("\n")  # some programs begin a UTF-8 file with this mark
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -89,12 +100,18 @@ def json_lines(path: str) -> list[str]:
 
 
 def split(text: str, val_fraction: float) -> tuple[str, str]:
-    """Return the training part of a text, and its end, which is held out.
+    """Return the training part of a text, and its end, which is held out. A separator of documents stays whole.
 
     >>> split("abcdefghij", val_fraction=0.2)
     ('abcdefgh', 'ij')
+    >>> split("abcdefgh<|endoftext|>ijk", val_fraction=0.2)
+    ('abcdefgh', '<|endoftext|>ijk')
     """
     end = int(len(text) * (1 - val_fraction))
+    n = len(ENDOFTEXT) - 1
+    separator = text.find(ENDOFTEXT, max(0, end - n), end + n)  # one that begins before `end` and ends after it
+    if separator >= 0:
+        end = separator
     return text[:end], text[end:]
 
 

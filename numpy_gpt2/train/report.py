@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..checkpoint import load
 from ..cli import return_freed_memory
-from ..console import print_stderr
+from ..console import print_stderr, quantity
 from .cost import MANY_PASSES, check_space, disk, memory, passes, size
 from .data import Tokens
 from .run import sample, saved_bytes, write_sample
@@ -21,9 +21,11 @@ def print_plan(run: Run, tokens: Tokens, folder: Path) -> None:
         f"{run.config.num_parameters():,} parameters; {len(tokens.training):,} training tokens,"
         f" {len(tokens.held_out):,} held out"
     )
+    steps, in_step = quantity(options.max_steps, "step"), quantity(n_in_step, "window")
+    windows = quantity(n_windows, "window")
     print_stderr(
-        f"{options.max_steps:,} steps, each on {n_in_step:,} windows of {options.n_positions:,} tokens; the training"
-        f" text has {n_windows:,} windows, so the run passes over it {n_passes:,.1f} times"
+        f"{steps}, each on {in_step} of {options.n_positions:,} tokens; the training text has {windows}, so the run"
+        f" passes over it {n_passes:,.{1 if n_passes >= 0.1 else 3}f} times"
     )
     needed = disk(run)
     print_stderr(
@@ -58,7 +60,13 @@ def print_gain(run: Run) -> None:
 
 
 def write_both_samples(run: Run, folder: Path) -> None:
-    """Write a text of the model that the run began with, and one of the best model, with the same random numbers."""
+    """Write a text of the model that the run began with, and one of the best model, with the same random numbers.
+
+    A resumed run that trains all weights does not need the first model, so it may be gone.
+    """
     return_freed_memory()  # a step's arrays and a second model would take more memory than `memory` says
-    for step, model in ((0, run.options.init_from), (run.best_step, folder)):
-        write_sample(step or 0, sample(load(str(model)), run.options.seed))
+    try:
+        write_sample(0, sample(load(str(run.options.init_from)), run.options.seed))
+    except FileNotFoundError as error:
+        print_stderr(f"there is no sample after 0 steps: {error}")
+    write_sample(run.best_step or 0, sample(load(str(folder)), run.options.seed))

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from ..checkpoint import Model, load, staged_model
 from ..cli import return_freed_memory
 from ..config import GPT2Config
-from ..console import print_stderr, progress_bar, write
+from ..console import print_stderr, progress_bar, quantity, write
 from ..files import staged_writes
 from ..generate import generate
 from ..model import cross_entropy, forward
@@ -201,9 +201,10 @@ def save_log(run: Run, folder: Path) -> None:
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the log in a folder. There are none without a log."""
-    path = folder / LOG
-    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    """The rows of the log in a folder. There are none without a log, or if it is damaged."""
+    with suppress(FileNotFoundError, ValueError):
+        return [json.loads(line) for line in (folder / LOG).read_bytes().splitlines()]
+    return []
 
 
 def is_complete(run: Run, folder: Path) -> bool:
@@ -294,7 +295,7 @@ class Loop:
         if left:
             with self.bar.external_write_mode():
                 print_stderr(
-                    f"a step takes {seconds:.2g} s; the {left:,} steps that are left take about"
+                    f"a step takes {seconds:.2g} s; the rest of the run, {quantity(left, 'step')}, takes about"
                     f" {duration(seconds * left + self.evaluating * n_evaluations)}"
                 )
 

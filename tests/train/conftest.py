@@ -2,10 +2,15 @@
 
 import itertools
 import json
+import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -204,3 +209,61 @@ def break_by_time_limit(patched, step):
 
     patched.setattr(run_module, "take_step", slow_step)
     return ["--time-limit", 1.5], 0
+
+
+KILLED = """
+import os, signal, sys
+from numpy_gpt2.train import __main__ as command
+from numpy_gpt2.train import run as run_module
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+take_step, save_tensors = run_module.take_step, run_module.save_tensors
+
+def step(run, *arguments):
+    take_step(run, *arguments)
+    if run.step == {step}:
+        if {while_saving}:
+            run_module.save_tensors = lambda path, *rest: (path.write_bytes(b"half"), kill())
+        else:
+            kill()
+
+run_module.take_step = step
+command.main(sys.argv[1:])
+"""
+
+
+def kill_at(step, *arguments, while_saving=False):
+    """Run the command in a process that is killed at the end of a step, or while it saves this step."""
+    script = KILLED.format(step=step, while_saving=while_saving)
+    argv = [sys.executable, "-c", script, *map(str, arguments)]
+    assert subprocess.run(argv, capture_output=True, timeout=60).returncode == -signal.SIGKILL
+
+
+def continue_from_each_file(cli, corpus, flags, tmp_path, contents, every=1):
+    """Continue the run as if it had been killed before a file was moved into its folder, for each file.
+
+    The copies of the folder are continued: started again if possible, otherwise resumed. Each must end with the
+    `contents` of the whole run. Returns how each one was continued.
+    """
+    whole, moved, replace = tmp_path / "whole" / "out", itertools.count(), Path.replace
+
+    def copy_folder_and_replace(path, target):
+        if (n := next(moved)) % every == 0:
+            shutil.copytree(whole, tmp_path / str(n) / "out")
+        return replace(path, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "replace", copy_folder_and_replace)
+        assert cli(corpus, "--out", whole, *flags).status == 0
+    expected, ways = contents(whole), []
+    for n in range(0, next(moved), every):
+        out = tmp_path / str(n) / "out"
+        again = cli(corpus, "--out", out, *flags)
+        resumed = again if again.status == 0 else cli(corpus, "--out", out, "--resume")
+        assert resumed.status == 0, (n, again.err, resumed.err)
+        assert contents(out) == expected, n
+        assert sorted(os.listdir(out)) == sorted(os.listdir(whole)), n  # without the temporary folder
+        ways.append("again" if resumed is again else "resumed")
+    return ways

@@ -189,6 +189,7 @@ def test_learning_rate_that_is_far_too_high_is_an_error(cli, corpus, out, flags)
         *([flag, "1"] for flag in ("--beta1", "--beta2")),
         *(["--threads", n] for n in ("0", "-1", "two")),
         *([flag, "-1"] for flag in ("--weight-decay", "--grad-clip")),
+        ["--init-from", ""],
     ],
     ids=" ".join,
 )

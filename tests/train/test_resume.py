@@ -1,15 +1,10 @@
 """--resume: a resumed run equals an uninterrupted one, and damaged or other checkpoints are refused."""
 
 import dataclasses
-import itertools
 import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,8 +28,10 @@ from .conftest import (
     break_by_ctrl_c,
     break_by_time_limit,
     checkpoint,
+    continue_from_each_file,
     everything_in,
     held_out_loss,
+    kill_at,
     log,
     messages,
     named,
@@ -77,77 +74,19 @@ def test_run_may_be_interrupted_several_times(cli, corpus, uninterrupted, out):
     assert result_of(out) == result_of(uninterrupted)
 
 
-KILLED = """
-import os, signal, sys
-from numpy_gpt2.train import __main__ as command
-from numpy_gpt2.train import run as run_module
-
-def kill(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-take_step, save_tensors = run_module.take_step, run_module.save_tensors
-
-def step(run, *arguments):
-    take_step(run, *arguments)
-    if run.step == {step}:
-        if {while_saving}:
-            run_module.save_tensors = lambda path, *rest: (path.write_bytes(b"half"), kill())
-        else:
-            kill()
-
-run_module.take_step = step
-command.main(sys.argv[1:])
-"""
-
-
 @pytest.mark.parametrize(("step", "while_saving"), [(5, False), (10, False), (9, True)])
 def test_killed_run_resumes_from_its_last_checkpoint(cli, corpus, uninterrupted, out, step, while_saving):
-    script = KILLED.format(step=step, while_saving=while_saving)
-    command = [sys.executable, "-c", script, *map(str, [corpus, "--out", out, *FULL_RUN])]
-    assert subprocess.run(command, capture_output=True, timeout=60).returncode == -signal.SIGKILL
+    kill_at(step, corpus, "--out", out, *FULL_RUN, while_saving=while_saving)
     assert checkpoint(out)[1]["step"] == {5: 3, 10: 9, 9: 6}[step]
     load(out)
     assert cli(corpus, "--out", out, "--resume").status == 0
     assert result_of(out) == result_of(uninterrupted)
 
 
-class Killed(BaseException):
-    pass
-
-
-def kill_after_files(patched, n):
-    """End the run after n files have been moved into its folder."""
-    moved = itertools.count()
-    replace = Path.replace
-
-    def replace_or_end(path, target):
-        if next(moved) == n:
-            raise Killed
-        return replace(path, target)
-
-    patched.setattr(Path, "replace", replace_or_end)
-
-
 def test_run_that_was_killed_while_saving_can_be_resumed_or_started_again(cli, corpus, tmp_path):
     """Also between the first model and the first checkpoint that is due, and between the files of one save."""
-    options = [corpus, *TINY_RUN, "--max-steps", 6, "--eval-interval", 3, "--checkpoint-interval", 4]
-    assert cli(*options, "--out", tmp_path / "whole" / "out").status == 0
-    expected = result_of(tmp_path / "whole" / "out")
-    ways = []
-    for n in itertools.count():
-        out = tmp_path / str(n) / "out"
-        with pytest.MonkeyPatch.context() as patched:
-            kill_after_files(patched, n)
-            try:
-                assert cli(*options, "--out", out).status == 0
-                break
-            except Killed:
-                pass
-        again = cli(*options, "--out", out)
-        resumed = again if again.status == 0 else cli(corpus, "--out", out, "--resume")
-        assert resumed.status == 0, (n, again.err, resumed.err)
-        assert result_of(out) == expected, n
-        ways.append("again" if resumed is again else "resumed")
+    flags = [*TINY_RUN, "--max-steps", 6, "--eval-interval", 3, "--checkpoint-interval", 4]
+    ways = continue_from_each_file(cli, corpus, flags, tmp_path, result_of)
     assert ways == ["again"] + 23 * ["resumed"]  # step 3 saves 14 files, step 4 saves 1, step 6 saves 9
 
 
@@ -195,6 +134,9 @@ def test_complete_run_continues_with_more_steps(cli, corpus, uninterrupted, out)
         assert "has done its 14 steps; a larger --max-steps continues it" in result.err
     assert everything_in(out) == before
     assert cli(corpus, "--out", out, "--resume", "--max-steps", 17).status == 0
+    assert [row["step"] for row in log(out)] == [4, 8, 12, 14, 16, 17]
+    written(out / "train.jsonl", '{"step": 17')  # a damaged log is written again
+    assert cli(corpus, "--out", out, "--resume").status == 0
     assert [row["step"] for row in log(out)] == [4, 8, 12, 14, 16, 17]
 
 

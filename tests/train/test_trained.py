@@ -4,9 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,8 +28,15 @@ from ..reference.seeded import (
     selected,
     variation,
 )
-from .conftest import assert_one_error, break_by_ctrl_c, checkpoint, everything_in, result_of
-from .test_resume import KILLED, Killed, kill_after_files
+from .conftest import (
+    assert_one_error,
+    break_by_ctrl_c,
+    checkpoint,
+    continue_from_each_file,
+    everything_in,
+    kill_at,
+    result_of,
+)
 
 TUNING = ["--batch-size", 2, "--n-positions", 16, "--warmup", 2, "--lr", 0.01, "--sample-interval", 0, "--seed", 3]
 TUNING += ["--max-steps", 6, "--eval-interval", 2, "--checkpoint-interval", 3, "--dropout", 0.1]
@@ -144,9 +148,7 @@ def test_stopped_and_killed_runs_equal_an_uninterrupted_one(cli, corpus, model, 
     with pytest.MonkeyPatch.context() as patched:
         break_by_ctrl_c(patched, 5)
         assert cli(*flags, "--out", tmp_path / "stopped").status == 130
-    script = [sys.executable, "-c", KILLED.format(step=5, while_saving=False)]
-    command = [*script, *map(str, [*flags, "--out", tmp_path / "killed"])]
-    assert subprocess.run(command, capture_output=True, timeout=60).returncode == -signal.SIGKILL
+    kill_at(5, *flags, "--out", tmp_path / "killed")
     for name in "stopped", "killed":
         assert cli(corpus, "--out", tmp_path / name, "--resume").status == 0
         assert contents(tmp_path / name) == expected
@@ -174,23 +176,8 @@ def test_resume_restores_the_best_model_of_the_checkpoint(cli, corpus, model, ou
 
 
 def test_run_with_adapters_that_was_killed_while_saving_can_be_resumed(cli, corpus, model, tmp_path):
-    flags = [corpus, "--init-from", model, "--train", "lora:2", *TUNING, "--max-steps", 3]
-    assert cli(*flags, "--out", tmp_path / "whole" / "out").status == 0
-    expected = contents(tmp_path / "whole" / "out")
-    for n in itertools.count(step=2):
-        out = tmp_path / str(n) / "out"
-        with pytest.MonkeyPatch.context() as patched:
-            kill_after_files(patched, n)
-            try:
-                assert cli(*flags, "--out", out).status == 0
-                break
-            except Killed:
-                pass
-        again = cli(*flags, "--out", out)
-        resumed = again if again.status == 0 else cli(corpus, "--out", out, "--resume")
-        assert resumed.status == 0, (n, again.err, resumed.err)
-        assert contents(out) == expected, n
-    assert n > 20
+    flags = ["--init-from", model, "--train", "lora:2", *TUNING, "--max-steps", 3]
+    assert len(continue_from_each_file(cli, corpus, flags, tmp_path, contents, every=2)) > 10
 
 
 def test_resume_needs_the_same_model(cli, corpus, model, tuned):
@@ -221,8 +208,12 @@ def test_too_many_blocks_or_ranks_are_errors(cli, corpus, model, out, train, lar
 
 
 def test_new_model_is_trained_whole(cli, corpus, out):
-    assert_one_error(cli(corpus, "--out", out, "--train", "lora:4"), 1, "lora:4", "init_from")
+    result = cli(corpus, "--out", out, "--train", "lora:4")
+    assert result.status == 2
+    assert "--train lora:4 needs --init-from" in result.err
     assert not out.exists()
+    with pytest.raises(ValueError, match=r"train is last:1; it must be all without init_from"):
+        TrainConfig(train="last:1")
 
 
 # Against PyTorch

@@ -106,7 +106,8 @@ def test_loss_at_step_0_is_that_of_evaluate(tune, model, tmp_path, out, capsys):
     assert '<polyline points="64.0,' in (out / "loss.svg").read_text(encoding="utf-8")  # the curve begins at step 0
 
 
-def test_run_ends_with_both_losses_and_both_samples(tune, out, model):
+def test_run_ends_with_both_losses_and_both_samples(tune, cli, out, model, monkeypatch):
+    monkeypatch.setattr(run_module, "SAMPLE_TOKENS", 30)
     result = tune("--max-steps", 4, "--lr", 0.01)
     first, *rows = log(out)
     best = min(rows, key=lambda row: row["val_loss"])
@@ -117,7 +118,13 @@ def test_run_ends_with_both_losses_and_both_samples(tune, out, model):
     before, after = re.fullmatch(r"--- after 0 steps\n(.*)\n--- after \d steps\n(.*)\n", result.out, re.S).groups()
     assert before == run_module.sample(load(model), 3)
     assert after == run_module.sample(load(out), 3) != before
-    shutil.rmtree(out)
+    shutil.move(model, model.with_name("moved"))
+    result = cli("--out", out, "--resume", "--max-steps", 5)
+    assert (result.status, "there is no sample after 0 steps" in result.err) == (0, True)
+    assert re.match(r"--- after [1-5] steps\n", result.out)
+
+
+def test_sample_interval_of_0_turns_both_samples_off(tune):
     assert tune("--max-steps", 2, "--sample-interval", 0).out == ""
 
 
@@ -143,7 +150,7 @@ def test_run_states_what_it_takes_before_the_first_step(cli, corpus, out):
     assert re.fullmatch(
         r"about \d+ MB of memory; 1 MB on the disk, and 1 MB more while a checkpoint is saved", lines[2]
     )
-    assert re.search(r"a step takes [\de.-]+ s; the 12 steps that are left take about 1 second", result.err)
+    assert re.search(r"a step takes [\de.-]+ s; the rest of the run, 12 steps, takes about 1 second", result.err)
     assert "warning" not in result.err
 
 
@@ -168,11 +175,12 @@ def test_memory_grows_with_what_a_step_holds(prepared, corpus, model, out):
 
 
 def test_large_steps_and_many_passes_are_warnings(cli, corpus, out):
-    result = cli(corpus, "--out", out, *TINY_RUN, "--batch-size", 200, "--max-steps", 20)
+    before = ["--time-limit", 1e-9]  # the run ends before its first step
+    result = cli(corpus, "--out", out, *TINY_RUN, *before, "--batch-size", 200, "--max-steps", 20)
     assert "warning: a step has 3,200 tokens and the training text only 2,824; use a smaller --batch-size" in result.err
     assert "warning: the run passes over the training text 23 times." in result.err
     shutil.rmtree(out)
-    few = cli(corpus, "--out", out, *TINY_RUN, "--max-steps", 2)
+    few = cli(corpus, "--out", out, *TINY_RUN, *before, "--max-steps", 2)
     assert "warning" not in few.err
 
 

@@ -1,6 +1,18 @@
 // Step 3, attention: queries and keys, and the map of one head.
 import { at, clamp, DATA, largest, positions, score, scoresOf, T, token, weight, weightsOf } from "./data.js";
-import { $, announceTip, element, legend, signColor, span, stepOf, themed, weightColor, widthOf } from "./elements.js";
+import {
+  $,
+  announceTip,
+  element,
+  legend,
+  pixelOf,
+  signColor,
+  span,
+  stepOf,
+  themed,
+  weightColor,
+  widthOf,
+} from "./elements.js";
 import { percent, show } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
 
@@ -77,8 +89,7 @@ function drawMap() {
     const row = view === "pattern" ? weightsOf(layer, head, query) : scoresOf(layer, head, query);
     row.forEach((x, key) => {
       if (x === -Infinity) return;
-      const [red, green, blue] = color(x);
-      pixels[query * T + key] = red | (green << 8) | (blue << 16) | (255 << 24);
+      pixels[query * T + key] = pixelOf(color(x));
     });
   }
   context.putImageData(image, 0, 0);

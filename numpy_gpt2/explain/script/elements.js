@@ -36,7 +36,7 @@ export function writeTable(id, kinds, texts, prepare = () => {}) {
     body.append(row);
   }
   for (const [i, row] of [...body.rows].entries()) {
-    for (const [j, cell] of [...row.cells].entries()) cell.textContent = texts[i][j];
+    for (const [j, cell] of [...row.cells].entries()) cell.firstChild.data = texts[i][j];
   }
 }
 
@@ -48,6 +48,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 let theme = dark.matches ? "dark" : "light";
 dark.addEventListener("change", () => {
   theme = dark.matches ? "dark" : "light";
+  THEMED.clear();
   redraw(["theme"]);
 });
 const RAMPS = {
@@ -78,7 +79,15 @@ export function ramp(hue, share) {
 export const weightColor = (x) => ramp("blue", Math.sqrt(x)); // the square root makes small weights visible
 export const signColor = (share) => ramp(share < 0 ? "orange" : "blue", 0.85 * Math.abs(share));
 const css = (rgb) => `rgb(${rgb.join(" ")})`;
-export const themed = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const pixelOf = ([red, green, blue]) => red | (green << 8) | (blue << 16) | (255 << 24); // of an image
+
+// A color of page.css, read once for each theme: to read it, the browser computes the styles of all that has changed.
+const THEMED = new Map();
+
+export function themed(name) {
+  if (!THEMED.has(name)) THEMED.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return THEMED.get(name);
+}
 
 // A background, and black or white text on it: the one with more contrast, by WCAG's relative luminance.
 export function painted(rgb) {

@@ -117,8 +117,9 @@ function drawEstimates() {
   drawParts("estimate", "Estimated changes", parts, tip);
   $("estimate-figure").hidden = !compared;
   if (!compared) {
-    const missing = has("ablation.heads") ? "Choose the last position" : "Use --ablate";
-    $("estimate-output").textContent = `${missing} to compare these estimates with the real removal.`;
+    $("estimate-output").textContent = has("ablation.heads")
+      ? "Choose the last position to compare these estimates with the real removal."
+      : "Step 6 can measure the real removals. Then this step compares them with the estimates.";
     return;
   }
   const error = (part) => Math.abs(part.value - measured(part));
@@ -258,17 +259,18 @@ function drawSection() {
   $("no-gradients").hidden = !$("backward").hidden;
 }
 
-const followGradients = (properties, draw) => follow(properties, draw, () => has("gradient.stream"));
+const followGradients = (properties, draw) =>
+  follow([...properties, "gradient.stream"], draw, () => has("gradient.stream"));
 
 addStep("gradients", "The backward pass");
 prepareSteps();
 document.addEventListener("toggle", toggleBoth, true);
 reachable($("gradient-strip"), "Gradient × embedding; the arrow keys move from token to token");
-follow(["data"], drawSection);
+follow(["data", "gradient.stream"], drawSection);
 followGradients(["objective"], drawObjective);
 followGradients(["objective", "layer", "position", "theme", "width"], drawGradientLengths);
 followGradients(["objective", "theme"], drawGradientTokens);
-followGradients(["objective", "theme", "width"], drawEstimates);
+followGradients(["objective", "theme", "width", "ablation.heads"], drawEstimates);
 followGradients(["layer", "head", "position"], drawSteps);
 followGradients(["theme"], drawLoss);
 followGradients(["layer", "head", "query", "key"], drawRow);

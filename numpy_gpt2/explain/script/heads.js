@@ -1,32 +1,56 @@
 // Step 3, the grid of all heads: a small picture of each attention map, and a number that says what the head does.
 import { array, at, clamp, following, H, has, L, largest, piece, range, T } from "./data.js";
-import { $, element, legend, painted, ramp, signColors, span, stepOf, td, th, tr, weightColor } from "./elements.js";
+import {
+  $,
+  element,
+  legend,
+  painted,
+  pixelOf,
+  ramp,
+  signColors,
+  span,
+  stepOf,
+  td,
+  th,
+  tr,
+  weightColor,
+} from "./elements.js";
 import { fixed, percent, show, signed } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
 
 const SHARES = ["previous", "first", "duplicate", "induction"]; // KINDS in contributions.py
 const nameOf = (layer, head) => `head ${head} of block ${layer}`;
 
-function picture(layer, head) {
+const buttons = () => [...$("head-grid").querySelectorAll("button")];
+const placeOf = ({ dataset }) => [Number(dataset.layer), Number(dataset.head)];
+
+function drawPicture(canvas, layer, head) {
   const side = array("heads.pictures").shape[2];
-  const canvas = element("canvas", { width: side, height: side });
+  Object.assign(canvas, { width: side, height: side });
   const context = canvas.getContext("2d");
   const image = context.createImageData(side, side);
+  const pixels = new Uint32Array(image.data.buffer);
   at("heads.pictures", layer, head).forEach((root, i) => {
-    if (i % side <= Math.floor(i / side)) image.data.set([...ramp("blue", root / 255), 255], 4 * i);
+    if (i % side <= Math.floor(i / side)) pixels[i] = pixelOf(ramp("blue", root / 255));
   });
   context.putImageData(image, 0, 0);
-  return canvas;
 }
 
-function drawGrid() {
+function makeGrid() {
   const button = (layer, head) => {
     const properties = { "data-layer": layer, "data-head": head, onclick: () => choose({ layer, head }) };
-    return td(element("button", properties, picture(layer, head), element("small")), "");
+    return td(element("button", properties, element("canvas"), element("small")), "");
   };
   const top = tr(th("block"), ...range(H).map((head) => th(`head ${head}`)));
   const rows = range(L).map((layer) => tr(th(`h.${layer}`), ...range(H).map((head) => button(layer, head))));
   $("head-grid").replaceChildren(element("thead", {}, top), element("tbody", {}, ...rows));
+}
+
+// The buttons stay as long as the model has as many blocks and heads, because making them takes longer than the rest.
+function drawGrid() {
+  const last = buttons().at(-1);
+  if (!last || String(placeOf(last)) !== String([L - 1, H - 1])) makeGrid();
+  for (const button of buttons()) drawPicture(button.firstChild, ...placeOf(button));
   drawNumbers();
   markHead();
 }
@@ -48,8 +72,8 @@ function drawNumbers() {
   const all = range(L).flatMap((layer) => range(H).map((head) => [layer, head]));
   const lengths = all.map(([layer, head]) => at("heads.norm", layer, head, chosen.position));
   const most = { value, ...signColors(all.map(([layer, head]) => value(layer, head))), length: largest(lengths, 1e-9) };
-  for (const button of $("head-grid").querySelectorAll("button")) {
-    const [layer, head] = [Number(button.dataset.layer), Number(button.dataset.head)];
+  for (const button of buttons()) {
+    const [layer, head] = placeOf(button);
     const { text, rgb } = numberOf(layer, head, most);
     button.lastChild.textContent = text;
     button.lastChild.style.cssText = painted(rgb);

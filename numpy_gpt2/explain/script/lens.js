@@ -52,6 +52,12 @@ function markCell() {
   const p = at("lens.probabilities", row, position);
   const rows = Array.from(at("lens.tokens", row, position), (id, i) => barRow(piece(id), p[i] / p[0], percent(p[i])));
   $("lens-top").replaceChildren(...rows);
+  requestAnimationFrame(showCell);
+}
+
+// In the next frame, when the browser lays out the page in any case.
+function showCell() {
+  const button = $("lens-table").querySelector("[aria-pressed=true]");
   $("lens-scroll").scrollLeft = button.parentElement.offsetLeft - $("lens-scroll").clientWidth / 2;
 }
 

@@ -70,4 +70,4 @@ function drawAblation() {
 }
 
 follow(["theme"], drawDirect);
-follow(["theme"], drawAblation);
+follow(["theme", "ablation.heads"], drawAblation);

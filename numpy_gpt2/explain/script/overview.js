@@ -16,10 +16,12 @@ const MEANINGS = {
   L: "layers",
 };
 const N_BEST = 5;
+const N_STRIP = 14; // the last tokens of the prompt, in the strip
 
 function drawHeader() {
   document.title = `GPT-2, step by step: ${DATA.text.slice(0, 60)}`;
   $("prompt").textContent = DATA.text;
+  $("strip-prompt").replaceChildren(...DATA.tokens.slice(-N_STRIP).map((id) => span("piece", piece(id))));
   $("prompt").classList.toggle("long", DATA.text.length > 120);
   $("facts").textContent = `in the model ${DATA.facts}`;
   $("notice").textContent = DATA.notice;

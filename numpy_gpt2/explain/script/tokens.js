@@ -1,5 +1,5 @@
 // Steps 1 and 2: tokens, merges, embeddings.
-import { at, DATA, largest, piece, positions, T, token } from "./data.js";
+import { at, DATA, has, largest, piece, positions, T, token } from "./data.js";
 import { $, bar, element, fillTable, legend, painted, ramp, reachable, span, td, th, tr } from "./elements.js";
 import { fixed, percent, quantity, show } from "./numbers.js";
 import { choose, chosen, follow } from "./state.js";
@@ -93,6 +93,7 @@ function drawEmbeddings() {
 }
 
 function nearestCell(position) {
+  if (!has("nearest.tokens")) return td("…", "nearest"); // they are still computed
   const cell = td("", "nearest");
   at("nearest.tokens", position).forEach((id, i) => {
     cell.append(span("piece", piece(id)), span("soft", ` ${show(at("nearest.cosines", position, i), 2)}   `));
@@ -102,6 +103,6 @@ function nearestCell(position) {
 
 follow(["theme"], drawTokens);
 follow(["theme"], drawTokenTable);
-follow(["theme"], drawEmbeddings);
+follow(["theme", "nearest.tokens"], drawEmbeddings);
 follow(["position", "theme"], drawToken);
 follow(["position"], drawMerges);

@@ -12,12 +12,12 @@ async function post(address, content, signal) {
 
 // The JSON objects of an answer, one a line, as they arrive.
 async function* linesOf(response) {
-  let rest = "";
+  const pieces = []; // of a line that has not ended
   for await (const text of response.body.pipeThrough(new TextDecoderStream())) {
-    const lines = (rest + text).split("\n");
-    rest = lines.pop();
-    for (const line of lines) {
-      const part = JSON.parse(line);
+    const [end, ...starts] = text.split("\n");
+    pieces.push(end);
+    for (const start of starts) {
+      const part = JSON.parse(pieces.splice(0, Infinity, start).join(""));
       if (part.error) throw new Error(part.error);
       yield part;
     }
@@ -25,10 +25,10 @@ async function* linesOf(response) {
 }
 
 // A kind of request of which only the newest matters. A newer one breaks off the one before, so the server does not
-// compute it if it has not begun. `use` gets each part of the answer, `fail` the message of an error.
+// compute it any further. `use` gets each part of the answer, `fail` the message of an error.
 export function newest(address, use, fail) {
   let running = new AbortController();
-  return async (content) => {
+  const ask = async (content) => {
     running.abort();
     running = new AbortController();
     const { signal } = running;
@@ -41,4 +41,5 @@ export function newest(address, use, fail) {
       if (!signal.aborted) fail(error.message);
     }
   };
+  return Object.assign(ask, { cancel: () => running.abort() });
 }

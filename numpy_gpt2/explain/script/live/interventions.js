@@ -26,6 +26,8 @@ export const inForce = () => JSON.parse(chosen.interventions);
 const identity = (x) => JSON.stringify(Object.entries({ ...x, factor: 0 }).sort());
 const same = (x, y) => identity(x) === identity(y);
 const isInForce = (x) => inForce().some((y) => same(x, y));
+// Why the server could not use an intervention: for example, a shorter text has no such position.
+const refusal = (x) => DATA?.refused.find(([y]) => same(x, y))?.[1];
 const setList = (list) => choose({ interventions: JSON.stringify(list) });
 
 // A change that the browser's button "Back" undoes.
@@ -52,7 +54,10 @@ function describe({ kind, layer, head, query, key, name, position, from }) {
   if (kind === "head") return `head ${head} of block ${layer}`;
   if (kind === "mlp") return `the MLP of block ${layer}`;
   if (kind === "edge") return `head ${head} of block ${layer}: query ${query} does not see key ${key}`;
-  if (kind === "patch") return `${name} at position ${position}, from position ${from} of the second prompt`;
+  if (kind === "patch") {
+    const of = head === undefined ? "" : `head ${head} of `;
+    return `${of}${name} at position ${position}, from position ${from} of the second prompt`;
+  }
   const where = position === null ? "all positions" : `position ${position}`;
   return `the direction before block ${layer}, at ${where}`;
 }
@@ -71,6 +76,11 @@ function listRow(x) {
   return tr(td(text, ""), td("factor" in x ? slider : "", ""), td("", "number"), td(button, ""));
 }
 
+function effect({ factor }) {
+  if (factor === undefined) return "";
+  return factor === 0 ? "removed" : `× ${show(factor, 1)}`;
+}
+
 let listed = "";
 
 // The rows stay while only factors change, because a slider that is being moved must stay.
@@ -80,10 +90,13 @@ function drawList() {
   const key = list.map(identity).join();
   if (key !== listed) rows.replaceChildren(...list.map(listRow));
   listed = key;
-  for (const [i, { factor }] of list.entries()) {
-    if (factor === undefined) continue;
-    rows.rows[i].querySelector("input").value = factor;
-    rows.rows[i].cells[2].textContent = factor === 0 ? "removed" : `× ${show(factor, 1)}`;
+  for (const [i, x] of list.entries()) {
+    const [name, slider, state] = rows.rows[i].cells;
+    const reason = refusal(x);
+    name.classList.toggle("refused", Boolean(reason));
+    if (x.factor !== undefined) slider.firstChild.value = x.factor;
+    state.className = reason ? "refused" : "number";
+    state.textContent = reason ? `not in force: ${reason}` : effect(x);
   }
   $("remove-all").hidden = list.length === 0;
 }
@@ -123,8 +136,10 @@ function removeClicked(event) {
 }
 
 function markParts() {
+  const changed = new Set(inForce().map(identity));
   for (const place of document.querySelectorAll("#head-grid button, #direct-table td, #ablation-table td")) {
-    place.classList.toggle("changed", isInForce(partOf(place)));
+    const part = partOf(place);
+    place.classList.toggle("changed", changed.has(identity(part)) && !refusal(part));
   }
 }
 
@@ -160,5 +175,5 @@ for (const radio of document.querySelectorAll("input[name=clicks]")) {
 $("remove-all").addEventListener("click", () => setListAnew([]));
 follow(["interventions", "data"], drawList);
 follow(["layer", "head", "query", "key", "clicks", "interventions", "data"], drawRemovals);
-follow(["interventions", "data", "theme", "kind", "position"], markParts);
+follow(["interventions", "data", "theme", "kind", "position", "ablation.heads"], markParts);
 follow(["data"], drawChange);

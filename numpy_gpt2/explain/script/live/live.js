@@ -1,20 +1,14 @@
 // The live page: it asks the server whenever the choices of the input line change, and draws the answer.
 import { DATA, take } from "../data.js";
 import { $ } from "../elements.js";
-import { chosen, follow, inAddress, redraw, renew, start } from "../state.js";
+import { chosen, follow, inAddress, renew, start } from "../state.js";
 import { newest } from "./connection.js";
+import { add } from "./demand.js";
 import { drawModel, drawText, say, setAsking } from "./input.js";
 import { question } from "./second.js";
 
-// The first part of an answer is new data. The others add arrays and texts to it.
-function draw(part) {
-  if (part.tokens) drawData(part);
-  else {
-    Object.assign(DATA.pieces, part.pieces);
-    Object.assign(DATA.arrays, part.arrays);
-    redraw(Object.keys(part.arrays));
-  }
-}
+// The first part of an answer is new data. The others add to it.
+const draw = (part) => (part.tokens ? drawData(part) : add(part));
 
 function drawData(data) {
   const first = DATA === undefined;
@@ -38,7 +32,7 @@ function ask() {
   askServer(question());
 }
 
-follow(["model", "prompt", "taken", "second", "interventions"], ask);
+follow(["model", "prompt", "taken", "target", "second", "interventions"], ask);
 document.body.classList.add("no-data");
 Object.assign(chosen, inAddress());
 drawModel();

@@ -1,5 +1,5 @@
 // The last step: a second prompt beside the first one, and ways to patch its vectors into the first one.
-import { at, DATA, has, L, largest, piece, positions, range, T, token, weightsOf } from "../data.js";
+import { at, DATA, H, has, L, largest, piece, positions, range, T, token, weightsOf } from "../data.js";
 import {
   $,
   addStep,
@@ -30,6 +30,7 @@ export const question = () => ({
   model: chosen.model,
   prompt: chosen.prompt,
   taken: takenIds(),
+  target: chosen.target === "" ? null : Number(chosen.target),
   second: chosen.second || null,
   interventions: inForce(),
 });
@@ -86,6 +87,22 @@ function drawDistance() {
     onclick: () => choose({ row, position: t, layer: Math.max(row - 1, 0) }),
   }));
   legend("distance-legend", "0", show(most, 2), (share) => ramp("blue", share));
+}
+
+function drawLensDifference() {
+  const n = shared().length;
+  const values = at("second.lens.difference");
+  const best = (prompt, row, t) =>
+    `${piece(at(`${prompt}lens.tokens`, row, t, 0))} ${percent(at(`${prompt}lens.probabilities`, row, t, 0))}`;
+  const rows = range(L + 1).map((row) => ({ name: readName(row), values: values.subarray(row * n, (row + 1) * n) }));
+  drawCells("lens-difference-table", "Difference of the lenses", rows, (value, row, t) => ({
+    style: painted(ramp("blue", value)),
+    "data-tip":
+      `${readName(row)}, position ${t}: ${token(t)} and ${secondToken(t)}\ndifference ${percent(value)}\n` +
+      `best: ${best("", row, t)} and ${best(SECOND, row, t)}`,
+    onclick: () => choose({ row, position: t, layer: Math.max(row - 1, 0) }),
+  }));
+  legend("lens-difference-legend", "0 %", "100 %", (share) => ramp("blue", share));
 }
 
 function drawSecondLens() {
@@ -149,13 +166,23 @@ function chooseCell(event) {
 
 // ==== Patches and directions
 
-const options = (labels) => labels.map((label, value) => element("option", { value }, label));
+const options = (labels, prefix = "") =>
+  labels.map((label, value) => element("option", { value }, `${prefix}${label}`));
+const hasHeads = () => SETTINGS.head_vectors.some((name) => $("patch-name").value.endsWith(name));
+
+function drawPatchHead() {
+  $("patch-head").disabled = !hasHeads();
+}
 
 function drawPatch() {
   const names = [...SETTINGS.vectors.map((name) => `h.${chosen.layer}.${name}`), "embed", "ln_f"];
   const before = $("patch-name").selectedIndex;
   $("patch-name").replaceChildren(...names.map((name) => element("option", {}, name)));
   $("patch-name").selectedIndex = before < 0 ? 0 : before;
+  const head = $("patch-head").selectedIndex;
+  $("patch-head").replaceChildren(element("option", { value: "" }, "all heads"), ...options(range(H), "head "));
+  $("patch-head").selectedIndex = head > 0 && head <= H ? head : 0;
+  drawPatchHead();
   $("patch-position").replaceChildren(...options(positions.map((t) => `${t} ${token(t)}`)));
   $("patch-source").replaceChildren(...options(range(length()).map((t) => `${t} ${secondToken(t)}`)));
   $("patch-position").value = chosen.position;
@@ -164,10 +191,11 @@ function drawPatch() {
   $("add-direction-here").textContent = `Add at position ${chosen.position}`;
 }
 
-export const patch = (name, position, from) => intervene({ kind: "patch", name, position, from });
+export const patch = (name, position, from, one = {}) => intervene({ kind: "patch", name, position, from, ...one });
 
 function addPatch() {
-  patch($("patch-name").value, Number($("patch-position").value), Number($("patch-source").value));
+  const one = hasHeads() && $("patch-head").value ? { head: Number($("patch-head").value) } : {};
+  patch($("patch-name").value, Number($("patch-position").value), Number($("patch-source").value), one);
 }
 
 const addDirection = (position) => intervene({ kind: "direction", layer: chosen.layer, position, factor: 1 });
@@ -179,6 +207,7 @@ $("second-prompt").addEventListener("input", () => {
   clearTimeout(typingSecond);
   typingSecond = setTimeout(() => choose({ second: $("second-prompt").value }), SECOND_PAUSE);
 });
+$("patch-name").addEventListener("change", drawPatchHead);
 $("add-patch").addEventListener("click", addPatch);
 $("add-direction").addEventListener("click", () => addDirection(null));
 $("add-direction-here").addEventListener("click", () => addDirection(chosen.position));
@@ -193,6 +222,7 @@ follow(["second", "data", "second.tokens"], drawPresence);
 followBoth([], drawBothTokens);
 followBoth(["theme"], drawDistance);
 followBoth(["position", "lens.tokens"], drawSecondLens);
+follow(["second.lens.difference", "theme"], drawLensDifference, () => has("second.lens.difference"));
 followBoth(["layer", "head", "theme"], drawMaps);
 followBoth(["layer", "head", "query", "key"], describeWeights);
 followBoth(["layer", "position"], drawPatch);

@@ -11,7 +11,7 @@ let traceRows = [];
 let traceAnswer; // the first object: the answer, and its probability after each prompt
 
 // The part of a question that the map depends on.
-const traceSubject = () => ({ ...question(), interventions: [] });
+const traceSubject = () => ({ ...question(), target: null, interventions: [] });
 
 function useRow(part) {
   if (JSON.stringify(traceSubject()) !== traced) return;
@@ -59,6 +59,7 @@ function drawTracing() {
 
 // The map belongs to both prompts. When one of them changes, it is cleared.
 function clearTrace() {
+  askForTrace.cancel();
   traced = "";
   traceRows = [];
   $("tracing-progress").value = 0;
