@@ -156,8 +156,8 @@ def test_commands_work_where_no_threads_can_be_started(command, few_threads, cap
     assert "error" not in capsys.readouterr().err
 
 
-def test_threads_share_an_iterator_of_tasks():
-    """Two tasks wait for each other, so two threads do them. A limit leaves both to this thread."""
+def test_threads_share_an_iterator_of_tasks(monkeypatch):
+    """Two tasks wait for each other, so two threads do them. Under a limit, no other thread is asked."""
     barrier, seen = threading.Barrier(2, timeout=10), set()
     tasks = iter(range(2))
 
@@ -169,6 +169,7 @@ def test_threads_share_an_iterator_of_tasks():
     run_in_threads(work, 5)
     assert len(seen) == 2
     alone = []
+    monkeypatch.setattr(threads, "helpers", None)
     with single_threaded_products():
         run_in_threads(lambda: alone.append(threading.get_ident()), 5)
     run_in_threads(lambda: alone.append(threading.get_ident()), 1)
