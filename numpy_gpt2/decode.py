@@ -62,7 +62,7 @@ def decode(
             unread = text[:, -max(1, config.n_positions // 2) :]
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
         new = np.append(unread, np.tile(draft, (len(unread), 1)), axis=1)
-        one_token, start = new.shape[1] == 1, perf_counter()
+        one_token, start = new.shape == (1, 1), perf_counter()
         with single_threaded_products() if one_thread and one_token else nullcontext():
             hidden = prefill(new, weights, config, cache)
             scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
