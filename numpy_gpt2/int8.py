@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,28 +32,9 @@ FILE = "model.int8.safetensors"
 SCALES = ".scales"  # the scales of the matrix "name" are the tensor "name.scales"
 INT8 = {"I8": "i1", "F32": "<f4"}
 TABLES = ("wte.weight", "lm_head.weight")  # (V, C): a row for each output channel. Other matrices have a column.
-
 BLOCK = 1 << 18  # weights that are converted together: 1 MB in float32. From 460,000 on, OpenBLAS uses two threads.
-SHARED = 1 << 19  # weights per thread: with fewer, handing over the work takes longer than the work
+SHARED = 1 << 19  # weights per thread: with fewer, handing over the work takes about as long as the work
 FEW_ROWS = 4  # up to here, a product for each row is faster. Products of more rows are fastest with 8 blocks together.
-
-
-class FloatBuffer(threading.local):
-    """Memory for a block in float32, one for each thread. NumPy gets huge pages for it, because it has over 4 MB."""
-
-    def __init__(self) -> None:
-        self.floats = np.empty(8 * BLOCK, np.float32)
-
-    def convert(self, block: np.ndarray) -> np.ndarray:
-        """Return the block in float32. The array is valid until the next call in this thread."""
-        if block.size > self.floats.size:
-            self.floats = np.empty(block.size, np.float32)
-        floats = self.floats[: block.size].reshape(block.shape)
-        np.copyto(floats, block)
-        return floats
-
-
-buffer = FloatBuffer()
 
 
 class Int8Matrix:
@@ -101,8 +81,10 @@ class Int8Transpose:
         blocks = iter([slice(start, start + n) for start in range(0, N, n)])  # each thread takes the next one
 
         def multiply_blocks() -> None:
+            buffer = np.empty((n, C), np.float32)
             for block in blocks:
-                floats = buffer.convert(self.T.values[block])
+                floats = buffer[: len(self.T.values[block])]
+                np.copyto(floats, self.T.values[block])
                 for i, rows in enumerate(batches):
                     y[i, :, block] = np.dot(rows, floats.T)  # `np.dot` always releases the GIL; `@` may not
 
@@ -114,9 +96,8 @@ class Int8Transpose:
 def load_int8(folder: str | Path) -> Weights:
     """The weights of a model folder. Each matrix except wpe is an `Int8Matrix` or its transpose; the rest is float32.
 
-    The first call quantizes the matrices and saves them as `model.int8.safetensors` in `own_folder(folder)`. The file
-    is made again when the model's own files have changed, or when its tensors cannot be those of the model. Raises the
-    same errors as `load_weights`.
+    The first call quantizes the matrices and saves them in `own_folder(folder)`. The file is made again when the
+    model's files have changed, or when its tensors cannot be those of the model. Raises the errors of `load_weights`.
     """
     folder, saved = Path(folder), own_folder(Path(folder)) / FILE
     config = GPT2Config.from_json(folder / "config.json")
