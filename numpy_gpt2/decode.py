@@ -21,6 +21,7 @@ from .weights import Weights
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]  # scores (B, V), the text so far (B, T) -> tokens (B,)
 Observe = Callable[[np.ndarray, np.ndarray], None]  # the model's scores (B, V), tokens (B,)
 
+FIRST = 8  # passes before the first trial
 TRIAL = 2  # passes with each number of threads
 TRIAL_COST = 0.02  # part of the time that trials may cost
 
@@ -92,17 +93,19 @@ def thread_choices() -> Generator[bool, float, None]:
 
     Such products wait for memory and for the slowest thread. On a quiet machine, all threads are fastest. Beside a busy
     program, one thread can be three times as fast. A trial takes TRIAL passes with each; the faster one is used until
-    the next trial. The more the slower one costs, the longer it takes until then.
+    the next trial. The more the slower one costs, the longer it takes until then. The first passes are not measured,
+    because they are slower, and a short text needs no trial.
     """
-    best = False
+    best, n_passes = False, FIRST
     while True:
+        for _ in range(n_passes):
+            yield best
         seconds = {True: math.inf, False: math.inf}
         for one_thread in (best,) * TRIAL + (not best,) * TRIAL:
             seconds[one_thread] = min(seconds[one_thread], (yield one_thread))
         best = seconds[True] < seconds[False]
         lost = TRIAL * (seconds[not best] / seconds[best] - 1)  # passes
-        for _ in range(max(16, int(lost / TRIAL_COST))):
-            yield best
+        n_passes = max(16, int(lost / TRIAL_COST))
 
 
 def process(
