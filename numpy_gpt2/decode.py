@@ -21,6 +21,7 @@ from .weights import Weights
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]  # scores (B, V), the text so far (B, T) -> tokens (B,)
 Observe = Callable[[np.ndarray, np.ndarray], None]  # the model's scores (B, V), tokens (B,)
 
+FIRST = 8  # passes before the first trial
 TRIAL = 2  # passes with each number of threads
 TRIAL_COST = 0.02  # part of the time that trials may cost
 
@@ -62,7 +63,7 @@ def decode(
             unread = text[:, -max(1, config.n_positions // 2) :]
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
         new = np.append(unread, np.tile(draft, (len(unread), 1)), axis=1)
-        one_token, start = new.shape[1] == 1, perf_counter()
+        one_token, start = new.shape == (1, 1), perf_counter()
         with single_threaded_products() if one_thread and one_token else nullcontext():
             hidden = prefill(new, weights, config, cache)
             scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
@@ -92,17 +93,19 @@ def thread_choices() -> Generator[bool, float, None]:
 
     Such products wait for memory and for the slowest thread. On a quiet machine, all threads are fastest. Beside a busy
     program, one thread can be three times as fast. A trial takes TRIAL passes with each; the faster one is used until
-    the next trial. The more the slower one costs, the longer it takes until then.
+    the next trial. The more the slower one costs, the longer it takes until then. The first passes are not measured,
+    because they are slower, and a short text needs no trial.
     """
-    best = False
+    best, n_passes = False, FIRST
     while True:
+        for _ in range(n_passes):
+            yield best
         seconds = {True: math.inf, False: math.inf}
         for one_thread in (best,) * TRIAL + (not best,) * TRIAL:
             seconds[one_thread] = min(seconds[one_thread], (yield one_thread))
         best = seconds[True] < seconds[False]
         lost = TRIAL * (seconds[not best] / seconds[best] - 1)  # passes
-        for _ in range(max(16, int(lost / TRIAL_COST))):
-            yield best
+        n_passes = max(16, int(lost / TRIAL_COST))
 
 
 def process(

@@ -293,7 +293,7 @@ def test_every_intervention_can_be_made_on_the_page_and_a_reload_restores_it(pag
     page.evaluate("intervene({ ...inForce()[4], factor: 0.3 })")
     assert page.evaluate("inForce()") == INTERVENTIONS
     wait_for(page, "DATA.removed_edges.length === 1 && at('change.tokens').length")
-    again = browser.open(page.evaluate("location.href"))
+    again = browser.open(page.evaluate("location.href.split('#')[0] + address"))
     wait_for(again, "has('change.tokens')")
     p = change_arrays(prompts[0]["logits"], changed(prompts, INTERVENTIONS))["change.probabilities"]
     np.testing.assert_allclose(percentages(again, "#change-table tr"), 100 * p.ravel(), rtol=0.01)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..model import softmax
 from ..threads import map_in_steps
-from .analysis import Analysis, lens, log_probability
+from .analysis import Analysis, lens, log_probability, norm
 from .contributions import largest
 from .interventions import Patch, make_hook
 from .page import layer_arrays
@@ -119,10 +119,11 @@ def streams(a: Analysis) -> np.ndarray:
 def stream_distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """1 − x · y / (|x| |y|) at the positions that both have. (L, T, C) and (L, S, C) -> (L, min(T, S)).
 
+    This is ½ |x / |x| − y / |y||², which rounding cannot make negative, and which is 0 for equal vectors.
+
     >>> stream_distance(np.array([[[1.0, 0.0], [3.0, 4.0]]]), np.array([[[5.0, 0.0], [4.0, -3.0], [1.0, 1.0]]]))
     array([[0., 1.]])
     """
     n = min(x.shape[1], y.shape[1])
-    x, y = x[:, :n], y[:, :n]
-    lengths = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
-    return 1 - np.vecdot(x, y) / np.maximum(lengths, float(np.finfo(x.dtype).tiny))
+    x, y = (z[:, :n] / np.maximum(norm(z[:, :n])[..., None], float(np.finfo(z.dtype).tiny)) for z in (x, y))
+    return np.square(x - y).sum(axis=-1) / 2

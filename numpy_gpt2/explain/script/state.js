@@ -57,6 +57,7 @@ function choiceOf(hash) {
   const choice = {};
   const COUNTS = counts();
   for (const [name, text] of new URLSearchParams(hash.slice(1))) {
+    if (name in Object.prototype) continue; // such as __proto__
     const x = Number(text);
     if (name in READ) choice[name] = READ[name](text);
     else if (name in COUNTS && Number.isInteger(x) && clamp(x, COUNTS[name]) === x) choice[name] = x;
@@ -107,13 +108,38 @@ const framed = location.protocol === "about:";
 const isDifferent = (name) => chosen[name] !== OPENING[name];
 const isHead = (name) => (name === "layer" || name === "head") && (isDifferent("layer") || isDifferent("head"));
 
+// Browsers refuse more than 100 changes of the address in 30 seconds, and a slider makes 60 a second. So the address is
+// written after a pause. Until then, `address` is what it will be.
+const ADDRESS_PAUSE = 400; // milliseconds
+let address = location.hash;
+let written = -ADDRESS_PAUSE;
+let writing; // the timer of the pause
+
+function useAddress() {
+  clearTimeout(writing);
+  writing = undefined;
+  written = performance.now();
+  history.replaceState(null, "", address || location.href);
+}
+
 function writeAddress() {
   if (framed) return;
   const different = Object.entries(chosen).filter(([name]) => isDifferent(name) || isHead(name));
-  history.replaceState(null, "", `#${new URLSearchParams(different)}`);
+  address = `#${new URLSearchParams(different)}`;
+  const pause = written + ADDRESS_PAUSE - performance.now();
+  if (pause <= 0) useAddress();
+  else writing ??= setTimeout(useAddress, pause);
 }
 
-export const inAddress = () => ({ ...OPENING, ...(framed ? {} : choiceOf(location.hash)) });
+// Make a choice that the browser's button "Back" undoes.
+export function chooseInHistory(choice) {
+  if (writing) useAddress();
+  history.pushState(null, "", location.href);
+  choose(choice);
+  if (writing) useAddress();
+}
+
+export const inAddress = () => ({ ...OPENING, ...(framed ? {} : choiceOf(address)) });
 
 // Draw everything. Choices that the address holds are kept, and the others are made anew for the data.
 export function renew() {
@@ -130,6 +156,9 @@ export function start() {
   goToChosen();
   if (framed) return;
   addEventListener("hashchange", () => {
+    clearTimeout(writing);
+    writing = undefined;
+    address = location.hash;
     change(inAddress());
     goToChosen();
   });

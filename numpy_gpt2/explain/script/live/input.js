@@ -3,7 +3,7 @@ import { at, DATA, embedded, piece, sum } from "../data.js";
 import { $, element, span } from "../elements.js";
 import { quantity } from "../numbers.js";
 import { settled } from "../sampling.js";
-import { choose, chosen, follow, OPENING, READ } from "../state.js";
+import { choose, chooseInHistory, chosen, follow, OPENING, READ } from "../state.js";
 import { newest } from "./connection.js";
 
 const PAUSE = 20; // milliseconds without a key, after which the page follows
@@ -74,11 +74,8 @@ function useText() {
   drawButtons();
 }
 
-// A choice that the browser's button "Back" undoes.
 export function chooseAnew(choice) {
-  if (waiting()) return;
-  history.pushState(null, "", location.href);
-  choose(choice);
+  if (!waiting()) chooseInHistory(choice);
 }
 
 function takeToken(id) {
@@ -140,8 +137,7 @@ $("model").replaceChildren(...SETTINGS.models.map((name) => element("option", { 
 $("model").addEventListener("change", () => {
   clearTimeout(typing);
   typing = undefined;
-  history.pushState(null, "", location.href);
-  choose({ model: $("model").value, prompt: $("text").value, taken: "", target: "" });
+  chooseInHistory({ model: $("model").value, prompt: $("text").value, taken: "", target: "" });
 });
 $("text").addEventListener("input", type);
 $("text").addEventListener("change", () => typing === undefined || useText());

@@ -2,7 +2,7 @@
 import { at, DATA, H, has, largest, piece, token } from "../data.js";
 import { $, bar, element, span, td, tr } from "../elements.js";
 import { percent, show } from "../numbers.js";
-import { choose, chosen, follow, OPENING, READ } from "../state.js";
+import { choose, chooseInHistory, chosen, follow, OPENING, READ } from "../state.js";
 
 const MOST_FACTOR = 4; // the sliders end at ±4
 
@@ -28,13 +28,8 @@ const same = (x, y) => identity(x) === identity(y);
 const isInForce = (x) => inForce().some((y) => same(x, y));
 // Why the server could not use an intervention: for example, a shorter text has no such position.
 const refusal = (x) => DATA?.refused.find(([y]) => same(x, y))?.[1];
-const setList = (list) => choose({ interventions: JSON.stringify(list) });
-
-// A change that the browser's button "Back" undoes.
-function setListAnew(list) {
-  history.pushState(null, "", location.href);
-  setList(list);
-}
+const setList = (list, use = choose) => use({ interventions: JSON.stringify(list) });
+const setListAnew = (list) => setList(list, chooseInHistory);
 
 const end = (x) => setListAnew(inForce().filter((y) => !same(x, y)));
 

@@ -47,10 +47,11 @@ function drawTracing() {
     ...[whole, ...traceRows.flatMap(({ values }) => values)].map((p) => Math.abs(p - without)),
     1e-9,
   );
-  const back = (p) => `${fixed((100 * (p - without)) / (whole - without), 0)} % of the difference`;
+  const back = (p) =>
+    whole === without ? "" : `, ${fixed((100 * (p - without)) / (whole - without), 0)} % of the difference`;
   drawCells("tracing-table", "Causal tracing", traceRows, (p, layer, t) => ({
     style: painted(signColor((p - without) / most)),
-    "data-tip": `${token(t)} before block ${layer}, from the second prompt\np(${text}) = ${percent(p)}, ${back(p)}`,
+    "data-tip": `${token(t)} before block ${layer}, from the second prompt\np(${text}) = ${percent(p)}${back(p)}`,
     onclick: () => patch(`h.${layer}.resid_pre`, t, t),
   }));
   $("tracing-scale").hidden = false;
