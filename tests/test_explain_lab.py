@@ -117,7 +117,7 @@ def test_trace_has_a_row_for_each_block(served, prompts):
     [
         ("explain", {"interventions": [HEAD] * 101}, "it must be a list of 100 objects at most"),
         ("explain", {"second": 3}, "second is 3; it must be a text or null"),
-        ("gradients", {"interventions": [HEAD]}, "backward.py does not know heads or MLPs that are removed or scaled"),
+        ("gradients", {"interventions": [HEAD]}, "backward.py has no gradient of removed or scaled heads and MLPs"),
         ("ablation", {"target": 5000}, "the model has no token 5000"),
         ("trace", {}, "there is no second prompt"),
         ("trace", {"second": "The"}, "the second prompt has 1 tokens; it must have 8"),

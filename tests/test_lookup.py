@@ -135,8 +135,8 @@ def test_drafts_cost_at_most_2_percent_and_a_constant(text, longest, data):
     assert_bounded(Lookup(longest), text, next_token, 60)
 
 
-@pytest.mark.parametrize("price", [0.5, 1, 3])
-@pytest.mark.parametrize("n_right", range(9))
+@pytest.mark.parametrize("price", [0.5, 3])
+@pytest.mark.parametrize("n_right", range(0, 9, 2))
 def test_a_model_that_rejects_what_is_drafted_and_says_what_is_not_costs_2_percent(n_right, price):
     """It accepts n_right tokens of each draft. If no draft is made, its tokens are those that were predicted."""
     accepted = 0

@@ -6,6 +6,7 @@ Each function takes the fields of a request; server.py describes them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -58,6 +59,7 @@ class Models:
         self.first, self.dtype, self.max_tokens = first, dtype, max_tokens
         self.folders = {**local_models(), first.tokenizer.name: None}
         self.load = lru_cache(maxsize=2)(self.load_model)
+        self.loading = threading.Lock()  # several requests may need a model that is not loaded yet
         self.second = lru_cache(maxsize=2)(lambda name, prompt: begin(prompt, self.model(name), None, max_tokens))
         self.before = lru_cache(maxsize=1)(  # while interventions change, what they are compared with stays the same
             lambda name, prompt, target, taken: begin(prompt, self.model(name), target, max_tokens, taken)
@@ -73,7 +75,8 @@ class Models:
         if name not in self.folders:
             names = ", ".join(self.folders)
             raise RequestError(HTTPStatus.NOT_FOUND, f"there is no model {name!r:.60} here; it must be one of {names}")
-        return self.load(name)
+        with self.loading:
+            return self.load(name)
 
 
 class Pass(NamedTuple):
@@ -192,7 +195,7 @@ def gradient_parts(models: Models, request: Part) -> Iterator[Part]:
     analysis, _, interventions, *_ = run(models, request, gradients=True)
     if not all(isinstance(each, Edge | Direction) for each in interventions):
         raise ValueError(
-            "backward.py does not know heads or MLPs that are removed or scaled, and patches; end these interventions"
+            "backward.py has no gradient of removed or scaled heads and MLPs, or of patches; end these interventions"
         )
     yield {}
     for i, arrays in enumerate(gradients_of(analysis), 1):
