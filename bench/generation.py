@@ -163,10 +163,7 @@ class Generation:
         turns = [partial(bandwidth, self.limits, metrics, self.config)]
         workers = [worker for name, worker in self.workers.items() if not name.startswith("CTranslate2")]
         for metric in metrics:
-            arguments: dict[str, Any] = {
-                "prompt": self.ids[: metric.size],
-                "tokens": min(120, self.window - metric.size),
-            }
+            arguments: dict[str, Any] = {"prompt": self.ids[: metric.size], "tokens": self.tokens}
             turns += [partial(decode, worker, metric, **arguments) for worker in workers]
         results = take_turns(self.runs, turns)
         results[metrics[-1]]["position 16"] = results[metrics[0]]["numpy_gpt2"]

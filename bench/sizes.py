@@ -108,6 +108,7 @@ def one_size(size: str, scratch: Path, runs: int, notes: list[str]) -> Results:
 
 def sizes(runs: int, quick: bool, notes: list[str]) -> Iterator[Results]:
     """Measure each size after another. Only one of them is on the disk at a time."""
+    notes.append("The limit is the time in which another process reads the weights file, which is in memory already.")
     for size in list(RELEASED_SIZES)[: 2 if quick else None]:
         with tempfile.TemporaryDirectory() as scratch:
             yield one_size(size, Path(scratch), runs, notes)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
+from time import perf_counter
 
 import numpy as np
 
@@ -13,10 +15,15 @@ from .lookup import Lookup
 from .model import logits
 from .prefill import prefill
 from .sampling import ban_repeated_ngrams, penalize_repetition
+from .threads import single_threaded_products
 from .weights import Weights
 
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]  # scores (B, V), the text so far (B, T) -> tokens (B,)
 Observe = Callable[[np.ndarray, np.ndarray], None]  # the model's scores (B, V), tokens (B,)
+
+FIRST = 8  # passes before the first trial
+TRIAL = 2  # passes with each number of threads
+TRIAL_COST = 0.02  # part of the time that trials may cost
 
 
 def decode(
@@ -41,10 +48,12 @@ def decode(
     n_positions // 2 tokens of the text are read again.
 
     Drafts have at most `longest_draft` tokens. They change the speed only; `lookup.py` explains them. A batch has none.
+    The number of threads changes the speed only, too: `thread_choices` explains it.
     """
     B, end = len(text), text.shape[1] + n_new
     running = np.ones(B, bool)
-    lookup = Lookup(longest_draft if B == 1 else 0)
+    lookup, choices = Lookup(longest_draft if B == 1 else 0), thread_choices()
+    one_thread = next(choices)
     unread = text[:1] if (text == text[0]).all() else text  # equal prompts are read once
     cache = KVCache(config, len(unread), weights["wte.weight"].dtype)
     while (T := text.shape[1]) < end:
@@ -53,8 +62,14 @@ def decode(
             cache.truncate(0)
             unread = text[:, -max(1, config.n_positions // 2) :]
         draft = lookup.draft(text[0, -config.n_positions :], max(0, min(room, end - T - 1)))
-        hidden = prefill(np.append(unread, np.tile(draft, (len(unread), 1)), axis=1), weights, config, cache)
-        scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
+        new = np.append(unread, np.tile(draft, (len(unread), 1)), axis=1)
+        one_token, start = new.shape == (1, 1), perf_counter()
+        with single_threaded_products() if one_thread and one_token else nullcontext():
+            hidden = prefill(new, weights, config, cache)
+            scores = logits(hidden[:, -1 - len(draft) :], weights)  # (B, 1 + len(draft), V)
+        seconds = perf_counter() - start
+        if one_token:
+            one_thread = choices.send(seconds)
         if len(scores) < B:  # the prompts were equal; from here on, each row has its own text
             scores, cache = np.repeat(scores, B, axis=0), cache.repeat(B)
         for n_right, drafted in enumerate([*draft, -1]):  # −1: after the whole draft, there is nothing to compare
@@ -69,8 +84,28 @@ def decode(
             if tokens[0] != drafted:
                 break
         cache.truncate(cache.length - len(draft) + n_right)  # forget the rest of the draft
-        lookup.update(len(draft), text[0, T:])
+        lookup.update(len(draft), text[0, T:], seconds if unread.shape[1] == 1 else None)
         unread = text[:, -1:]
+
+
+def thread_choices() -> Generator[bool, float, None]:
+    """For each pass over one token: whether its products use one thread. The caller sends the seconds that it took.
+
+    Such products wait for memory and for the slowest thread. On a quiet machine, all threads are fastest. Beside a busy
+    program, one thread can be three times as fast. A trial takes TRIAL passes with each; the faster one is used until
+    the next trial. The more the slower one costs, the longer it takes until then. The first passes are not measured,
+    because they are slower, and a short text needs no trial.
+    """
+    best, n_passes = False, FIRST
+    while True:
+        for _ in range(n_passes):
+            yield best
+        seconds = {True: math.inf, False: math.inf}
+        for one_thread in (best,) * TRIAL + (not best,) * TRIAL:
+            seconds[one_thread] = min(seconds[one_thread], (yield one_thread))
+        best = seconds[True] < seconds[False]
+        lost = TRIAL * (seconds[not best] / seconds[best] - 1)  # passes
+        n_passes = max(16, int(lost / TRIAL_COST))
 
 
 def process(

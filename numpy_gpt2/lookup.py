@@ -15,6 +15,8 @@ Speculative Decoding", section 2.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 LONGEST_DRAFT = 31  # tokens: with the token before it, 32 rows in each product
@@ -47,19 +49,19 @@ def continuation(text: np.ndarray, n: int) -> tuple[int, np.ndarray]:
     return length, np.resize(text[ends[-1] + 1 :], n)
 
 
-def cost(n_drafted: int) -> float:
+def estimated_cost(n_drafted: int) -> float:
     """The approximate time of a forward pass that checks a draft, in forward passes of one token.
 
     Products have n_drafted + 1 rows, one for each drafted token and one for the token before them. The estimate fits
     measurements at multiples of 8 rows.
 
-    >>> cost(7)  # 2 + 8 / 10
+    >>> estimated_cost(7)  # 2 + 8 / 10
     2.8
     """
     return 2 + (n_drafted + 1) / 10
 
 
-INITIAL_BUDGET = 2 * cost(7)
+INITIAL_BUDGET = 2 * estimated_cost(7)
 
 
 class Lookup:
@@ -69,6 +71,7 @@ class Lookup:
     cost(n), and each token that the pass yields earns 1. A token without a draft earns BUDGET_PER_TOKEN. If the budget
     does not allow a draft, the draft is shortened or left out. So whatever the text and the model are, the passes for
     n tokens cost at most (1 + BUDGET_PER_TOKEN) · n + INITIAL_BUDGET: 2 % more than without drafts, and 5.6 passes.
+    cost(n) is `estimated_cost`, corrected by the times that the last three drafts took.
 
     To spend the budget well, a draft is made only after MIN_HITS correct predictions. Tokens without a draft are
     predicted, too.
@@ -77,7 +80,7 @@ class Lookup:
     >>> draft = lookup.draft(text, room=2)
     >>> draft
     array([8, 9])
-    >>> lookup.update(len(draft), np.array([8, 4]))  # 8 was right; the model's own next token is 4, not 9
+    >>> lookup.update(len(draft), np.array([8, 4]), None)  # 8 was right; the model's own next token is 4, not 9
     >>> round(lookup.budget, 2)  # 5.6 at the start, plus 2 tokens, minus cost(2)
     5.3
     >>> lookup.hits
@@ -89,6 +92,12 @@ class Lookup:
         self.budget = INITIAL_BUDGET
         self.guess = np.empty(0, int)  # the prediction for the next tokens; the draft is the beginning of it
         self.hits = MIN_HITS  # correct predictions in a row, in the last pass or in passes without a draft
+        self.seconds: deque[float] = deque(maxlen=5)  # of the last passes over one token
+        self.corrections = deque([1.0, 1.0, 1.0], maxlen=3)  # measured / estimated cost of the last drafts
+
+    def cost(self, n_drafted: int) -> float:
+        """The time of a forward pass that checks a draft, in forward passes of one token."""
+        return sorted(self.corrections)[1] * estimated_cost(n_drafted)
 
     def draft(self, text: np.ndarray, room: int) -> np.ndarray:
         """The tokens to try after `text`, at most `room` of them; often none."""
@@ -96,15 +105,25 @@ class Lookup:
         match, guess = continuation(text, longest) if longest > 0 else (0, text[:0])
         self.guess = guess if match >= MIN_MATCH else text[:0]
         n = 8 * (match // 8) + 7  # a multiple of 8 rows, with the token before the draft: products are fastest then
-        while n > 0 and cost(n) > self.budget:
+        while n > 0 and self.cost(n) > self.budget:
             n -= 8
         return self.guess[: max(n, 0) if self.hits >= MIN_HITS else 0]
 
-    def update(self, n_drafted: int, tokens: np.ndarray) -> None:
-        """Update the budget. `tokens` are the new ones: the correct part of the draft, then one that the model drew."""
+    def update(self, n_drafted: int, tokens: np.ndarray, seconds: float | None) -> None:
+        """Update the budget. `tokens` are the new ones: the correct part of the draft, then one that the model drew.
+
+        `seconds` is the time of the pass, or None if it also read a prompt.
+        """
         if n_drafted:
+            if seconds and self.seconds:
+                one = sorted(self.seconds)[len(self.seconds) // 2]
+                self.corrections.append(seconds / one / estimated_cost(n_drafted))
             self.hits = len(tokens) - 1
-        elif self.guess.size:
-            self.hits = self.hits + 1 if self.guess[0] == tokens[0] else 0
-        gain = len(tokens) - cost(n_drafted) if n_drafted else BUDGET_PER_TOKEN
-        self.budget = min(self.budget + gain, 4 * cost(self.longest))
+            gain = len(tokens) - self.cost(n_drafted)
+        else:
+            if seconds:
+                self.seconds.append(seconds)
+            if self.guess.size:
+                self.hits = self.hits + 1 if self.guess[0] == tokens[0] else 0
+            gain = BUDGET_PER_TOKEN
+        self.budget = min(self.budget + gain, 4 * self.cost(self.longest))

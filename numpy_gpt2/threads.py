@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -110,6 +111,35 @@ def started_pool(n_threads: int) -> Executor:
     finally:
         started.set()
     return pool
+
+
+@functools.cache
+def helpers() -> Executor:
+    """The threads that help this one in `run_in_threads`. They live as long as the process."""
+    return started_pool(thread_count() - 1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=helpers.cache_clear)  # a forked process has the object but not the threads
+
+
+def run_in_threads(work: Callable[[], Any], n_threads: int) -> None:
+    """Run `work` in this thread and in up to n_threads − 1 others. All of them take tasks from the same iterator.
+
+    Each matrix product inside uses one thread. A thread that has not started when this one has finished is not waited
+    for. Inside `single_threaded_products`, and if no thread can be started, this thread does all the work.
+    """
+    n_threads = 1 if active_limits else min(n_threads, thread_count())
+    if n_threads < 2 or isinstance(pool := helpers(), SerialExecutor):
+        return work()
+    with single_threaded_products():
+        futures = [pool.submit(work) for _ in range(n_threads - 1)]
+        try:
+            work()
+        finally:
+            for future in futures:
+                if not future.cancel():
+                    future.result()
 
 
 @contextmanager

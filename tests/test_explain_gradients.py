@@ -264,7 +264,7 @@ def test_both_sources_of_a_step_open_together_and_links_keep_the_objective(page)
     page.evaluate("new Promise(done => setTimeout(done, 50))")
     assert select(page, ".pair details", "x.open")[:2] == [False, False]
     page.evaluate("choose({ objective: 2 })")
-    assert "objective=2" in page.evaluate("location.hash")
+    assert "objective=2" in page.evaluate("address")
     page.evaluate("choose({ objective: 4 })")
 
 

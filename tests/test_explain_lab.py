@@ -224,7 +224,7 @@ def test_target_is_typed_or_clicked_and_kept_in_the_address(page, prompts):
     page.press("Enter")
     wait_for(page, f"DATA.target[0] === {ids[' that'][0]}")
     assert text_of(page, "#target-output").startswith("The target is ·that: p = ")
-    assert f"target={ids[' that'][0]}" in page.evaluate("location.hash")
+    assert f"target={ids[' that'][0]}" in page.evaluate("address")
     page.evaluate("document.querySelector('[name=picks][value=explain]').click(); $('next-table').rows[3].click()")
     third = page.evaluate("at('next.tokens', 3)")
     wait_for(page, f"DATA.target[0] === {third}")

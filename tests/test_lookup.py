@@ -17,7 +17,7 @@ from numpy_gpt2.lookup import (
     MIN_MATCH,
     Lookup,
     continuation,
-    cost,
+    estimated_cost,
 )
 from numpy_gpt2.sampling import probabilities
 
@@ -99,25 +99,27 @@ def test_text_that_repeats_takes_few_forward_passes(monkeypatch):
     assert len(lengths) == 400
 
 
-def assert_bounded(lookup, text, next_token, n):
+def assert_bounded(lookup, text, next_token, n, price=1):
     """Let the function `next_token(predicted, drafted)` be the model for n passes, and check the bound after each.
 
-    Returns the cost of all passes per token.
+    A draft costs `price` times the estimate. Returns the cost of all passes per token.
     """
     text, spent, n_new = [*text], 0.0, 0
     for _ in range(n):
         draft = lookup.draft(np.array(text), 100)
-        spent += cost(len(draft)) if len(draft) else 1
+        seconds = price * estimated_cost(len(draft)) if len(draft) else 1
+        spent += seconds
         tokens = []
         for drafted in [*draft.tolist(), None]:
             predicted = lookup.guess[len(tokens)] if len(tokens) < len(lookup.guess) else 0
             tokens.append(int(next_token(predicted, drafted is not None)))
             if tokens[-1] != drafted:
                 break
-        lookup.update(len(draft), np.array(tokens))
+        lookup.update(len(draft), np.array(tokens), seconds)
         text += tokens
         n_new += len(tokens)
-        assert spent <= (1 + BUDGET_PER_TOKEN) * n_new + INITIAL_BUDGET + 1e-9
+        before_measured = 2 * max(price - 1, 0) * estimated_cost(31)  # the first two drafts
+        assert spent <= (1 + BUDGET_PER_TOKEN) * n_new + INITIAL_BUDGET + before_measured + 1e-9
     return spent / n_new
 
 
@@ -133,8 +135,9 @@ def test_drafts_cost_at_most_2_percent_and_a_constant(text, longest, data):
     assert_bounded(Lookup(longest), text, next_token, 60)
 
 
-@pytest.mark.parametrize("n_right", range(9))
-def test_a_model_that_rejects_what_is_drafted_and_says_what_is_not_costs_2_percent(n_right):
+@pytest.mark.parametrize("price", [0.5, 3])
+@pytest.mark.parametrize("n_right", range(0, 9, 2))
+def test_a_model_that_rejects_what_is_drafted_and_says_what_is_not_costs_2_percent(n_right, price):
     """It accepts n_right tokens of each draft. If no draft is made, its tokens are those that were predicted."""
     accepted = 0
 
@@ -143,8 +146,17 @@ def test_a_model_that_rejects_what_is_drafted_and_says_what_is_not_costs_2_perce
         accepted = accepted + 1 if drafted else 0
         return predicted if accepted <= n_right else (predicted + 1) % 10
 
-    price = assert_bounded(Lookup(31), np.tile(np.arange(10), 20), next_token, 1000)
-    assert price > 1.01 or n_right > 1  # the budget is spent
+    per_token = assert_bounded(Lookup(31), np.tile(np.arange(10), 20), next_token, 1000, price)
+    assert per_token > 1.01 or n_right > 1 or price < 1  # the budget is spent
+
+
+def test_the_cost_of_drafts_is_measured_and_one_slow_pass_does_not_count():
+    lookup = Lookup(31)
+    lookup.update(7, np.array([1]), 30)  # no pass over one token was measured before it
+    lookup.update(0, np.array([1]), 10)
+    for seconds, cost in ((1000, 2.8), (56, 5.6), (14, 5.6), (14, 1.4)):
+        lookup.update(7, np.array([1]), seconds)
+        assert lookup.cost(7) == pytest.approx(cost)
 
 
 def test_drafts_are_no_longer_than_allowed():
@@ -267,8 +279,8 @@ def test_the_flag_no_lookup_turns_drafts_off(tiny, capsys, monkeypatch):
 
 def test_after_a_wrong_draft_two_correct_predictions_lead_to_the_next():
     lookup, text = Lookup(31), np.tile(np.arange(10), 2)
-    lookup.update(len(lookup.draft(text, 100)), np.array([99]))
+    lookup.update(len(lookup.draft(text, 100)), np.array([99]), None)
     for predicted in (0, 1):
         assert len(lookup.draft(np.append(text, np.arange(predicted)), 100)) == 0
-        lookup.update(0, np.array([predicted]))
+        lookup.update(0, np.array([predicted]), None)
     assert len(lookup.draft(np.append(text, [0, 1]), 100)) == 7

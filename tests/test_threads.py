@@ -1,6 +1,8 @@
 """Single-threaded products, and the thread pool."""
 
+import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -15,7 +17,7 @@ from numpy_gpt2.__main__ import main as generate_main
 from numpy_gpt2.evaluate import main as evaluate_main
 from numpy_gpt2.explain.__main__ import main as explain_main
 from numpy_gpt2.hub import bundled_folder
-from numpy_gpt2.threads import FairLock, single_threaded_products, thread_count, thread_pool
+from numpy_gpt2.threads import FairLock, run_in_threads, single_threaded_products, thread_count, thread_pool
 from numpy_gpt2.train.__main__ import main as train_main
 
 from .conftest import ROOT
@@ -152,6 +154,83 @@ def test_commands_work_where_no_threads_can_be_started(command, few_threads, cap
         shutil.copytree(bundled_folder(), model)
     assert main([*arguments, "--out" if main is train_main else "-m", str(model)]) == 0
     assert "error" not in capsys.readouterr().err
+
+
+def test_threads_share_an_iterator_of_tasks(monkeypatch):
+    """Two tasks wait for each other, so two threads do them. Under a limit, no other thread is asked."""
+    barrier, seen = threading.Barrier(2, timeout=10), set()
+    tasks = iter(range(2))
+
+    def work():
+        for _ in tasks:
+            barrier.wait()
+            seen.add(threading.get_ident())
+
+    run_in_threads(work, 5)
+    assert len(seen) == 2
+    alone = []
+    monkeypatch.setattr(threads, "helpers", None)
+    with single_threaded_products():
+        run_in_threads(lambda: alone.append(threading.get_ident()), 5)
+    run_in_threads(lambda: alone.append(threading.get_ident()), 1)
+    assert alone == [threading.get_ident()] * 2
+
+
+def test_a_busy_helper_is_not_waited_for():
+    release, n_calls = threading.Event(), 0
+
+    def work():
+        nonlocal n_calls
+        n_calls += 1
+
+    busy = threads.helpers().submit(release.wait, 60)
+    run_in_threads(work, 2)
+    assert n_calls == 1
+    release.set()
+    assert busy.result() is True
+
+
+def test_an_error_in_a_helper_is_raised():
+    caller, failed = threading.current_thread(), threading.Event()
+
+    def work():
+        if threading.current_thread() is caller:
+            failed.wait(10)
+        else:
+            failed.set()
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        run_in_threads(work, 2)
+
+
+def test_where_no_threads_can_be_started_this_thread_does_the_work(few_threads):
+    threads.helpers.cache_clear()
+    tasks, done = iter(range(9)), []
+    run_in_threads(lambda: done.extend(tasks), 2)
+    assert sorted(done) == [*range(9)]
+    threads.helpers.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_process_starts_its_own_helpers():
+    script = """
+import os, threading
+from threadpoolctl import threadpool_limits
+from numpy_gpt2.threads import run_in_threads
+threadpool_limits(2)
+def both():
+    barrier = threading.Barrier(2, timeout=10)
+    run_in_threads(barrier.wait, 2)
+both()
+child = os.fork()
+if child == 0:
+    both()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+both()
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=30)
 
 
 def test_overflow_in_a_pool_gives_no_warning():

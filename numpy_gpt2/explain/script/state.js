@@ -57,7 +57,7 @@ function choiceOf(hash) {
   const choice = {};
   const COUNTS = counts();
   for (const [name, text] of new URLSearchParams(hash.slice(1))) {
-    if (name in Object.prototype) continue; // such as __proto__
+    if (name in Object.prototype) continue; // a name of every object
     const x = Number(text);
     if (name in READ) choice[name] = READ[name](text);
     else if (name in COUNTS && Number.isInteger(x) && clamp(x, COUNTS[name]) === x) choice[name] = x;
