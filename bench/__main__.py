@@ -22,7 +22,7 @@ from numpy_gpt2.cli import positive_int
 from .data import make_checkpoint
 from .generation import Generation
 from .measure import Metric, Results, Sample, take_turns
-from .processes import counting_loop, run_process
+from .processes import counting_loop, has_transformers, run_process
 from .report import CAPTION, HEADER, absent_lines, machine, page, table_lines
 from .sizes import sizes
 
@@ -48,7 +48,7 @@ def training_step(title: str, name: str) -> Sample:
 def training(runs: int, quick: bool, notes: list[str]) -> Iterator[Results]:
     """Training steps of a small model and, unless `quick`, of larger ones. Each process warms up by itself."""
     names = ["numpy_gpt2", "transformers"]
-    if not (find_spec("torch") and find_spec("transformers")):
+    if not has_transformers():
         notes.append(f"{names.pop()} is absent from training: it needs PyTorch.")
     for title in list(TRAINING)[: 1 if quick else None]:
         yield take_turns(runs, [partial(training_step, title, name) for name in names], warm_up=0)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,11 @@ def counting_loop() -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
+
+
+def has_transformers() -> bool:
+    """Whether transformers can run: it needs PyTorch."""
+    return bool(find_spec("torch") and find_spec("transformers"))
 
 
 def first_token_commands(folder: Path, scratch: Path) -> dict[str, list[str]]:

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy_gpt2.config import RELEASED_SIZES
 from .data import make_checkpoint
 from .generation import SHORT, decode, first_token, prefill
 from .measure import Metric, Results, Sample, take_turns
-from .processes import first_token_commands, run_process, start_workers
+from .processes import first_token_commands, has_transformers, run_process, start_workers
 
 PROMPT = 128  # tokens of a prompt for prefill
 TOKENS = 16  # that are decoded
@@ -81,7 +80,7 @@ def one_size(size: str, scratch: Path, runs: int, notes: list[str]) -> Results:
     folder, config = scratch / size, GPT2Config.preset(size)
     make_checkpoint(folder, [], size)
     names = ["numpy_gpt2", "numpy_gpt2 int8"]
-    if not (find_spec("torch") and find_spec("transformers")):
+    if not has_transformers():
         notes.append("transformers is absent: it needs PyTorch.")
     elif free_memory() < ROOM * 4 * config.num_parameters():
         notes.append(f"transformers is left out for {size}: {free_memory() / 1e9:.0f} GB of memory are free.")

@@ -136,7 +136,7 @@ def test_whole_measurement_works_without_peers(tmp_path, monkeypatch):
 def test_sizes_are_measured_without_peers(tmp_path, monkeypatch):
     monkeypatch.setattr(data.gpt2.GPT2Config, "preset", lambda name: GPT2Config(n_layer=1, n_embd=8, n_head=1))
     monkeypatch.setattr(processes, "PAUSE", 0)
-    monkeypatch.setattr(sizes, "find_spec", lambda name: None)
+    monkeypatch.setattr(processes, "find_spec", lambda name: None)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notes: list[str] = []
     results = sizes.one_size("gpt2-xl", tmp_path, 1, notes)

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import threading
 import time
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -16,9 +15,9 @@ from numpy_gpt2.explain.compare import change_arrays, lens_difference, second_ar
 from numpy_gpt2.explain.gradients import gradients_of
 from numpy_gpt2.explain.interventions import make_hook, read_intervention
 from numpy_gpt2.explain.page import gradient_arrays
-from numpy_gpt2.explain.server import Server
 
 from .browser import KINDS, text_of
+from .live_server import running
 
 PROMPT, SECOND = "The king is dead, and the king", "The queen is dead, and the queen"
 READY = "typeof DATA === 'object' && !waiting() && has('heads.tokens') && has('second.tokens') === !!chosen.second"
@@ -34,12 +33,8 @@ INTERVENTIONS = [
 
 @pytest.fixture(scope="module")
 def served(bundled):
-    with Server(bundled, "float32", PROMPT, 32) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running(bundled, "float32", PROMPT, 32) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,16 @@
 """The live page in a browser: typing, steps, links and failures."""
 
 import json
-import threading
 import time
 
 import pytest
 
 from numpy_gpt2 import forward, load
 from numpy_gpt2.explain import explain
-from numpy_gpt2.explain.server import Server
 from numpy_gpt2.explain.visible import token_text
 
 from .browser import CODES, cells_of, change, text_of
+from .live_server import running
 
 READY = "typeof DATA === 'object' && !waiting() && has('neurons.tokens') && !$('lens').inert"
 
@@ -23,12 +22,8 @@ def model(tiny):
 
 @pytest.fixture(scope="module")
 def served(model):
-    with Server(model, "float32", "To be, or not", 32) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running(model, "float32", "To be, or not", 32) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from http.client import HTTPConnection
 
 import numpy as np
@@ -23,20 +23,9 @@ from numpy_gpt2.explain.server import Server
 
 from .browser import KINDS
 from .conftest import run_in_process, write_model
+from .live_server import running
 
 JSON = {"Content-Type": "application/json"}
-
-
-@contextmanager
-def running(*arguments, **options):
-    with Server(*arguments, **options) as served:
-        thread = threading.Thread(target=served.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield served
-        finally:
-            served.shutdown()
-            thread.join()
 
 
 @pytest.fixture(scope="module")

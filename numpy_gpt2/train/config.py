@@ -67,6 +67,14 @@ class Derived(NamedTuple):
     of: Callable[[Any], Any]  # from the TrainConfig
 
 
+def tenth_of_steps(largest: int) -> Derived:
+    """A tenth of the steps, rounded up, or `largest` if that is less. None if the number of steps is not known."""
+    return Derived(
+        f"a tenth of the steps, at most {largest}",
+        lambda options: min(largest, -(-options.max_steps // 10)) if options.max_steps else None,
+    )
+
+
 SAME = object()  # the default with `init_from` is the default of the other runs
 
 
@@ -174,7 +182,7 @@ class TrainConfig:
         100,
         COUNT_OR_ZERO,
         "steps in which the learning rate rises to lr",
-        tuning=Derived("a tenth of the steps, at most 100", lambda options: options.tenth_of_steps(100)),
+        tuning=tenth_of_steps(100),
     )
     # Decay pulls the weights towards 0, and not towards the model that a run fine-tunes.
     weight_decay: float = setting(0.1, NON_NEGATIVE, "weight decay of AdamW, for matrices only", tuning=0)
@@ -191,7 +199,7 @@ class TrainConfig:
         250,
         COUNT_OR_ZERO,
         "steps between evaluations; the last step is always evaluated",
-        tuning=Derived("a tenth of the steps, at most 250", lambda options: options.tenth_of_steps(250)),
+        tuning=tenth_of_steps(250),
     )
     eval_batches: int = setting(200, COUNT, "largest number of held-out batches in an evaluation", tuning=16)
     sample_interval: int = setting(500, COUNT_OR_ZERO, "steps between samples on standard output")
@@ -215,10 +223,6 @@ class TrainConfig:
                 object.__setattr__(self, field.name, value)  # the class is frozen
         if self.train != "all" and self.init_from is None:
             raise ValueError(f"train is {self.train}; it must be all without init_from, because new weights are random")
-
-    def tenth_of_steps(self, largest: int) -> int | None:
-        """A tenth of the steps, rounded up, or `largest` if that is less. None if the number of steps is not known."""
-        return min(largest, -(-self.max_steps // 10)) if self.max_steps else None
 
     def with_steps(self, n_windows: int) -> TrainConfig:
         """The settings with `max_steps`: the number of steps in which `epochs` passes over `n_windows` are made.
