@@ -18,8 +18,23 @@ from .model import hidden_states
 from .threads import single_threaded_products, thread_count, thread_pool
 from .weights import Weights
 
-CHUNK = 128  # tokens per chunk: few enough that a chunk's intermediate results stay in the processor's cache
+CHUNK = 192  # tokens per chunk, at most: so few that its intermediate results stay in the processor's cache
+SHORTEST = 64  # tokens per chunk: with fewer, products are slow, because each one reads all the weights
 SERIAL_MULTIPLY_ADDS = 3 << 20  # products with fewer multiply-adds finish before a second thread wakes up
+
+
+def chunk_length(T: int, longest: int, n_threads: int) -> int:
+    """Tokens per chunk of a prompt of T tokens: at most `longest`, and equally many chunks for each thread.
+
+    Two threads compute 300 tokens in two chunks of 150. With three chunks, one thread would wait for the third one.
+
+    >>> chunk_length(300, longest=192, n_threads=2)
+    150
+    >>> chunk_length(1000, longest=192, n_threads=2)  # 6 chunks
+    167
+    """
+    n = n_threads * math.ceil(T / (n_threads * longest))
+    return max(math.ceil(T / n), min(SHORTEST, longest))
 
 
 def prefill(
@@ -33,7 +48,7 @@ def prefill(
     if T > 1 and T * config.n_embd**2 < SERIAL_MULTIPLY_ADDS:
         with single_threaded_products():
             return hidden_states(tokens, weights, config, cache)
-    size = min(chunk_size, max(chunk_size // 2, math.ceil(T / 2)))  # 65 to 256 tokens make two chunks
+    size = chunk_length(T, chunk_size, thread_count())
     chunks = np.split(tokens, range(size, T, size), axis=1)
     if len(chunks) == 1 or len(chunks) < thread_count():
         return np.concatenate([hidden_states(chunk, weights, config, cache) for chunk in chunks], axis=1)

@@ -1,5 +1,6 @@
 """A prompt in chunks, in one thread and in several."""
 
+import math
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import numpy as np
@@ -7,13 +8,18 @@ import pytest
 
 import numpy_gpt2 as gpt2
 from numpy_gpt2 import GPT2Config, KVCache, generate
-from numpy_gpt2.prefill import ChunkCache, prefill
+from numpy_gpt2.prefill import ChunkCache, chunk_length, prefill
 from numpy_gpt2.threads import thread_count
 
 from .reference.seeded import seeded_tokens, seeded_weights
 
 SHORT = GPT2Config(vocab_size=50, n_positions=16, n_embd=12, n_layer=2, n_head=3)
 LONG = GPT2Config(vocab_size=50, n_positions=700, n_embd=16, n_layer=3, n_head=2)
+
+
+@pytest.fixture(autouse=True)
+def small_models_use_threads(monkeypatch):
+    monkeypatch.setattr("numpy_gpt2.prefill.SERIAL_MULTIPLY_ADDS", 0)
 
 
 @pytest.mark.parametrize("T", [128, 129, 256, 600])
@@ -49,13 +55,20 @@ def test_a_long_prompt_leaves_the_number_of_threads_unchanged():
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 600])
 def test_any_chunk_size_gives_the_same_hidden_states(chunk_size):
-    config = GPT2Config(
-        vocab_size=50, n_positions=16, n_embd=528, n_layer=1, n_head=2
-    )  # so large that the prompt is cut into chunks
-    weights = seeded_weights(config, 1, scale=0.4)
-    tokens = seeded_tokens(config, 1, (1, 13))
-    hidden = prefill(tokens, weights, config, KVCache(config), chunk_size)
-    np.testing.assert_allclose(hidden, gpt2.hidden_states(tokens, weights, config), atol=2e-5)
+    weights = seeded_weights(SHORT, 1, scale=0.4)
+    tokens = seeded_tokens(SHORT, 1, (1, 13))
+    hidden = prefill(tokens, weights, SHORT, KVCache(SHORT), chunk_size)
+    np.testing.assert_allclose(hidden, gpt2.hidden_states(tokens, weights, SHORT), atol=2e-5)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 16])
+def test_each_thread_gets_equally_many_chunks(n_threads):
+    """Except where the chunks would be too short."""
+    for T in range(2, 1025):
+        size = chunk_length(T, 192, n_threads)
+        n = math.ceil(T / size)
+        assert size <= 192
+        assert size == 64 or n % n_threads == 0
 
 
 def test_a_chunk_waits_for_the_chunk_before_in_each_layer():
