@@ -80,12 +80,11 @@ def one_size(size: str, scratch: Path, runs: int, notes: list[str]) -> Results:
     folder, config = scratch / size, GPT2Config.preset(size)
     make_checkpoint(folder, [], size)
     names = ["numpy_gpt2", "numpy_gpt2 int8"]
-    if not has_transformers():
-        notes.append("transformers is absent: it needs PyTorch.")
-    elif free_memory() < ROOM * 4 * config.num_parameters():
-        notes.append(f"transformers is left out for {size}: {free_memory() / 1e9:.0f} GB of memory are free.")
-    else:
-        names.append("transformers")
+    if has_transformers():
+        if free_memory() > ROOM * 4 * config.num_parameters():
+            names.append("transformers")
+        else:
+            notes.append(f"transformers is left out for {size}: {free_memory() / 1e9:.0f} GB of memory are free.")
     load = {
         "numpy_gpt2": ["-c", LOAD_OURS, str(folder), "float32"],
         "numpy_gpt2 int8": ["-c", LOAD_OURS, str(folder), "int8"],
@@ -108,6 +107,8 @@ def one_size(size: str, scratch: Path, runs: int, notes: list[str]) -> Results:
 def sizes(runs: int, quick: bool, notes: list[str]) -> Iterator[Results]:
     """Measure each size after another. Only one of them is on the disk at a time."""
     notes.append("The limit is the time in which another process reads the weights file, which is in memory already.")
+    if not has_transformers():
+        notes.append("transformers is absent: it needs PyTorch.")
     for size in list(RELEASED_SIZES)[: 2 if quick else None]:
         with tempfile.TemporaryDirectory() as scratch:
             yield one_size(size, Path(scratch), runs, notes)

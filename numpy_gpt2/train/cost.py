@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..threads import thread_count
+from ..windows import ROWS
 from .gradients import equal_parts, lowest_block
 from .step import Run, windows_per_epoch
 from .trained import trained_weights
 
-# For `memory`. Peaks of runs with 2 to 124 million parameters were 0.9 to 1.1 of the estimate, also with `last:2` and
+# For `memory`. Peaks of runs with 1 to 124 million parameters were 0.8 to 1.1 of the estimate, also with `last:2` and
 # `lora:8`.
 BASE = 80_000_000  # bytes
 PER_CHANNEL = 20  # numbers for each token, block and channel
 PATTERNS = 2  # numbers for each attention weight
+EVALUATED = 6  # numbers for each score in an evaluation
 MANY_PASSES = 20  # over the training text; a model then begins to repeat it
 
 
@@ -30,23 +32,29 @@ def memory(run: Run) -> int:
     """An estimate of the peak memory of a step, in bytes.
 
     The arrays of what is trained have as many numbers as there are parameters: the weights, the gradient, AdamW's two
-    means, and the running mean if there is one. The frozen weights are in memory once, adapted matrices twice.
+    means, and the running mean if there is one. With frozen weights, the whole weights file is in memory, and adapted
+    matrices are there twice. Python and its libraries take BASE bytes.
 
-    Each thread computes a part of the batch. For each of its tokens it keeps V scores. In each block with a backward
-    pass, it keeps PER_CHANNEL · C + PATTERNS · H T numbers. Python and its libraries take BASE bytes.
+    In a step, each thread computes a part of the batch. For each of its tokens it keeps V scores. In each block with a
+    backward pass, it keeps PER_CHANNEL · C + PATTERNS · H T numbers. It also has the gradients of one block. In an
+    evaluation, each thread has the scores of ROWS tokens.
     """
     config, options = run.config, run.options
-    parts = [part for chunks in equal_parts(options.batch_size, options.n_positions) for part in chunks]
-    n_tokens = min(thread_count(), len(parts)) * math.prod(some.stop - some.start for some in parts[0])
+    divided = equal_parts(options.batch_size, options.n_positions, config.vocab_size)
+    parts = [part for chunks in divided for part in chunks]
+    n_threads = min(thread_count(), len(parts))
+    n_tokens = math.prod(some.stop - some.start for some in parts[0])
     names = trained_weights(options.train, config)
     n_blocks = config.n_layer - lowest_block(names, config.n_layer)
     per_token = n_blocks * (PER_CHANNEL * config.n_embd + PATTERNS * config.n_head * options.n_positions)
-    others = [*run.frozen.values(), *run.merged.values()]
+    step = n_tokens * (per_token + config.vocab_size) + sum(map(math.prod, config.block_shapes().values()))
+    evaluation = EVALUATED * ROWS * config.vocab_size
     return (
         BASE
         + run.weights.nbytes * (5 if options.average else 4)
-        + sum(array.nbytes for array in others)
-        + 4 * n_tokens * (per_token + config.vocab_size)
+        + (4 * config.num_parameters() if run.frozen else 0)
+        + sum(array.nbytes for array in run.merged.values())
+        + 4 * n_threads * max(step, evaluation)
     )
 
 

@@ -17,12 +17,13 @@ import numpy as np
 from ..backward import NOT_NEEDED, block_backward, cross_entropy_backward, layer_norm_backward
 from ..cache import KVCache
 from ..config import GPT2Config
-from ..model import cross_entropy, hidden_states, logits, within
+from ..model import cross_entropy, hidden_states, identity, logits, within
 from ..prefill import ChunkCache
 from ..weights import Weights
 from ..windows import TOKENS_PER_FORWARD
 
 LOSS_SCORES = 1 << 19  # scores whose loss is computed together, at least a position: 2 MB stay in the processor's cache
+SCORES_PER_PART = 1 << 24  # of parts of several rows. For GPT-2's vocabulary, twice as many need a sixth more memory.
 HEAD_ROWS = 4096  # rows of the head's gradient that are computed together
 
 ALL = slice(None)
@@ -34,19 +35,23 @@ Place = tuple[slice, slice]  # rows and positions of a batch
 Take = Callable[[str, slice | np.ndarray, np.ndarray, bool], None]
 
 
-def equal_parts(rows: int, length: int) -> list[list[Place]]:
+def equal_parts(rows: int, length: int, vocab_size: int) -> list[list[Place]]:
     """Divide a batch of rows × length tokens into parts of at most TOKENS_PER_FORWARD tokens, at least two.
 
     A part is some rows, or a chunk of the positions of one row. The chunks of a row are in one list. A batch of several
-    rows that are short enough is divided into equal parts, as large as possible:
+    rows that are short enough is divided into equal parts. They are as large as possible, but parts of several rows
+    have at most SCORES_PER_PART scores:
 
-    >>> equal_parts(rows=8, length=128)  # 2 parts of 512 tokens
+    >>> equal_parts(rows=8, length=128, vocab_size=256)  # 2 parts of 512 tokens
     [[(slice(0, 4, None), slice(0, 128, None))], [(slice(4, 8, None), slice(0, 128, None))]]
-    >>> equal_parts(rows=1, length=1024)
+    >>> len(equal_parts(rows=8, length=128, vocab_size=50257))  # 4 parts of 256 tokens
+    4
+    >>> equal_parts(rows=1, length=1024, vocab_size=256)
     [[(slice(0, 1, None), slice(0, 512, None)), (slice(0, 1, None), slice(512, 1024, None))]]
     """
     if rows > 1 and length <= TOKENS_PER_FORWARD:
-        n = next(n for n in range(2, rows + 1) if rows % n == 0 and rows * length <= n * TOKENS_PER_FORWARD)
+        most = min(TOKENS_PER_FORWARD, max(length, SCORES_PER_PART // vocab_size))
+        n = next(n for n in range(2, rows + 1) if rows % n == 0 and rows * length <= n * most)
         return [[(slice(i, i + rows // n), slice(0, length))] for i in range(0, rows, rows // n)]
     size = min(TOKENS_PER_FORWARD, math.ceil(length / 2))
     chunks = [slice(i, min(i + size, length)) for i in range(0, length, size)]
@@ -135,7 +140,9 @@ def batch_gradients(
     Targets of −1 are not possible. Raises what `forward` raises. After an error, all parts end at their next gradient.
     """
     batch = Batch(inputs, targets, weights, config, {*names}, take)
-    tasks = [task for places in equal_parts(*inputs.shape) for task in batch.add_parts(places, dropouts)]
+    rows, length = inputs.shape
+    divided = equal_parts(rows, length, config.vocab_size)
+    tasks = [task for places in divided for task in batch.add_parts(places, dropouts)]
     try:
         for _ in pool.map(lambda task: task(), tasks):  # each one waits only for tasks that began before it
             pass
@@ -256,6 +263,7 @@ class Part:
             dx, dw = block_backward(dx, w, config, layer, trace, within(prefix, self.dropout), self.cache)
             self.pass_on({prefix + name: gradient for name, gradient in dw.items()})
         self.embeddings_backward(dx)
+        self.trace, self.dropout = {}, identity  # the other parts may take this memory: arrays and dropout's masks
 
     def head_backward(self, x: np.ndarray) -> np.ndarray:
         """The mean loss of the batch  ->  dx. Adds up the losses of the part.

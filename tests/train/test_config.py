@@ -61,6 +61,7 @@ def test_min_lr_is_a_tenth_of_lr_unless_given():
         ("min_lr", -1.0),
         ("batch_size", 0),
         ("batch_size", 2.5),
+        ("batch_size", 10**6 + 1),
         ("max_steps", 0),
         ("epochs", 0),
         ("epochs", 2e6),
@@ -71,6 +72,7 @@ def test_min_lr_is_a_tenth_of_lr_unless_given():
         ("warmup", -1),
         ("beta2", 1.0),
         ("tokenizer", "bpe:3"),
+        ("tokenizer", ""),
         ("time_limit", 0.0),
     ],
 )
@@ -94,6 +96,6 @@ def test_a_count_of_401_digits_is_an_error(field, capsys):
         return
     with pytest.raises(SystemExit, match="2"):
         command.parse_arguments(arguments)
-    assert "to 10^18; see --help" in capsys.readouterr().err
+    assert f"{field.metadata['kind'].wanted}; see --help" in capsys.readouterr().err
     with pytest.raises(ValueError, match="it must be a whole number from"):
         TrainConfig(**{field.name: 10**401})

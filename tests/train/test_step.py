@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 
 from numpy_gpt2 import GPT2Config, cross_entropy, forward, init_weights, load, windows
 from numpy_gpt2.backward import loss_and_gradients
+from numpy_gpt2.threads import SerialExecutor
 from numpy_gpt2.train import TrainConfig
 from numpy_gpt2.train import gradients as gradients_module
 from numpy_gpt2.train import run as run_module
 from numpy_gpt2.train import step as step_module
-from numpy_gpt2.train.gradients import equal_parts
+from numpy_gpt2.train.gradients import SCORES_PER_PART, equal_parts
 from numpy_gpt2.train.step import (
     Run,
     adamw,
@@ -29,7 +31,7 @@ from numpy_gpt2.train.step import (
 )
 from numpy_gpt2.train.trained import as_weights
 
-from ..reference.seeded import FOLDER, TRAINING, seeded_batch, seeded_weights, selected, variation
+from ..reference.seeded import FOLDER, TRAINING, seeded_batch, seeded_tokens, seeded_weights, selected, variation
 from .conftest import SIZES, TINY_RUN, checkpoint, named
 
 # Batches
@@ -85,22 +87,24 @@ def test_batch_depends_only_on_seed_and_step():
     assert (np.concatenate(halves) == first).all()
 
 
-@given(rows=st.integers(1, 300), length=st.integers(1, 2000))
-def test_parts_cover_the_batch_and_are_as_large_as_allowed(rows, length):
-    largest = windows.TOKENS_PER_FORWARD
+@given(rows=st.integers(1, 300), length=st.integers(1, 2000), vocab_size=st.sampled_from([256, 50257, 1 << 20]))
+def test_parts_cover_the_batch_and_are_as_large_as_allowed(rows, length, vocab_size):
+    """Several rows of few tokens have few scores, too, unless a row has more than that."""
+    most_tokens = windows.TOKENS_PER_FORWARD
     seen = np.zeros((rows, length), int)
-    groups = equal_parts(rows, length)
+    groups = equal_parts(rows, length, vocab_size)
     for part in itertools.chain(*groups):
         seen[part] += 1
-        assert seen[part].size <= largest
+        assert seen[part].size <= most_tokens
     assert (seen == 1).all()
-    if rows > 1 and length <= largest:
+    if rows > 1 and length <= most_tokens:
+        largest = max(length, min(most_tokens, SCORES_PER_PART // vocab_size))
         [size] = {seen[part].size for [part] in groups}
         possible = [n for n in range(2, rows + 1) if rows % n == 0 and rows // n * length <= largest]
         assert size == rows // possible[0] * length
     else:
         assert len(groups) == rows
-        assert {len(chunks) for chunks in groups} == {max(min(2, length), math.ceil(length / largest))}
+        assert {len(chunks) for chunks in groups} == {max(min(2, length), math.ceil(length / most_tokens))}
 
 
 # Dropout
@@ -320,6 +324,20 @@ def test_dropout_masks_depend_on_seed_step_and_part(monkeypatch, pool):
     assert losses[0] != losses[1]
     np.testing.assert_array_equal(gradient(1, 4), first)
     assert all(np.abs(gradient(*other) - first).max() > 1e-4 for other in [(2, 4), (1, 5)])
+
+
+def test_finished_parts_of_a_batch_take_no_memory():
+    """16 parts take hardly more than 4, dropout's masks included."""
+    config = GPT2Config(vocab_size=50, n_positions=64, n_embd=32, n_layer=4, n_head=4)
+    run = new_run(TrainConfig(dropout=0.1), config, seeded_weights(config, 0, scale=0.1))
+    peaks = []
+    for rows in (32, 128):
+        tokens = seeded_tokens(config, 0, (rows, 65))
+        tracemalloc.start()
+        mean_gradient(run, tokens[:, :-1], tokens[:, 1:], SerialExecutor())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_accumulated_batches_equal_one_large_batch(cli, corpus, tmp_path):
