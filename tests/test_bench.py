@@ -28,6 +28,7 @@ from .reference.seeded import FOLDER, seeded_tokens, seeded_weights, variation
 BENCH = ROOT / "bench"
 README = (BENCH / "README.md").read_text(encoding="utf-8")
 RESULTS = (BENCH / "RESULTS.md").read_text(encoding="utf-8")
+SIZES = (BENCH / "SIZES.md").read_text(encoding="utf-8")
 
 
 def test_imports_have_no_cycle():
@@ -210,19 +211,20 @@ def test_checkpoint_without_gpt2s_tokenizer_is_noted(tmp_path, monkeypatch):
 
 
 def test_committed_results_have_the_captions_of_the_code():
-    assert CAPTION.format(runs=3) in RESULTS
-    assert HEADER in RESULTS
+    for page_text in (RESULTS, SIZES):
+        assert CAPTION.format(runs=3) in page_text
+        assert HEADER in page_text
     titles = {line.split("|")[1].strip() for line in RESULTS.splitlines() if line.startswith("| ")} - {""}
     for metric in (START, MEMORY, Metric(DECODE, "tokens/s", 16), Metric(PREFILL, "s", 1000)):
         assert str(metric) in titles
 
 
 def test_numbers_in_the_readme_are_measured():
-    known = set(re.findall(r"\d[\d,.]*\d|\d", RESULTS))
+    known = set(re.findall(r"\d[\d,.]*\d|\d", RESULTS + SIZES))
     rows = [
         line for line in README.splitlines() if re.match(r"\| .*(MB|tokens/s| s)( |\b)", line) and "python" not in line
     ]
-    assert len(rows) == 12
+    assert len(rows) == 18
     for row in rows:
         for value in re.findall(r"([\d.,]+) (?:s|MB|tokens/s|×)", row):
             assert value in known, row

@@ -11,6 +11,7 @@ page.py, page.html, .css, script/  the page: one HTML file that loads nothing el
 size.py                            the size of the page, known before anything is computed
 server.py, live.html, .css         the live page of `--serve`, and its server
 answers.py                         what the server answers, one part at a time
+turns.py                           long computations take turns, and stop between two results
 compare.py                         two passes compared: before and after interventions, two prompts; tracing
 text.py                            the report in the terminal
 __main__.py                        the command, `python -m numpy_gpt2.explain "PROMPT"`

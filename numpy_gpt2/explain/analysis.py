@@ -39,11 +39,12 @@ from ..config import GPT2Config
 from ..console import progress_bar
 from ..model import cross_entropy, forward, hidden_states, identity, layer_norm, logits, record, softmax
 from ..prefill import SERIAL_MULTIPLY_ADDS
-from ..threads import map_in_steps, single_threaded_products
+from ..threads import single_threaded_products
 from ..tokenizer import merge_steps, pieces, prompt_ids, token_ranks
 from ..weights import Weights
 from .contributions import contributions, head_kinds, largest, promoted_in_block, row_chunks
 from .interventions import MLP, Head, Hook, Intervention, chain, make_hook
+from .turns import map_in_steps
 
 MAX_TOKENS = 64  # of a prompt, by default; the attention maps grow with the square of this
 MAX_PIECE_BYTES = 64  # longer pieces have no list of merges, because it grows with the square of the length

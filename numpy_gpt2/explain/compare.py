@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..model import softmax
-from ..threads import map_in_steps
 from .analysis import Analysis, lens, log_probability, norm
 from .contributions import largest
 from .interventions import Patch, make_hook
 from .page import layer_arrays
+from .turns import map_in_steps
 from .visible import token_text
 
 N_COMPARED = 8  # candidates before and after

@@ -18,10 +18,10 @@ import numpy as np
 from .. import backward
 from ..backward import cross_entropy_backward, forward_backward
 from ..model import forward, record
-from ..threads import map_in_steps
 from ..weights import Weights
 from .analysis import Analysis
 from .calls import Call, watch
+from .turns import map_in_steps
 
 Arrays = dict[str, np.ndarray]
 

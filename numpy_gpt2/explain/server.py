@@ -34,7 +34,6 @@ from typing import Any
 
 from ..checkpoint import Model
 from ..console import print_stderr
-from ..threads import FairLock
 from .answers import (
     Models,
     RequestError,
@@ -46,6 +45,7 @@ from .answers import (
 )
 from .interventions import BLOCK_VECTORS, HEAD_VECTORS
 from .page import SCRIPTS, asset, filled, page_script
+from .turns import FairLock
 
 MAX_BODY = 100_000  # bytes of a request
 MAX_CONNECTIONS = 64  # at once

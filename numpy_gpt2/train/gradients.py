@@ -23,7 +23,7 @@ from ..weights import Weights
 from ..windows import TOKENS_PER_FORWARD
 
 LOSS_SCORES = 1 << 19  # scores whose loss is computed together, at least a position: 2 MB stay in the processor's cache
-SCORES_PER_PART = 1 << 24  # of parts of several rows. For GPT-2's vocabulary, twice as many need a sixth more memory.
+SCORES_PER_PART = 1 << 24  # of parts of several rows. For GPT-2's vocabulary, twice as many take a fifth more memory.
 HEAD_ROWS = 4096  # rows of the head's gradient that are computed together
 
 ALL = slice(None)
