@@ -56,11 +56,12 @@ def bars(ax: Axes, values: Values, names: list[str], title: str, label: str) -> 
             middle = median(runs)
             ax.barh(y, middle, color=COLORS[name])
             ax.plot([min(runs), max(runs)], [y, y], color="#333333", linewidth=1)
-            ax.annotate(f" {number(middle)}", (max(runs), y), va="center", fontsize=7)
+            place = (max(runs), y)
+            ax.annotate(number(middle), place, (3, 0), textcoords="offset points", va="center", fontsize=7)
     for name, color in LIMITS.items():
         if name in values:
             ax.axvline(median(values[name]), color=color, linestyle="--", linewidth=1, label=name)
-            ax.legend(loc="lower right")
+            ax.legend(loc="upper right")
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.margins(x=0.15)
