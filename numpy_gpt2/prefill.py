@@ -24,17 +24,21 @@ SERIAL_MULTIPLY_ADDS = 3 << 20  # products with fewer multiply-adds finish befor
 
 
 def chunk_length(T: int, longest: int, n_threads: int) -> int:
-    """Tokens per chunk of a prompt of T tokens: at most `longest`, and equally many chunks for each thread.
+    """Tokens per chunk of a prompt of T tokens, at most `longest`: equally many chunks for each thread.
 
     Two threads compute 300 tokens in two chunks of 150. With three chunks, one thread would wait for the third one.
+    If these would be shorter than SHORTEST, chunks are as long as possible, and all threads share each product.
 
     >>> chunk_length(300, longest=192, n_threads=2)
     150
     >>> chunk_length(1000, longest=192, n_threads=2)  # 6 chunks
     167
+    >>> chunk_length(100, longest=192, n_threads=2)  # 1 chunk
+    100
     """
     n = n_threads * math.ceil(T / (n_threads * longest))
-    return max(math.ceil(T / n), min(SHORTEST, longest))
+    size = math.ceil(T / n)
+    return size if size >= min(SHORTEST, longest) else min(T, longest)
 
 
 def prefill(
