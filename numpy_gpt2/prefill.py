@@ -52,7 +52,7 @@ def prefill(
     if T > 1 and T * config.n_embd**2 < SERIAL_MULTIPLY_ADDS:
         with single_threaded_products():
             return hidden_states(tokens, weights, config, cache)
-    if T <= min(chunk_size, SHORTEST):
+    if min(SHORTEST, chunk_size) >= T:
         return hidden_states(tokens, weights, config, cache)
     size = chunk_length(T, chunk_size, thread_count())
     chunks = np.split(tokens, range(size, T, size), axis=1)
