@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -101,16 +101,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=helpers.cache_clear)  # a forked process has the object but not the threads
 
 
-def run_in_threads(work: Callable[[], Any], n_threads: int) -> None:
+def run_in_threads(work: Callable[[], Any], n_threads: int, products_are_small: bool = False) -> None:
     """Run `work` in this thread and in up to n_threads − 1 others. All of them take tasks from the same iterator.
 
-    Each matrix product inside uses one thread. A thread that has not started when this one has finished is not waited
-    for. Inside `single_threaded_products`, and if no thread can be started, this thread does all the work.
+    Each matrix product inside uses one thread. BLAS does so by itself if `products_are_small`, which saves the time of
+    setting a limit. A thread that has not started when this one has finished is not waited for. Inside
+    `single_threaded_products`, and if no thread can be started, this thread does all the work.
     """
     n_threads = 1 if active_limits else min(n_threads, thread_count())
     if n_threads < 2 or isinstance(pool := helpers(), SerialExecutor):
         return work()
-    with single_threaded_products():
+    with nullcontext() if products_are_small else single_threaded_products():
         futures = [pool.submit(work) for _ in range(n_threads - 1)]
         try:
             work()
