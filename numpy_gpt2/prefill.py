@@ -27,7 +27,7 @@ def chunk_length(T: int, longest: int, n_threads: int) -> int:
     """Tokens per chunk of a prompt of T tokens, at most `longest`: equally many chunks for each thread.
 
     Two threads compute 300 tokens in two chunks of 150. With three chunks, one thread would wait for the third one.
-    If these would be shorter than SHORTEST, chunks are as long as possible, and all threads share each product.
+    If these would be shorter than SHORTEST, there are as few chunks as possible, and all threads share each product.
 
     >>> chunk_length(300, longest=192, n_threads=2)
     150
@@ -38,7 +38,7 @@ def chunk_length(T: int, longest: int, n_threads: int) -> int:
     """
     n = n_threads * math.ceil(T / (n_threads * longest))
     size = math.ceil(T / n)
-    return size if size >= min(SHORTEST, longest) else min(T, longest)
+    return size if size >= min(SHORTEST, longest) else math.ceil(T / math.ceil(T / longest))
 
 
 def prefill(
@@ -52,7 +52,7 @@ def prefill(
     if T > 1 and T * config.n_embd**2 < SERIAL_MULTIPLY_ADDS:
         with single_threaded_products():
             return hidden_states(tokens, weights, config, cache)
-    if min(SHORTEST, chunk_size) >= T:
+    if min(SHORTEST, chunk_size) >= T:  # decoding comes here: it does not need the number of threads
         return hidden_states(tokens, weights, config, cache)
     size = chunk_length(T, chunk_size, thread_count())
     chunks = np.split(tokens, range(size, T, size), axis=1)

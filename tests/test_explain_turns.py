@@ -1,4 +1,4 @@
-"""explain/turns.py: long computations of the live page take turns."""
+"""explain/turns.py: long computations of the explain page take turns."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Long computations of the live page: they take turns, and stop between two results."""
+"""Long computations of the explain page: they take turns, and stop between two results."""
 
 from __future__ import annotations
 

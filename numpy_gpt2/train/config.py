@@ -36,7 +36,7 @@ class Kind(NamedTuple):
 
 
 COUNT = Kind("N", int, lambda n: 1 <= n <= 10**18, "a whole number from 1 to 10^18")
-BATCH = Kind("N", int, lambda n: 1 <= n <= 10**6, "a whole number from 1 to 1,000,000")
+BATCH = Kind("N", int, lambda n: 1 <= n <= 10**4, "a whole number from 1 to 10,000")
 COUNT_OR_ZERO = Kind("N", int, lambda n: 0 <= n <= 10**18, "a whole number from 0 to 10^18")
 SEED = Kind("N", int, lambda n: n >= 0, "a whole number, 0 or more")
 POSITIVE = Kind("X", float, lambda x: 0 < x < math.inf, "a number above 0")

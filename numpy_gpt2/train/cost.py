@@ -29,15 +29,16 @@ def passes(run: Run, n_tokens: int) -> float:
 
 
 def memory(run: Run) -> int:
-    """An estimate of the peak memory of a step, in bytes.
+    """An estimate of the peak memory of a run, in bytes.
 
     The arrays of what is trained have as many numbers as there are parameters: the weights, the gradient, AdamW's two
     means, and the running mean if there is one. With frozen weights, the whole weights file is in memory, and adapted
     matrices are there twice. Python and its libraries take BASE bytes.
 
     In a step, each thread computes a part of the batch. For each of its tokens it keeps V scores. In each block with a
-    backward pass, it keeps PER_CHANNEL · C + PATTERNS · H T numbers. It also has the gradients of one block. In an
-    evaluation, each thread has the scores of ROWS tokens.
+    backward pass, it keeps PER_CHANNEL · C + PATTERNS · H T numbers. It also has the gradients of one block. For all
+    tokens of the batch, the gradients of the embeddings are kept and, where rows are divided into chunks, the keys and
+    values. In an evaluation, each thread has EVALUATED numbers for each score of ROWS tokens.
     """
     config, options = run.config, run.options
     divided = equal_parts(options.batch_size, options.n_positions, config.vocab_size)
@@ -49,11 +50,13 @@ def memory(run: Run) -> int:
     per_token = n_blocks * (PER_CHANNEL * config.n_embd + PATTERNS * config.n_head * options.n_positions)
     step = n_tokens * (per_token + config.vocab_size) + sum(map(math.prod, config.block_shapes().values()))
     evaluation = EVALUATED * ROWS * config.vocab_size
+    per_batch_token = config.n_embd * (1 + (2 * config.n_layer if len(divided[0]) > 1 else 0))
     return (
         BASE
         + run.weights.nbytes * (5 if options.average else 4)
         + (4 * config.num_parameters() if run.frozen else 0)
         + sum(array.nbytes for array in run.merged.values())
+        + 4 * options.batch_size * options.n_positions * per_batch_token
         + 4 * n_threads * max(step, evaluation)
     )
 

@@ -40,7 +40,7 @@ def equal_parts(rows: int, length: int, vocab_size: int) -> list[list[Place]]:
 
     A part is some rows, or a chunk of the positions of one row. The chunks of a row are in one list. A batch of several
     rows that are short enough is divided into equal parts. They are as large as possible, but parts of several rows
-    have at most SCORES_PER_PART scores:
+    have at most SCORES_PER_PART scores. An even number of rows makes an even number of parts, for two threads:
 
     >>> equal_parts(rows=8, length=128, vocab_size=256)  # 2 parts of 512 tokens
     [[(slice(0, 4, None), slice(0, 128, None))], [(slice(4, 8, None), slice(0, 128, None))]]
@@ -51,7 +51,7 @@ def equal_parts(rows: int, length: int, vocab_size: int) -> list[list[Place]]:
     """
     if rows > 1 and length <= TOKENS_PER_FORWARD:
         most = min(TOKENS_PER_FORWARD, max(length, SCORES_PER_PART // vocab_size))
-        n = next(n for n in range(2, rows + 1) if rows % n == 0 and rows * length <= n * most)
+        n = next(n for n in range(2, rows + 1, 1 + (rows % 2 == 0)) if rows % n == 0 and rows * length <= n * most)
         return [[(slice(i, i + rows // n), slice(0, length))] for i in range(0, rows, rows // n)]
     size = min(TOKENS_PER_FORWARD, math.ceil(length / 2))
     chunks = [slice(i, min(i + size, length)) for i in range(0, length, size)]

@@ -61,7 +61,7 @@ def test_min_lr_is_a_tenth_of_lr_unless_given():
         ("min_lr", -1.0),
         ("batch_size", 0),
         ("batch_size", 2.5),
-        ("batch_size", 10**6 + 1),
+        ("batch_size", 10**4 + 1),
         ("max_steps", 0),
         ("epochs", 0),
         ("epochs", 2e6),

@@ -100,7 +100,8 @@ def test_parts_cover_the_batch_and_are_as_large_as_allowed(rows, length, vocab_s
     if rows > 1 and length <= most_tokens:
         largest = max(length, min(most_tokens, SCORES_PER_PART // vocab_size))
         [size] = {seen[part].size for [part] in groups}
-        possible = [n for n in range(2, rows + 1) if rows % n == 0 and rows // n * length <= largest]
+        divisors = [n for n in range(2, rows + 1) if rows % n == 0 and (rows % 2 or n % 2 == 0)]
+        possible = [n for n in divisors if rows // n * length <= largest]
         assert size == rows // possible[0] * length
     else:
         assert len(groups) == rows
