@@ -33,7 +33,7 @@ SCALES = ".scales"  # the scales of the matrix "name" are the tensor "name.scale
 INT8 = {"I8": "i1", "F32": "<f4"}
 TABLES = ("wte.weight", "lm_head.weight")  # (V, C): a row for each output channel. Other matrices have a column.
 BLOCK = 1 << 18  # weights that are converted together: 1 MB in float32. From 460,000 on, OpenBLAS uses two threads.
-SHARED = 1 << 19  # weights per thread, for few rows: with fewer, handing over the work takes as long as the work
+SHARED = 1 << 19  # weights per thread: with fewer, handing over the work takes as long. For many rows, BLOCK is enough.
 FEW_ROWS = 4  # up to here, a product for each row is faster. Products of more rows are fastest with 8 blocks together.
 
 
@@ -88,7 +88,7 @@ class Int8Transpose:
                 for i, rows in enumerate(batches):
                     y[i, :, block] = np.dot(rows, floats.T)  # `np.dot` always releases the GIL; `@` may not
 
-        run_in_threads(multiply_blocks, N * C // SHARED if few else N, products_are_small=few)
+        run_in_threads(multiply_blocks, N * C // (SHARED if few else BLOCK), products_are_small=few)
         y *= self.T.scales
         return y.reshape(*x.shape[:-1], N)
 
