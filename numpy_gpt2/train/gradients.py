@@ -51,7 +51,7 @@ def equal_parts(rows: int, length: int, vocab_size: int) -> list[list[Place]]:
     """
     if rows > 1 and length <= TOKENS_PER_FORWARD:
         most = min(TOKENS_PER_FORWARD, max(length, SCORES_PER_PART // vocab_size))
-        n = next(n for n in range(2, rows + 1, 1 + (rows % 2 == 0)) if rows % n == 0 and rows * length <= n * most)
+        n = next(n for n in range(2, rows + 1, 2 - rows % 2) if rows % n == 0 and rows * length <= n * most)
         return [[(slice(i, i + rows // n), slice(0, length))] for i in range(0, rows, rows // n)]
     size = min(TOKENS_PER_FORWARD, math.ceil(length / 2))
     chunks = [slice(i, min(i + size, length)) for i in range(0, length, size)]
