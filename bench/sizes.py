@@ -106,7 +106,6 @@ def one_size(size: str, scratch: Path, runs: int, notes: list[str]) -> Results:
 
 def sizes(runs: int, quick: bool, notes: list[str]) -> Iterator[Results]:
     """Measure each size after another. Only one of them is on the disk at a time."""
-    notes.append("The limit is the time in which another process reads the weights file, which is in memory already.")
     if not has_transformers():
         notes.append("transformers is absent: it needs PyTorch.")
     for size in list(RELEASED_SIZES)[: 2 if quick else None]:
