@@ -484,7 +484,8 @@ def test_prints_are_shown_for_one_function_and_breakpoint_has_no_terminal(path):
     code = "def gelu(x):\n    for i in range(30):\n        print(i)\n    breakpoint()\n    return x\n"
     path.write_text(code, encoding="utf-8")
     result = run_in_process("check_named", path, "gelu")
-    assert "It calls breakpoint(), which has no terminal here. This is line 5: return x" in " ".join(result["lines"]).replace("\n  ", "")
+    report = " ".join(" ".join(result["lines"]).split())
+    assert "It calls breakpoint(), which has no terminal here. This is line 5: return x" in report
     lines = result["printed"].split("\n")
     assert [line.strip() for line in lines[1:3]] == ["0", "1"]
     assert len(lines) == 22
