@@ -26,11 +26,10 @@ def main() -> None:
     browser = Browser(executable)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "explain.html"
-        file.write_text(explain(PROMPT, "shakespeare", ablate=True).page(), encoding="utf-8")
+        file.write_text(explain(PROMPT, "shakespeare", target=" king", ablate=True).page(), encoding="utf-8")
         page = browser.open(file.as_uri(), width=1280, height=1000)
-        page.evaluate(
-            "choose({ layer: 4, head: 2, position: 13, key: 12 })"
-        )  # a head that often looks at the previous token
+        # A head that often looks at the previous token.
+        page.evaluate("choose({ layer: 4, head: 2, position: 13, key: 12 })")
         page.evaluate("document.querySelector('.picker').style.position = 'static'")  # otherwise it covers the map
         picture(page, FOLDER / "attention.png", "#map-legend", "#map-output", 960)
         picture(page, FOLDER / "lens.png", "#lens", "#lens .two", 1016)
