@@ -45,7 +45,7 @@ def loss_curve(rows: Sequence[dict[str, Any]], title: str) -> str:
         label, color = LINES[name]
         path = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in points)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-        parts.append(text(WIDTH - RIGHT, TOP + 16 + 18 * i, label, f'text-anchor="end" fill="{color}"'))
+        parts.append(text(WIDTH - RIGHT - 60 * i, TOP - 8, label, f'text-anchor="end" fill="{color}"'))
     if lines["val_loss"]:
         step, loss = min(lines["val_loss"], key=lambda point: point[1])
         parts.append(f'<circle cx="{x(step):.1f}" cy="{y(loss):.1f}" r="4" fill="{LINES["val_loss"][1]}"/>')

@@ -56,6 +56,15 @@ def test_both_lines_and_the_lowest_validation_loss_are_drawn():
     assert (float(circle.get("cx")), float(circle.get("cy"))) == lines[RED][1]
 
 
+def test_the_names_of_the_lines_are_above_them():
+    lines, texts, _ = picture(rows([4, 4], [4, 4]), "t")  # both lines are as high as possible
+    highest = min(y for points in lines.values() for _, y in points)
+    names = [texts["training"], texts["held out"]]
+    assert all(float(name.get("y")) < highest for name in names)
+    end, start = (float(name.get("x")) for name in names)
+    assert end - start > 0.6 * 12 * len("training")
+
+
 def test_lines_are_to_scale():
     lines, texts, _ = picture(rows([4, 3, 2, 1], [4.5, 3.25, 3.5, 4], interval=250), "t")
     points = [*zip(range(250, 1001, 250), [4, 3, 2, 1], lines[GRAY], strict=True)]
