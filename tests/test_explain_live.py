@@ -263,3 +263,8 @@ def test_live_page_fits_the_window(width, dark, open_page):
     page = open_page(width=width, dark=dark)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("$('live').getBoundingClientRect().bottom") < 900
+    equations = page.evaluate(
+        "[...document.querySelectorAll('.does')].filter(x => x.offsetParent).map(x => x.clientWidth)"
+    )
+    assert min(equations) > 100  # one that is cut still shows its beginning
+    assert page.evaluate("parseFloat(getComputedStyle($('model')).maxWidth)") > 12 * 11  # "shakespeare"
