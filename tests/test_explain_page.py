@@ -431,7 +431,7 @@ def test_ablation_table_shows_every_change(shown, example, bundled):
     colors = page.evaluate("[...document.querySelectorAll('#ablation-table td')].map(x => x.style.backgroundColor)")
     for color, x in zip(colors, changes.ravel(), strict=True):
         red, _, blue = map(int, re.findall(r"\d+", color))
-        assert (blue > red) == (x > 0) or abs(x) < 0.005 * np.abs(changes).max()  # too small to be seen
+        assert (blue > red) == (x > 0) or abs(x) < 0.001 * np.abs(changes).max()  # too small to be seen
 
     without = shown(explain(PROMPT, bundled))
     hidden = without.evaluate("['ablation', 'no-ablation'].map(id => document.getElementById(id).hidden)")

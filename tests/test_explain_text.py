@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from numpy_gpt2 import load
 from numpy_gpt2.explain import explain
+from numpy_gpt2.explain.__main__ import make_parser
 from numpy_gpt2.explain.text import fit
 from numpy_gpt2.explain.visible import token_text, visible
 
@@ -158,7 +160,9 @@ def merges_of(report: str) -> list[str]:
 
 def test_readme_report_is_what_the_command_prints(bundled):
     """All words are equal. The last digits of the numbers depend on the processor."""
-    e = explain("KING RICHARD III:\nA horse! a horse! my kingdom for a", bundled, target=" king", ablate=True)
+    command = re.search(r"^\$ python -m numpy_gpt2.explain (.*? --text .*?) 2> ", README, re.DOTALL | re.MULTILINE)[1]
+    options = make_parser().parse_args(shlex.split(command.replace("\n> ", "\n")))
+    e = explain(options.prompt, bundled, target=options.target, ablate=options.ablate)
     expected = README.partition("WHAT MATTERED\n")[2].partition("```")[0]
     actual = e.text().partition("WHAT MATTERED\n")[2]
     assert re.sub(NUMBER, "", actual).split() == re.sub(NUMBER, "", expected).split()

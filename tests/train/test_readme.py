@@ -90,4 +90,9 @@ def test_evaluation_gives_what_the_readme_shows(shakespeare, monkeypatch, capsys
     [line] = commands("numpy_gpt2.evaluate")
     assert evaluate.main(line) == 0
     shown = json.loads(next(block for block in blocks("console") if "evaluate" in block).splitlines()[1])
-    assert json.loads(capsys.readouterr().out) == pytest.approx(shown, rel=1e-5)
+    result = json.loads(capsys.readouterr().out)
+    assert result == pytest.approx(shown, rel=1e-5)
+    card = (bundled_folder() / "README.md").read_text(encoding="utf-8")
+    numbers = [float(x) for x in re.findall(r"([\d.]+) (?:nats|bits)", card[card.index("| validation loss") :])[:3]]
+    per_character = result["loss"] * result["tokens"] / result["bytes"]  # all characters are ASCII
+    assert numbers == pytest.approx([result["loss"], per_character, result["bits_per_byte"]], abs=6e-4)
