@@ -14,6 +14,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 
+from numpy_gpt2 import load
 from numpy_gpt2.__main__ import main
 from numpy_gpt2.hub import bundled_folder
 
@@ -75,6 +76,21 @@ def test_the_model_card_shows_what_the_model_prints(capsys):
     for seed, sample in enumerate(samples, start=1):
         assert main([*command.replace("N", str(seed)).split(), "ROMEO:"]) == 0
         assert "ROMEO:" + capsys.readouterr().out == sample
+
+
+def test_the_training_code_of_the_model_card_runs(tmp_path, monkeypatch):
+    """One step on a short text instead of 1,300 steps on all plays."""
+    pytest.importorskip("tokenizers")
+    card = PAGES[-1].read_text(encoding="utf-8")
+    code = textwrap.dedent(re.search(r"^ *```py\n(.*?)^ *```$", card, re.DOTALL | re.MULTILINE)[1])
+    assert "max_steps=1300" in code
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundled_folder(), tmp_path / "weights" / "first")
+    (tmp_path / "tinyshakespeare.txt").write_text("First Citizen:\nSpeak, speak.\n" * 2000, encoding="utf-8")
+    names = {}
+    exec(code.replace("max_steps=1300", "max_steps=1").replace("warmup=50", "warmup=0"), names)
+    after = load(tmp_path / "weights" / "second").weights
+    assert any((after[name] != array).any() for name, array in names["weights"].items())
 
 
 @pytest.mark.parametrize(("program", "field"), [("numpy_gpt2", "logprobs"), ("numpy_gpt2.evaluate", None)])
