@@ -267,4 +267,9 @@ def test_live_page_fits_the_window(width, dark, open_page):
         "[...document.querySelectorAll('.does')].filter(x => x.offsetParent).map(x => x.clientWidth)"
     )
     assert min(equations) > 100  # one that is cut still shows its beginning
+    left = "x.getBoundingClientRect().left - x.parentElement.getBoundingClientRect().left"
+    names = page.evaluate(
+        f"[...document.querySelectorAll('summary .name')].filter(x => x.offsetParent).map(x => {left})"
+    )
+    assert max(names) < 40  # after the mark, also where the equation has a line of its own
     assert page.evaluate("parseFloat(getComputedStyle($('model')).maxWidth)") > 12 * 11  # "shakespeare"
