@@ -429,9 +429,10 @@ def test_ablation_table_shows_every_change(shown, example, bundled):
     most = f"the MLP of block {layer}" if part == 4 else f"head {part} of block {layer}"
     assert f"Most helpful: {most} ({minus(f'{changes.min():.3f}')})" in text_of(page, "#ablation-output")
     colors = page.evaluate("[...document.querySelectorAll('#ablation-table td')].map(x => x.style.backgroundColor)")
+    paper_red, _, paper_blue = page.evaluate("signColor(0)")
     for color, x in zip(colors, changes.ravel(), strict=True):
         red, _, blue = map(int, re.findall(r"\d+", color))
-        assert (blue > red) == (x > 0) or abs(x) < 0.001 * np.abs(changes).max()  # too small to be seen
+        assert (blue - red > paper_blue - paper_red) == (x > 0)
 
     without = shown(explain(PROMPT, bundled))
     hidden = without.evaluate("['ablation', 'no-ablation'].map(id => document.getElementById(id).hidden)")
