@@ -15,6 +15,7 @@ from numpy_gpt2.learn.exercises import EXERCISES
 from numpy_gpt2.learn.milestones import MILESTONES
 from numpy_gpt2.learn.own import Own, load_file
 from numpy_gpt2.learn.process import run_in_process
+from numpy_gpt2.model import ACTIVATIONS, gelu
 from numpy_gpt2.train.__main__ import main as train_main
 from numpy_gpt2.train.config import TrainConfig
 from numpy_gpt2.train.step import new_run, take_step
@@ -172,6 +173,14 @@ def test_a_class_of_the_learner_s_replaces_all_of_the_cache(capsys):
     learn.run({}, "To be", max_new_tokens=5, temperature=0)
     assert capsys.readouterr().out == mine
     assert KVCache.update is update
+
+
+def test_the_package_s_activations_keep_their_order(own):
+    before = [*ACTIVATIONS]
+    with own.installed():
+        assert ACTIVATIONS["gelu_new"] is not gelu
+        assert [*ACTIVATIONS] == before
+    assert [*ACTIVATIONS] == before
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])

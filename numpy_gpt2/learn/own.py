@@ -180,9 +180,9 @@ def replacements(functions: dict[str, Any]) -> Iterator[Change]:
                 yield vars(module), name, swaps[id(value)]
             elif isinstance(value, dict) and not name.startswith("__"):
                 for key, item in [*value.items()]:
+                    if id(key) in swaps:
+                        yield value, key, MISSING
                     if id(key) in swaps or id(item) in swaps:
-                        if id(key) in swaps:
-                            yield value, key, MISSING
                         yield value, swaps.get(id(key), key), swaps.get(id(item), item)
 
 
